@@ -1,0 +1,1 @@
+"""Actions: start and stop Prometheus, monitoring and faults."""

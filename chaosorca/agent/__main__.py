@@ -1,0 +1,38 @@
+"""The agent container's main process."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import signal
+import threading
+from types import FrameType
+
+from chaosorca.agent import exporter, kernel
+from chaosorca.agent.agent import Agent
+from chaosorca.agent.paths import METRICS_PORT, SOCKET
+from chaosorca.agent.server import make_server
+from chaosorca.model.syscalls import machine
+
+
+def main() -> None:
+    """Serve until asked to end."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    kernel.use_packaged_headers()
+    agent = Agent(machine(platform.machine()))
+    exporter.serve(METRICS_PORT, exporter.timed(agent.snapshot))
+    server = make_server(agent, SOCKET)
+    threading.Thread(target=agent.keep_up, name="clock", daemon=True).start()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    logging.info("ready")
+    server.serve_forever(poll_interval=0.1)
+    agent.shut_down()
+
+
+if __name__ == "__main__":
+    main()

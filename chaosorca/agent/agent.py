@@ -1,0 +1,198 @@
+"""The agent: everything that it can be asked to do, and the clock that keeps it up to date."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from chaosorca import __version__
+from chaosorca.agent.faults import Faults, timed_by_tracer
+from chaosorca.agent.ledger import Ledger
+from chaosorca.agent.monitors.http import HttpMonitor
+from chaosorca.agent.monitors.resources import ResourceMonitor
+from chaosorca.agent.monitors.syscalls import SyscallMonitor
+from chaosorca.agent.snapshot import Snapshot
+from chaosorca.agent.targets import Target, find_target
+from chaosorca.model.errors import AgentError, InvalidArgument, OrcaError
+from chaosorca.model.fault import Fault
+
+MONITORS = ("syscalls", "http", "resources")
+_TICK = 0.2
+_log = logging.getLogger("chaosorca.agent")
+
+
+class Agent:
+    """One per Docker host. Its public methods up to `status` are what the server offers; each returns JSON."""
+
+    def __init__(self, arch: str) -> None:
+        self._lock = threading.RLock()
+        self._ledger = Ledger()
+        self._syscalls = SyscallMonitor(arch)
+        self._http = HttpMonitor()
+        self._resources = ResourceMonitor(self._ended_io)
+        self._faults = Faults(arch, self._ledger, self._fault_changed)
+        self._targets: dict[str, Target] = {}
+        self._monitors: dict[str, set[str]] = {}
+
+    def watch(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
+        """Begin to monitor a container, or add monitors to those that it has.
+
+        Arguments:
+            container: its `name`, `id` and first process's `pid`.
+            monitors: some of `MONITORS`.
+        """
+        unknown = [monitor for monitor in monitors if monitor not in MONITORS]
+        if unknown:
+            raise InvalidArgument(f"there is no monitor {unknown[0]!r}: there are {', '.join(MONITORS)}")
+        with self._lock:
+            target = find_target(container)
+            known = self._targets.get(target.name)
+            active = self._monitors.get(target.name, set())
+            if known is None:
+                self._ledger.forget(target.name)
+            # The resource monitor needs the kernel's count of what ended threads had read and written.
+            wanted = [monitor for monitor in MONITORS if monitor in {*monitors, *active}]
+            warnings = []
+            if "syscalls" in wanted or "resources" in wanted:
+                try:
+                    self._syscalls.watch(target)
+                except OrcaError:
+                    if "syscalls" in wanted:
+                        raise
+            if "resources" in wanted and not self._syscalls.io_of_ended_threads:
+                warnings.append("this kernel has no BTF: what processes of `docker exec` read and wrote is lost when they end")
+            if "http" in wanted:
+                try:
+                    self._http.watch(target)
+                except AgentError as error:
+                    wanted.remove("http")
+                    warnings.append(str(error))
+            target.warnings = warnings
+            self._targets[target.name] = target
+            self._monitors[target.name] = set(wanted)
+            self._fault_changed(target.name)
+            return self._describe(target)
+
+    def unwatch(self, container: str) -> dict[str, Any]:
+        """Stop monitoring a container, by name; success if nobody does."""
+        with self._lock:
+            target = self._targets.pop(container, None)
+            self._monitors.pop(container, None)
+            self._syscalls.unwatch(container)
+            self._http.unwatch(container)
+            self._resources.forget(container)
+            if self._faults.active_on(container) is None:
+                self._ledger.forget(container)
+            return {"stopped": [container] if target else []}
+
+    def start_fault(self, container: dict[str, Any], fault: dict[str, Any], fault_id: str, run: str) -> dict[str, Any]:
+        """Start a fault on all processes of a container.
+
+        Arguments:
+            container: its `name`, `id` and first process's `pid`.
+            fault: a `Fault`, as its `to_json` gives it.
+            fault_id, run: its own id, and that of the run that it belongs to.
+        """
+        with self._lock:
+            return self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run)
+
+    def stop_fault(self, container: str | None = None, syscall: str | None = None, run: str | None = None) -> dict[str, Any]:
+        """End the active faults of a container (name or id), with a system call, of a run; of none: all."""
+        with self._lock:
+            return {"stopped": self._faults.stop(container, syscall, run, "it was stopped")}
+
+    def status(self) -> dict[str, Any]:
+        """Everything that is watched, and all faults."""
+        with self._lock:
+            return {
+                "version": __version__,
+                "targets": [self._describe(target) for target in self._targets.values()],
+                "faults": self._faults.status(),
+            }
+
+    def shut_down(self) -> None:
+        """End all faults; the kernel does the rest when the process ends."""
+        with self._lock:
+            self._faults.stop(None, None, None, "the agent was ended")
+
+    def keep_up(self) -> None:
+        """Follow containers and faults until the process ends; one round never ends it."""
+        while True:
+            time.sleep(_TICK)
+            try:
+                with self._lock:
+                    self._faults.tick()
+                    for target in self._targets.values():
+                        self._follow(target)
+                self._http.give_up_on_old()
+            except Exception:
+                _log.exception("keeping up")
+
+    def snapshot(self) -> Snapshot:
+        """All figures now. Does not wait for anything that the agent is being asked to do."""
+        targets = [target for target in list(self._targets.values()) if target.cgroup.exists()]
+        names = {target.name for target in targets}
+        monitors = {name: monitors for name, monitors in list(self._monitors.items()) if name in names}
+
+        def of(monitor: str, values: dict[Any, Any]) -> dict[Any, Any]:
+            return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
+
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cost = self._syscalls.cost()
+        return Snapshot(
+            monitored=sorted((name, monitor) for name, active in monitors.items() for monitor in active),
+            syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
+            syscall_durations=_sum(of("syscalls", self._syscalls.durations()), of("syscalls", self._ledger.durations())),
+            http=of("http", self._http.counts()),
+            http_durations=of("http", self._http.durations()),
+            http_unparsed=of("http", self._http.unparsed()),
+            http_in_flight=of("http", self._http.in_flight()),
+            injected=dict(self._ledger.injections()),
+            fault_active={
+                (fault["container"], fault["text"]): float(fault["active"])
+                for fault in self._faults.status()
+                if fault["active"] or fault["container"] in names
+            },
+            resources=self._resources.read([target for target in targets if "resources" in monitors.get(target.name, ())]),
+            map_entries={(table,): float(count) for table, count in cost["entries"].items()},
+            dropped={(monitor,): float(count) for monitor, count in cost["dropped"].items()},
+            agent_cpu_seconds=usage.ru_utime + usage.ru_stime,
+            agent_resident_bytes=_resident_bytes(Path("/proc/self/statm")),
+        )
+
+    def _follow(self, target: Target) -> None:
+        """A container that was restarted has new control groups and a new network namespace."""
+        if not target.cgroup.exists():
+            return
+        self._syscalls.watch(target)
+        if "http" in self._monitors[target.name]:
+            self._http.watch(target)
+
+    def _ended_io(self) -> Any:
+        return self._syscalls.ended_io() if self._syscalls.io_of_ended_threads else None
+
+    def _fault_changed(self, container: str) -> None:
+        injection = self._faults.active_on(container)
+        self._syscalls.leave_timing_to_tracer(container, timed_by_tracer(injection.fault) if injection else ())
+
+    def _describe(self, target: Target) -> dict[str, Any]:
+        return {
+            "name": target.name,
+            "id": target.id,
+            "running": target.cgroup.exists(),
+            "monitors": sorted(self._monitors[target.name]),
+            "warnings": target.warnings,
+        }
+
+
+def _sum(kernel: dict[Any, Any], tracer: dict[Any, Any]) -> dict[Any, Any]:
+    return {**kernel, **{key: kernel[key] + value if key in kernel else value for key, value in tracer.items()}}
+
+
+def _resident_bytes(statm: Path) -> float:
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")

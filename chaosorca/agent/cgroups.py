@@ -1,0 +1,113 @@
+"""Control groups of a container, version 1, 2 and both at once: where they are, who is in them, what they have used.
+
+Formats: cgroups(7), proc_pid_mountinfo(5), the kernel's cgroup-v1/cpuacct and cgroup-v2 documents.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """The directories of one control group: of version 1 by controller, and of the unified hierarchy."""
+
+    v1: dict[str, Path]
+    unified: Path | None
+
+    def exists(self) -> bool:
+        """Whether the control group is still there."""
+        return any(path.is_dir() for path in self._roots())
+
+    def ids(self) -> list[int]:
+        """What `bpf_get_current_cgroup_id()` says for processes in it and below it: the inodes of its directories."""
+        if self.unified is None:
+            return []
+        return [path.stat().st_ino for path in _tree(self.unified)]
+
+    def pids(self) -> list[int]:
+        """The processes in it and below it."""
+        root = next(iter(self._roots()), None)
+        found: set[int] = set()
+        for path in _tree(root) if root else []:
+            try:
+                found.update(int(word) for word in (path / "cgroup.procs").read_text().split())
+            except OSError:
+                continue  # it went, or is a threaded one
+        return sorted(found - {0})
+
+    def cpu_seconds(self) -> float:
+        """Processor time used, in seconds."""
+        if "cpuacct" in self.v1:
+            return int((self.v1["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
+        usage = re.search(r"^usage_usec (\d+)$", (self._unified() / "cpu.stat").read_text(), re.MULTILINE)
+        if usage is None:
+            raise FileNotFoundError(f"{self._unified()}/cpu.stat has no usage_usec")
+        return int(usage[1]) / 1e6
+
+    def memory_bytes(self) -> int:
+        """Memory in use, page cache included, in bytes."""
+        if "memory" in self.v1:
+            return int((self.v1["memory"] / "memory.usage_in_bytes").read_text())
+        return int((self._unified() / "memory.current").read_text())
+
+    def _unified(self) -> Path:
+        if self.unified is None:
+            raise FileNotFoundError("there is no unified control group")
+        return self.unified
+
+    def _roots(self) -> list[Path]:
+        return ([self.unified] if self.unified else []) + list(self.v1.values())
+
+
+def cgroup_of(proc: Path, pid: int, host: Path) -> Cgroup:
+    """Find the control group of a process.
+
+    Arguments:
+        proc: a proc file system that shows the host's processes.
+        pid: the process.
+        host: where the host's /sys/fs/cgroup is mounted: its own mount here shows a container its own part only.
+
+    Raises:
+        FileNotFoundError: there is no such process.
+        ValueError: it is in no control group of its own.
+    """
+    mounts = _mounts((proc / "self" / "mountinfo").read_text(), host)
+    v1: dict[str, Path] = {}
+    unified: Path | None = None
+    for line in (proc / str(pid) / "cgroup").read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        if path == "/":
+            continue
+        for controller in controllers.split(","):
+            if controller in mounts:
+                directory = mounts[controller] / path.lstrip("/")
+                if controller == "":
+                    unified = directory
+                elif controller in _CONTROLLERS:
+                    v1[controller] = directory
+    if unified is None and not v1:
+        raise ValueError(f"process {pid} is in no control group of its own")
+    return Cgroup(v1, unified)
+
+
+def _mounts(mountinfo: str, below: Path) -> dict[str, Path]:
+    """The mount point of each version 1 controller, and of the unified hierarchy under the empty name."""
+    found: dict[str, Path] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, _source, options) = before.split(), after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2") and Path(fields[4]).is_relative_to(below):
+            for name in [""] if kind == "cgroup2" else options.split(","):
+                found.setdefault(name, Path(fields[4]))
+    return found
+
+
+def _tree(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [root, *(path for path in root.rglob("*") if path.is_dir())]

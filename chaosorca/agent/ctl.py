@@ -1,0 +1,27 @@
+"""What `docker exec` runs in the agent's container: takes one request to the server, prints its answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+
+from chaosorca.agent.paths import SOCKET
+
+
+def main() -> int:
+    """Send the request given as the only argument; 0 if there was an answer, whatever it says."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(SOCKET)
+        except OSError as error:
+            print(json.dumps({"error": {"kind": "AgentError", "message": f"the agent is not ready: {error}"}}))
+            return 3
+        connection.sendall(sys.argv[1].encode() + b"\n")
+        with connection.makefile() as answer:
+            sys.stdout.write(answer.read())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""`/metrics` in Prometheus's text format.
+
+A label set that a client sees for the first time is given to it as 0, and its value from the next scrape on: Prometheus's
+`rate()` cannot know what a counter was before its first sample, so without this it would lose what a new series begins with.
+"""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from prometheus_client import exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.samples import Sample
+
+from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.snapshot import Snapshot
+
+_CLIENTS_KEPT = 32
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def families(snapshot: Snapshot) -> Iterator[Any]:
+    """The metric families of a snapshot; names and labels are those that the documentation lists."""
+    monitored = GaugeMetricFamily("chaosorca_monitored", "1 while a monitor watches a container", labels=["container", "monitor"])
+    for key in snapshot.monitored:
+        monitored.add_metric(key, 1)
+    yield monitored
+
+    yield _counter("chaosorca_syscalls", "System calls made", ["container", "syscall", "error"], snapshot.syscalls)
+    yield _histogram(
+        "chaosorca_syscall_duration_seconds", "Duration of system calls", ["container", "syscall"], snapshot.syscall_durations
+    )
+    yield _counter(
+        "chaosorca_http_requests",
+        "HTTP requests answered, or ended without an answer (none)",
+        ["container", "role", "method", "code", "tls"],
+        {(*key, "false"): value for key, value in snapshot.http.items()},
+    )
+    yield _histogram(
+        "chaosorca_http_request_duration_seconds",
+        "Time from a request to its answer's first packet",
+        ["container", "role", "tls"],
+        {(*key, "false"): value for key, value in snapshot.http_durations.items()},
+    )
+    yield _counter(
+        "chaosorca_http_unparsed",
+        "HTTP messages that could not be followed",
+        ["container", "reason"],
+        snapshot.http_unparsed,
+    )
+    yield _gauge(
+        "chaosorca_http_requests_in_flight", "HTTP requests without an answer yet", ["container", "role"], snapshot.http_in_flight
+    )
+    yield _counter(
+        "chaosorca_faults_injected",
+        "System calls tampered with",
+        ["container", "syscall", "effect"],
+        snapshot.injected,
+    )
+    yield _gauge("chaosorca_fault_active", "1 while a fault is active, 0 after", ["container", "fault"], snapshot.fault_active)
+
+    resources = {(name,): value for name, value in snapshot.resources.items()}
+    for name, what, kind, figure in (
+        ("container_cpu_usage_seconds", "Processor time used", CounterMetricFamily, lambda r: r.cpu_seconds),
+        ("container_memory_usage_bytes", "Memory in use, page cache included", GaugeMetricFamily, lambda r: r.memory_bytes),
+        ("container_network_receive_bytes", "Bytes received", CounterMetricFamily, lambda r: r.received),
+        ("container_network_transmit_bytes", "Bytes transmitted", CounterMetricFamily, lambda r: r.transmitted),
+        ("container_fs_reads_bytes", "Bytes read from storage", CounterMetricFamily, lambda r: r.io.read),
+        ("container_fs_writes_bytes", "Bytes written to storage", CounterMetricFamily, lambda r: r.io.written),
+    ):
+        family = kind(name, what, labels=["name"])
+        for key, value in resources.items():
+            family.add_metric(key, figure(value))
+        yield family
+
+    yield _counter("chaosorca_agent_cpu_seconds", "Processor time used by the agent", [], {(): snapshot.agent_cpu_seconds})
+    yield _gauge("chaosorca_agent_resident_bytes", "Memory of the agent", [], {(): snapshot.agent_resident_bytes})
+    yield _gauge("chaosorca_agent_scrape_seconds", "Time to collect this answer", [], {(): snapshot.seconds})
+    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["map"], snapshot.map_entries)
+    yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["monitor"], snapshot.dropped)
+
+
+class FirstSeenAsZero:
+    """Gives each client new series of `chaosorca_` counters and histograms as 0 first.
+
+    Figures of resources are left alone: they did not begin at 0 when the container was first watched.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, set[_Key]] = OrderedDict()
+
+    def apply(self, client: str, metrics: Iterable[Any]) -> list[Any]:
+        """Return the families as a client is to see them; what it no longer sees is forgotten."""
+        result = list(metrics)
+        with self._lock:
+            before = self._seen.pop(client, set())
+            now: set[_Key] = set()
+            for family in result:
+                if family.type not in ("counter", "histogram") or not family.name.startswith("chaosorca_"):
+                    continue
+                for index, sample in enumerate(family.samples):
+                    key = (sample.name, tuple(sorted(sample.labels.items())))
+                    now.add(key)
+                    if key not in before:
+                        family.samples[index] = Sample(sample.name, sample.labels, 0)
+            self._seen[client] = now
+            while len(self._seen) > _CLIENTS_KEPT:
+                self._seen.popitem(last=False)
+        return result
+
+
+class _Families:
+    """As much of a registry as `generate_latest` needs."""
+
+    def __init__(self, collected: list[Any]) -> None:
+        self._collected = collected
+
+    def collect(self) -> list[Any]:
+        return self._collected
+
+
+def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.ThreadingHTTPServer:
+    """Serve `/metrics` on all addresses of the agent's container, in threads of its own."""
+    first = FirstSeenAsZero()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.split("?")[0] != "/metrics":
+                self.send_error(404)
+                return
+            collected = first.apply(self.client_address[0], families(take_snapshot()))
+            body = exposition.generate_latest(_Families(collected))  # type: ignore[arg-type]
+            self.send_response(200)
+            self.send_header("Content-Type", exposition.CONTENT_TYPE_LATEST)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing of each scrape."""
+
+    server = http.server.ThreadingHTTPServer(("", port), Handler)
+    threading.Thread(target=server.serve_forever, name="exporter", daemon=True).start()
+    return server
+
+
+def timed(take: Callable[[], Snapshot]) -> Callable[[], Snapshot]:
+    """Have a snapshot say how long it took."""
+
+    def take_and_time() -> Snapshot:
+        began = time.perf_counter()
+        snapshot = take()
+        snapshot.seconds = time.perf_counter() - began
+        return snapshot
+
+    return take_and_time
+
+
+def _counter(name: str, what: str, labels: list[str], values: dict[Any, float]) -> Any:
+    return _filled(CounterMetricFamily(name, what, labels=labels), values)
+
+
+def _gauge(name: str, what: str, labels: list[str], values: dict[Any, float]) -> Any:
+    return _filled(GaugeMetricFamily(name, what, labels=labels), values)
+
+
+def _filled(family: Any, values: dict[Any, float]) -> Any:
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _histogram(name: str, what: str, labels: list[str], values: dict[Any, Histogram]) -> Any:
+    family = HistogramMetricFamily(name, what, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value.buckets(), value.sum)
+    return family

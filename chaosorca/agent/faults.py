@@ -1,0 +1,229 @@
+"""The faults of this engine: what is attached where, until when, and how often it fired."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from chaosorca.agent import proc as procfs
+from chaosorca.agent.ledger import Ledger
+from chaosorca.agent.targets import Target
+from chaosorca.agent.tracers.strace import Call, Strace
+from chaosorca.model.errors import AgentError
+from chaosorca.model.fault import Fault
+from chaosorca.model.syscalls import syscall_numbers
+
+_ATTACH_WITHIN = 3.0
+_RELEASED_WITHIN = 2.0
+_GRACE = 5.0
+_HISTORY = 200
+
+
+@dataclass
+class Injection:
+    """A fault on one container, from its start on; it stays known after its end."""
+
+    id: str
+    run: str
+    target: Target
+    fault: Fault
+    begins: float
+    deadline: float
+    tracers: list[Strace] = field(default_factory=list)
+    not_attached: dict[int, str] = field(default_factory=dict)
+    fired: Counter[str] = field(default_factory=Counter)
+    ended: float | None = None
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.ended is None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fault as `status` tells of it."""
+        return {
+            "fault": self.id,
+            "run": self.run,
+            "container": self.target.name,
+            "container_id": self.target.id,
+            "text": self.fault.text,
+            "syscalls": list(self.fault.syscalls),
+            "effects": list(self.fault.effects),
+            "active": self.active,
+            "begins": _iso(self.begins),
+            "ends": _iso(self.begins + self.fault.duration / 1e6),
+            "ended": _iso(self.ended) if self.ended is not None else None,
+            "reason": self.reason,
+            "injected": dict(self.fired),
+            "not_attached": [{"pid": pid, "reason": why} for pid, why in sorted(self.not_attached.items())],
+        }
+
+
+class Faults:
+    """Starts and ends faults, attaches them to processes that arrive later, and keeps their clocks."""
+
+    def __init__(self, arch: str, ledger: Ledger, on_change: Callable[[str], None], proc: Path = Path("/proc")) -> None:
+        """
+        Arguments:
+            arch: the machine, `x86_64` or `aarch64`.
+            ledger: where tampered calls are written down.
+            on_change: is told a container's name when its active fault is about to start, or has ended.
+            proc: the proc file system.
+        """
+        self._numbers = syscall_numbers(arch)
+        self._ledger = ledger
+        self._on_change = on_change
+        self._proc = proc
+        self._injections: list[Injection] = []
+        self._counting = threading.Lock()
+        # A tracer has the kernel kill it when the thread that started it ends: this one never does before the agent.
+        self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+    def start(self, target: Target, fault: Fault, fault_id: str, run: str) -> dict[str, Any]:
+        """Attach a fault to all processes of a container, and wait until it is.
+
+        Returns:
+            what `start_fault` says of the container.
+
+        Raises:
+            AgentError: the container has a fault already or is being traced, or nothing could be attached.
+        """
+        running = self.active_on(target.name)
+        if running:
+            raise AgentError(
+                f"container {target.name!r} has the fault {running.fault.text!r} already: "
+                "stop it first, two faults on one container are not supported yet"
+            )
+        pids = target.pids()
+        if not pids:
+            raise AgentError(f"container {target.name!r} has no process: start it again")
+        self._refuse_traced(target, pids)
+        now = time.time()
+        injection = Injection(fault_id, run, target, fault, now, time.monotonic() + fault.duration / 1e6)
+        self._injections.append(injection)
+        self._on_change(target.name)
+        try:
+            self._attach(injection, pids)
+            if not injection.tracers:
+                reasons = "; ".join(sorted(set(injection.not_attached.values())))
+                raise AgentError(f"no process of container {target.name!r} could be attached: {reasons}")
+        except BaseException:
+            self._end(injection, "it could not be attached")
+            self._injections.remove(injection)
+            raise
+        attached = [pid for pid in pids if pid not in injection.not_attached]
+        record = injection.to_json()
+        return {
+            **{key: record[key] for key in ("fault", "text", "syscalls", "effects", "begins", "ends", "not_attached")},
+            "name": target.name,
+            "id": target.id,
+            "attached": len(attached),
+        }
+
+    def stop(self, container: str | None, syscall: str | None, run: str | None, reason: str) -> list[dict[str, Any]]:
+        """End all active faults of a container, with a system call, of a run; None means any. Returns what each had done."""
+        ended = []
+        for injection in [injection for injection in self._injections if injection.active]:
+            if container is not None and injection.target.name != container and injection.target.id != container:
+                continue
+            if syscall is not None and syscall not in injection.fault.syscalls:
+                continue
+            if run is not None and injection.run != run:
+                continue
+            self._end(injection, reason)
+            ended.append(injection)
+        for injection in ended:
+            self._check_released(injection)
+        return [injection.to_json() for injection in ended]
+
+    def tick(self) -> None:
+        """End what is over, attach to what has arrived. To be called several times a second."""
+        for injection in [injection for injection in self._injections if injection.active]:
+            if time.monotonic() >= injection.deadline:
+                self._end(injection, "its duration was over")
+                continue
+            injection.tracers = [tracer for tracer in injection.tracers if tracer.alive()]
+            newcomers = [pid for pid in injection.target.pids() if self._is_free(pid) and pid not in injection.not_attached]
+            if newcomers:
+                self._attach(injection, newcomers)
+        ended = [injection for injection in self._injections if not injection.active]
+        for injection in ended[:-_HISTORY]:
+            self._injections.remove(injection)
+
+    def active_on(self, container: str) -> Injection | None:
+        """The active fault of a container."""
+        return next((i for i in self._injections if i.active and i.target.name == container), None)
+
+    def status(self) -> list[dict[str, Any]]:
+        """All faults, ended ones included, oldest first."""
+        return [injection.to_json() for injection in self._injections]
+
+    def _attach(self, injection: Injection, pids: list[int]) -> None:
+        left = injection.deadline - time.monotonic() + _GRACE
+        tracer = self._spawner.submit(
+            Strace, injection.fault, self._numbers, pids, left, lambda call: self._on_call(injection, call), self._proc
+        ).result()
+        missing = tracer.wait_attached(_ATTACH_WITHIN)
+        injection.not_attached.update(missing)
+        if tracer.alive() and len(missing) < len(pids):
+            injection.tracers.append(tracer)
+        else:
+            tracer.stop()
+
+    def _end(self, injection: Injection, reason: str) -> None:
+        for tracer in injection.tracers:
+            tracer.stop()
+        injection.tracers = []
+        injection.ended, injection.reason = time.time(), reason
+        self._on_change(injection.target.name)
+
+    def _check_released(self, injection: Injection) -> None:
+        end = time.monotonic() + _RELEASED_WITHIN
+        while held := [pid for pid in injection.target.pids() if not self._is_free(pid)]:
+            if time.monotonic() > end:
+                raise AgentError(f"the fault on container {injection.target.name!r} has ended, but {held} are still traced")
+            time.sleep(0.005)
+
+    def _is_free(self, pid: int) -> bool:
+        return not any(procfs.tracer_of(self._proc, pid, tid) for tid in procfs.threads(self._proc, pid))
+
+    def _refuse_traced(self, target: Target, pids: list[int]) -> None:
+        for pid in pids:
+            for tid in procfs.threads(self._proc, pid):
+                tracer = procfs.tracer_of(self._proc, pid, tid)
+                if tracer:
+                    raise AgentError(
+                        f"process {pid} of container {target.name!r} is being traced already, by process {tracer} "
+                        f"({procfs.command_name(self._proc, tracer)}): a thread can have only one tracer, end that one first"
+                    )
+
+    def _on_call(self, injection: Injection, call: Call) -> None:
+        name, fault = injection.target.name, injection.fault
+        if call.injected or call.delayed:
+            with self._counting:  # several tracers of one fault tell of their calls at once
+                injection.fired[call.syscall] += 1
+            self._ledger.injected(name, call.syscall, "+".join(fault.effects))
+        seconds = call.seconds + (fault.delay_exit or 0) / 1e6 * call.delayed
+        if call.injected:
+            # It never entered the kernel, so the kernel has neither counted nor timed it.
+            self._ledger.call(name, call.syscall, call.error)
+            self._ledger.duration(name, call.syscall, seconds)
+        elif timed_by_tracer(fault):
+            self._ledger.duration(name, call.syscall, seconds)
+
+
+def timed_by_tracer(fault: Fault) -> tuple[str, ...]:
+    """The system calls whose durations only the tracer knows: those that are delayed and still made."""
+    return fault.syscalls if (fault.delay_enter or fault.delay_exit) else ()
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,55 @@
+"""What the tracers say that programs experienced: the calls that the kernel's own count leaves out, or times wrongly."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from chaosorca.agent.histogram import Histogram
+
+
+class Ledger:
+    """Counts of all faults, by container; written by the tracers' threads, read by the exporter."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: Counter[tuple[str, str, str]] = Counter()
+        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._injected: Counter[tuple[str, str, str]] = Counter()
+
+    def call(self, container: str, syscall: str, error: str) -> None:
+        """A call that the kernel did not count."""
+        with self._lock:
+            self._calls[container, syscall, error] += 1
+
+    def duration(self, container: str, syscall: str, seconds: float) -> None:
+        """The duration of a call that the kernel did not time."""
+        with self._lock:
+            self._durations.setdefault((container, syscall), Histogram()).observe(seconds)
+
+    def injected(self, container: str, syscall: str, effect: str) -> None:
+        """A call that was tampered with."""
+        with self._lock:
+            self._injected[container, syscall, effect] += 1
+
+    def calls(self) -> dict[tuple[str, str, str], int]:
+        """Calls by container, system call and errno."""
+        with self._lock:
+            return dict(self._calls)
+
+    def durations(self) -> dict[tuple[str, str], Histogram]:
+        """Latency histograms by container and system call."""
+        with self._lock:
+            return {key: Histogram(list(value.slots), value.sum) for key, value in self._durations.items()}
+
+    def injections(self) -> dict[tuple[str, str, str], int]:
+        """Calls tampered with, by container, system call and effect."""
+        with self._lock:
+            return dict(self._injected)
+
+    def forget(self, container: str) -> None:
+        """Drop all counts of a container."""
+        with self._lock:
+            for table in (self._calls, self._durations, self._injected):
+                for key in [key for key in table if key[0] == container]:
+                    del table[key]  # type: ignore[attr-defined]

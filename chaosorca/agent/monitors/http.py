@@ -1,0 +1,159 @@
+"""HTTP/1.x of each target, followed in the kernel by a socket filter in its network namespace (bpf/http.c)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaosorca.agent import kernel
+from chaosorca.agent import proc as procfs
+from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.targets import Target
+from chaosorca.model.errors import AgentError
+
+_TARGET = 0x0CA05021
+_METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"]
+_ROLES = ["server", "client"]
+_REASONS = ["joined mid-message", "pipelined"]
+_UNANSWERED_AFTER = 60.0
+
+
+@dataclass
+class _Watched:
+    number: int
+    namespace: int
+    packets: socket.socket
+    filter_fd: int
+
+    def close(self) -> None:
+        self.packets.close()
+        os.close(self.filter_fd)
+
+
+class HttpMonitor:
+    """Counts and times HTTP requests; compiled once, loaded once for each target with its number in it."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._lock = threading.Lock()
+        self._program: Any = None
+        self._instructions = b""
+        self._targets: dict[str, _Watched] = {}
+        self._next = 1
+
+    def watch(self, target: Target) -> None:
+        """Begin to follow a target's requests, or follow it to the network namespace that it has now.
+
+        Raises:
+            AgentError: the container is on the host's network, where its requests cannot be told from others'.
+        """
+        if target.host_network:
+            raise AgentError(
+                f"HTTP of container {target.name!r} is not monitored: it is on the host's network, "
+                "where its requests cannot be told from others'"
+            )
+        pid = next(iter(target.pids()), None)
+        if pid is None:
+            return
+        try:
+            namespace = procfs.namespace(self._proc, pid, "net")
+        except OSError:
+            return
+        with self._lock:
+            before = self._targets.get(target.name)
+            if before and before.namespace == namespace:
+                return
+            if self._program is None:
+                self._program = kernel.compile_program("http", {})
+                self._instructions = self._program.dump_func(b"http")
+            number = before.number if before else self._next
+            self._next += 0 if before else 1
+            code = kernel.replace_constant(self._instructions, _TARGET, number)
+            filter_fd = kernel.load_socket_filter(code)
+            try:
+                packets = kernel.packet_socket(self._proc / str(pid) / "ns" / "net", filter_fd)
+            except OSError:
+                os.close(filter_fd)
+                raise
+            self._targets[target.name] = _Watched(number, namespace, packets, filter_fd)
+            if before:
+                before.close()
+
+    def unwatch(self, name: str) -> None:
+        """Stop following a target's requests and forget its counts."""
+        with self._lock:
+            watched = self._targets.pop(name, None)
+            if watched is None:
+                return
+            watched.close()
+            for table in ("counts", "durations", "unparsed", "connections"):
+                for key in [key for key in self._program[table] if key.target == watched.number]:
+                    self._delete(table, key)
+
+    def counts(self) -> dict[tuple[str, str, str, str], int]:
+        """Requests by container, role, method and code (`none`: never answered)."""
+        with self._lock:
+            names = self._names_of_targets()
+            return {
+                (names[key.target], _ROLES[key.role], _METHODS[key.method], str(key.code) if key.code else "none"): leaf
+                for key, leaf in kernel.entries(self._program, "counts")
+                if key.target in names
+            }
+
+    def durations(self) -> dict[tuple[str, str], Histogram]:
+        """Latency histograms by container and role."""
+        with self._lock:
+            names = self._names_of_targets()
+            return {
+                (names[key.target], _ROLES[key.role]): Histogram(list(leaf.slots), leaf.sum / 1e9)
+                for key, leaf in kernel.entries(self._program, "durations")
+                if key.target in names
+            }
+
+    def unparsed(self) -> dict[tuple[str, str], int]:
+        """Messages that could not be followed, by container and reason."""
+        with self._lock:
+            names = self._names_of_targets()
+            return {
+                (names[key.target], _REASONS[key.reason]): leaf
+                for key, leaf in kernel.entries(self._program, "unparsed")
+                if key.target in names
+            }
+
+    def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests that wait for their answer, by container and role."""
+        with self._lock:
+            names = self._names_of_targets()
+            result = {(name, role): 0 for name in names.values() for role in _ROLES}
+            for key, leaf in kernel.entries(self._program, "connections"):
+                if leaf.open and key.target in names:
+                    result[names[key.target], _ROLES[leaf.role]] += 1
+            return result
+
+    def give_up_on_old(self) -> None:
+        """Count requests that have waited for their answer for a minute as never answered."""
+        with self._lock:
+            if self._program is None:
+                return
+            oldest = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(_UNANSWERED_AFTER * 1e9)
+            counts = self._program["counts"]
+            for key, leaf in kernel.entries(self._program, "connections"):
+                if leaf.open and leaf.began < oldest:
+                    self._delete("connections", key)
+                    count = counts.Key(target=key.target, code=0, role=leaf.role, method=leaf.method)
+                    known = counts[count].value if count in counts else 0
+                    counts[count] = counts.Leaf(known + 1)
+
+    def _delete(self, table: str, key: Any) -> None:
+        try:
+            del self._program[table][key]
+        except KeyError:
+            pass  # the kernel was faster
+
+    def _names_of_targets(self) -> dict[int, str]:
+        return {watched.number: name for name, watched in self._targets.items()}

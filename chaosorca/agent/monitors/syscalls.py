@@ -1,0 +1,130 @@
+"""System calls of all targets, counted and timed by one set of programs in the kernel (bpf/syscalls.c)."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from chaosorca.agent import kernel
+from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.proc import Io
+from chaosorca.agent.targets import Target
+from chaosorca.model.errno import errno_name
+from chaosorca.model.errors import AgentError
+from chaosorca.model.syscalls import syscall_names, syscall_numbers
+
+
+class SyscallMonitor:
+    """Counts system calls; the first target compiles the programs, each further one is an entry of a map."""
+
+    def __init__(self, arch: str) -> None:
+        self._names = syscall_names(arch)
+        self._numbers = syscall_numbers(arch)
+        self._lock = threading.Lock()
+        self._program: Any = None
+        self._targets: dict[str, int] = {}
+        self._cgroups: dict[str, set[int]] = {}
+        self._untimed: dict[str, set[int]] = {}
+        self._next = 1
+        self.io_of_ended_threads = False
+
+    def watch(self, target: Target) -> None:
+        """Begin to count a target's calls, or follow it to the control groups that it has now."""
+        ids = set(target.cgroup.ids())
+        if 1 in ids or (not ids and target.cgroup.exists()):
+            raise AgentError(
+                f"the system calls of container {target.name!r} cannot be told apart: "
+                "it has no control group of its own in the unified hierarchy"
+            )
+        with self._lock:
+            if self._program is None:
+                offsets = kernel.io_accounting_offsets()
+                numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
+                self._program = kernel.compile_program("syscalls", {**numbers, **offsets})
+                self.io_of_ended_threads = bool(offsets)
+            if target.name not in self._targets:
+                self._targets[target.name] = self._next
+                self._next += 1
+            self._set_cgroups(target.name, ids)
+
+    def unwatch(self, name: str) -> None:
+        """Stop counting a target's calls and forget its counts."""
+        with self._lock:
+            if name not in self._targets:
+                return
+            self._set_cgroups(name, set())
+            number = self._targets.pop(name)
+            self._untimed.pop(name, None)
+            for table in ("counts", "durations", "untimed"):
+                for key in [key for key in self._program[table] if key.target == number]:
+                    del self._program[table][key]
+            ended = self._program["ended_io"]
+            for key in [key for key in ended if key.value == number]:
+                del ended[key]
+
+    def leave_timing_to_tracer(self, name: str, syscalls: tuple[str, ...]) -> None:
+        """Do not time these calls of a target (none: time all again): a tracer does, which sees the delays that it makes."""
+        with self._lock:
+            numbers = {self._numbers[syscall] for syscall in syscalls}
+            if name not in self._targets or self._untimed.get(name, set()) == numbers:
+                return
+            table = self._program["untimed"]
+            for number, setting in [(n, True) for n in numbers] + [(n, False) for n in self._untimed.get(name, set()) - numbers]:
+                key = table.Key(self._targets[name], number)
+                if setting:
+                    table[key] = table.Leaf(1)
+                else:
+                    del table[key]
+            self._untimed[name] = numbers
+            self._set_cgroups(name, self._cgroups[name], rewrite=True)
+
+    def counts(self) -> dict[tuple[str, str, str], int]:
+        """Calls by container, system call and errno (empty: success)."""
+        with self._lock:
+            names = self._names_of_targets()
+            return {
+                (names[key.target], self._name(key.nr), errno_name(key.error) if key.error else ""): leaf
+                for key, leaf in kernel.entries(self._program, "counts")
+                if key.target in names
+            }
+
+    def durations(self) -> dict[tuple[str, str], Histogram]:
+        """Latency histograms by container and system call."""
+        with self._lock:
+            names = self._names_of_targets()
+            return {
+                (names[key.target], self._name(key.nr)): Histogram(list(leaf.slots), leaf.sum / 1e9)
+                for key, leaf in kernel.entries(self._program, "durations")
+                if key.target in names
+            }
+
+    def ended_io(self) -> dict[str, Io]:
+        """What ended threads of each container had read and written while it was watched."""
+        with self._lock:
+            names = self._names_of_targets()
+            return {
+                names[key]: Io(leaf.read, leaf.written) for key, leaf in kernel.entries(self._program, "ended_io") if key in names
+            }
+
+    def cost(self) -> dict[str, dict[str, int]]:
+        """Entries in use by map, and events that found a map full."""
+        with self._lock:
+            if self._program is None:
+                return {"entries": {}, "dropped": {"syscalls": 0}}
+            entries = {table: len(self._program[table]) for table in ("counts", "durations", "in_flight")}
+            return {"entries": entries, "dropped": {"syscalls": self._program["dropped"][0].value}}
+
+    def _name(self, number: int) -> str:
+        return self._names.get(number, f"unknown:{number}")
+
+    def _names_of_targets(self) -> dict[int, str]:
+        return {number: name for name, number in self._targets.items()}
+
+    def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
+        table = self._program["watched_cgroups"]
+        before = self._cgroups.get(name, set())
+        for cgroup in before - ids:
+            del table[table.Key(cgroup)]
+        for cgroup in ids if rewrite else ids - before:
+            table[table.Key(cgroup)] = table.Leaf(self._targets[name], int(bool(self._untimed.get(name))))
+        self._cgroups[name] = ids

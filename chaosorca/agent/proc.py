@@ -1,0 +1,101 @@
+"""Readers of /proc: each takes the root of a proc file system, so that tests can give it files.
+
+Formats: proc(5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_GONE = (FileNotFoundError, ProcessLookupError)
+
+
+@dataclass(frozen=True)
+class Io:
+    """Bytes that reached, or came from, the storage layer."""
+
+    read: int = 0
+    written: int = 0
+
+    def __add__(self, other: Io) -> Io:
+        return Io(self.read + other.read, self.written + other.written)
+
+
+def threads(proc: Path, pid: int) -> list[int]:
+    """The threads of a process, none if it is gone."""
+    try:
+        return sorted(int(entry.name) for entry in (proc / str(pid) / "task").iterdir())
+    except _GONE:
+        return []
+
+
+def _status_field(proc: Path, pid: int, tid: int, field: str) -> str | None:
+    try:
+        text = (proc / str(pid) / "task" / str(tid) / "status").read_text(errors="replace")
+    except _GONE:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(field + ":")), None)
+
+
+def tracer_of(proc: Path, pid: int, tid: int) -> int | None:
+    """The process that traces a thread, 0 for none; None when the thread is gone or a zombie, which nobody can trace."""
+    state = _status_field(proc, pid, tid, "State")
+    tracer = _status_field(proc, pid, tid, "TracerPid")
+    return None if state is None or tracer is None or state[0] in "ZX" else int(tracer)
+
+
+def command_name(proc: Path, pid: int) -> str:
+    """The short name of a process, empty if it is gone."""
+    try:
+        return (proc / str(pid) / "comm").read_text(errors="replace").strip()
+    except _GONE:
+        return ""
+
+
+def children(proc: Path, pid: int) -> list[int]:
+    """The child processes of a process's first thread."""
+    try:
+        return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
+    except _GONE:
+        return []
+
+
+def namespace(proc: Path, pid: int, kind: str) -> int:
+    """The inode of a process's namespace; kind as in /proc/PID/ns."""
+    return (proc / str(pid) / "ns" / kind).stat().st_ino
+
+
+def thread_io(proc: Path, pid: int) -> Io:
+    """What the living threads of a process have done themselves, without their ended threads and children."""
+    total = Io()
+    for tid in threads(proc, pid):
+        if tracer_of(proc, pid, tid) is not None:
+            total += _io(proc / str(pid) / "task" / str(tid) / "io")
+    return total
+
+
+def process_io(proc: Path, pid: int) -> Io:
+    """What a process has done, with its ended threads and the children that it has waited for."""
+    return _io(proc / str(pid) / "io")
+
+
+def _io(path: Path) -> Io:
+    try:
+        text = path.read_text()
+    except (*_GONE, PermissionError):
+        return Io()
+    fields = dict(line.split(": ") for line in text.splitlines() if ": " in line)
+    return Io(int(fields["read_bytes"]), int(fields["write_bytes"]))
+
+
+def network_bytes(proc: Path, pid: int) -> tuple[int, int]:
+    """Bytes received and transmitted in a process's network namespace, on all devices but loopback."""
+    received = transmitted = 0
+    for line in (proc / str(pid) / "net" / "dev").read_text().splitlines()[2:]:
+        device, figures = line.split(":", 1)
+        if device.strip() != "lo":
+            words = figures.split()
+            received += int(words[0])
+            transmitted += int(words[8])
+    return received, transmitted

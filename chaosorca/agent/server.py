@@ -1,0 +1,55 @@
+"""The agent's Unix socket: one JSON object a line in, one out, for each connection.
+
+A request is `{"do": NAME, "with": {...}}`; an answer `{"ok": ...}` or `{"error": {"kind": ..., "message": ...}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socketserver
+from typing import Any
+
+from chaosorca.agent.agent import Agent
+from chaosorca.model.errors import KINDS, OrcaError
+
+OPERATIONS = ("watch", "unwatch", "start_fault", "stop_fault", "status")
+_log = logging.getLogger("chaosorca.agent")
+
+
+def answer(agent: Agent, line: bytes) -> dict[str, Any]:
+    """Do what a request asks for, and return the answer; no request can raise."""
+    try:
+        request = json.loads(line)
+        operation, arguments = request["do"], request.get("with", {})
+        if operation not in OPERATIONS:
+            return _error("AgentError", f"the agent cannot do {operation!r}: it can do {', '.join(OPERATIONS)}")
+        return {"ok": getattr(agent, operation)(**arguments)}
+    except OrcaError as error:
+        kind = next((name for name, known in KINDS.items() if type(error) is known), "AgentError")
+        return _error(kind, str(error))
+    except Exception as error:
+        _log.exception("request %r", line)
+        return _error("AgentError", f"the agent failed with {type(error).__name__}: {error}")
+
+
+def make_server(agent: Agent, path: str) -> socketserver.ThreadingUnixStreamServer:
+    """A server at a path that nobody else listens at."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            line = self.rfile.readline()
+            if line:
+                self.wfile.write(json.dumps(answer(agent, line)).encode() + b"\n")
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+
+    if os.path.exists(path):
+        os.unlink(path)
+    return Server(path, Handler)
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": message}}

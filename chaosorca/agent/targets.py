@@ -1,0 +1,50 @@
+"""The containers that the agent has been told about, and what is true of them right now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chaosorca.agent import proc as procfs
+from chaosorca.agent.cgroups import Cgroup, cgroup_of
+from chaosorca.agent.paths import HOST_CGROUPS
+from chaosorca.model.errors import AgentError
+
+
+@dataclass
+class Target:
+    """A container: its name, full id, and the control group that all of its processes are in."""
+
+    name: str
+    id: str
+    cgroup: Cgroup
+    host_network: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def pids(self) -> list[int]:
+        """Its processes now; none while it does not run.
+
+        The runtime's own process that is about to become a `docker exec`'s is left out: it is not the container's yet.
+        """
+        return [pid for pid in self.cgroup.pids() if not procfs.command_name(Path("/proc"), pid).startswith("runc:[")]
+
+
+def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target:
+    """Look a container up by its first process.
+
+    Arguments:
+        container: its `name`, which its series carry; its full `id`; its first process's `pid` in the host's pid namespace;
+            whether it is on the host's network (`host_network`).
+
+    Raises:
+        AgentError: no such process, or it is not in a control group of the container's own.
+    """
+    name, pid = container["name"], int(container["pid"])
+    try:
+        cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS))
+    except (FileNotFoundError, ProcessLookupError):
+        raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again") from None
+    except ValueError:
+        raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart") from None
+    return Target(name, container["id"], cgroup, bool(container.get("host_network")))

@@ -1,0 +1,1 @@
+"""How a fault is injected: one module for each tracer."""

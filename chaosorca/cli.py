@@ -1,0 +1,244 @@
+"""The `chaosorca` command: the paper's tool's commands, over the same functions as the experiments.
+
+Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output; progress, warnings and errors, one line each, to standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from chaoslib.exceptions import ChaosException
+from logzero import logger
+
+from chaosorca import __version__
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.engine import prometheus
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+from chaosorca.exceptions import EngineError, InvalidArgument, OrcaError
+from chaosorca.metrics import tables
+from chaosorca.model.duration import parse_seconds
+from chaosorca.sources import open_prometheus, series_name
+
+FAILED, WRONG_USE = 1, 2
+
+_STARTED_BY = {"chaosorca.started-by": "monit"}
+_name = click.option("--name", "-n", required=True, help="The container's name or id.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="chaosorca")
+@click.option("--docker-host", envvar="CHAOSORCA_DOCKER_HOST", help="The Docker Engine; default: the docker command's.")
+@click.option("--base-image", envvar="CHAOSORCA_BASE_IMAGE", help="What our images are built on; default: debian:bookworm-slim.")
+@click.option("--prometheus-url", envvar="PROMETHEUS_BASE_URL", help="A Prometheus that scrapes the agent; default: our own.")
+@click.pass_context
+def cli(context: click.Context, docker_host: str | None, base_image: str | None, prometheus_url: str | None) -> None:
+    """Make system calls of running, untouched Docker containers fail, and see what the service does."""
+    given = {"chaosorca_docker_host": docker_host, "chaosorca_base_image": base_image, "prometheus_base_url": prometheus_url}
+    context.obj = {key: value for key, value in given.items() if value}
+
+
+@cli.group()
+def prom() -> None:
+    """Start and stop Prometheus."""
+
+
+@prom.command("start")
+@click.option("--port", default="9090", show_default=True, help="On 127.0.0.1; 0: a free one.")
+@click.option("--scrape-interval", default="1s", show_default=True, help="The time between scrapes.")
+@click.pass_obj
+def prom_start(configuration: dict[str, Any], port: str, scrape_interval: str) -> None:
+    """Start Prometheus on 127.0.0.1."""
+    started = start_prometheus(port=port, scrape_interval=scrape_interval, configuration=configuration)  # type: ignore[arg-type]
+    click.echo(f"Prometheus {'started' if started['started'] else 'runs already'} at {started['url']}")
+
+
+@prom.command("stop")
+@click.option("--keep-data", is_flag=True, help="Keep what it has recorded for the next start.")
+@click.pass_obj
+def prom_stop(configuration: dict[str, Any], keep_data: bool) -> None:
+    """Stop Prometheus."""
+    stopped = stop_prometheus(keep_data=keep_data, configuration=configuration)["stopped"]
+    click.echo("Prometheus stopped" if stopped else "Prometheus was not running")
+
+
+@cli.group()
+def monit() -> None:
+    """Start and stop the monitoring of a container."""
+
+
+@monit.command("start")
+@_name
+@click.pass_obj
+def monit_start(configuration: dict[str, Any], name: str) -> None:
+    """Monitor a container. Where no Prometheus runs, one is started too; it stops with the last `monit stop`."""
+    targets = start_monitoring(container=name, configuration=configuration)
+    try:
+        _ensure_prometheus(configuration)
+    except BaseException:
+        stop_monitoring(container=name, configuration=configuration)
+        raise
+    for target in targets:
+        for warning in target["warnings"]:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"monitoring {target['name']}: {', '.join(target['monitors'])}")
+
+
+@monit.command("stop")
+@_name
+@click.pass_obj
+def monit_stop(configuration: dict[str, Any], name: str) -> None:
+    """Stop monitoring a container."""
+    stopped = stop_monitoring(container=name, configuration=configuration)["stopped"]
+    click.echo(f"stopped monitoring {', '.join(stopped)}" if stopped else f"{name} was not monitored")
+    client = connect(configuration)
+    (key, value), *_ = _STARTED_BY.items()
+    if find_agent(client) is None and prometheus.prometheus_label(client, key) == value:
+        stop_prometheus(configuration=configuration)
+        click.echo("stopped the Prometheus that `monit start` had started, and its data (`prom start` starts one that stays)")
+
+
+@cli.group()
+def fault() -> None:
+    """Start, stop and list faults on system calls."""
+
+
+@fault.command("start")
+@_name
+@click.option("--syscall", "-s", required=True, help="The system call, or several separated by commas.")
+@click.option("--error", "-e", help="The errno that calls fail with, as in EACCES.")
+@click.option("--delay-enter", help="How long a call is held before it is made, as in 100ms.")
+@click.option("--delay-exit", help="How long its result is held back, as in 100ms.")
+@click.option("--when", help="On which calls of each thread, as strace counts them: 3, 3+, 1+3, 2..9+2.")
+@click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
+@click.pass_obj
+def fault_start(configuration: dict[str, Any], name: str, **options: Any) -> None:
+    """Make system calls of all processes of a container fail or slow."""
+    started = start_fault(container=name, configuration=configuration, **options)
+    for one in started["containers"]:
+        effects = ", ".join(started["effects"])
+        click.echo(
+            f"fault {started['fault']} on {one['name']}: {effects} on {', '.join(started['syscalls'])}, "
+            f"attached to {one['attached']} processes, ends {started['ends']}"
+        )
+    for warning in started["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+
+
+@fault.command("stop")
+@click.option("--name", "-n", help="The container's name or id.")
+@click.option("--syscall", "-s", help="Only the faults on this system call.")
+@click.option("--all", "every", is_flag=True, help="All faults of this Docker Engine.")
+@click.pass_obj
+def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | None, every: bool) -> None:
+    """End the faults of a container, or all."""
+    if bool(name) == every:
+        raise click.UsageError("give either --name or --all")
+    if name:
+        stopped = stop_fault(container=name, syscall=syscall, configuration=configuration)["stopped"]
+    else:
+        stopped = stop_all_faults(configuration=configuration)["stopped"]
+    for one in stopped:
+        click.echo(f"stopped {_describe(one)}")
+    if not stopped:
+        click.echo("no fault was active")
+
+
+@fault.command("list")
+@click.pass_obj
+def fault_list(configuration: dict[str, Any]) -> None:
+    """List the faults that the agent knows of, ended ones included."""
+    agent = find_agent(connect(configuration))
+    known = agent.ask("status")["faults"] if agent else []
+    for one in known:
+        state = f"active until {one['ends']}" if one["active"] else f"ended {one['ended']}, {one['reason']}"
+        click.echo(f"{_describe(one)}, {state}")
+    if not known:
+        click.echo("no fault is known")
+
+
+@cli.command("metric")
+@click.argument("metric")
+@_name
+@click.option("--since", default="15m", show_default=True, help="How far back to go.")
+@click.option("--step", default="1s", show_default=True, help="The least time between rows.")
+@click.option("--window", help="The time over which rates are smoothed; default: none.")
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.pass_obj
+def metric_command(
+    configuration: dict[str, Any], metric: str, name: str, since: str, step: str, window: str | None, output: Path | None
+) -> None:
+    """Print a metric of a container as CSV: cpu, http, latency, io, mem, netr, nets or syscall."""
+    tables.check_metric(metric)
+    seconds, least = parse_seconds(since, "since"), parse_seconds(step, "step")
+    smooth = parse_seconds(window, "window") if window else 0.0
+    source, series, end = open_prometheus(configuration), series_name(name, configuration), time.time()
+    table = tables.read_table(source, series, metric, end - seconds, end, least, smooth)
+    if not table.times:
+        raise OrcaError(
+            f"container {name!r} was not monitored in the last {since}: start it with `chaosorca monit start --name {name}`"
+        )
+    text = tables.to_csv(table)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        try:
+            output.write_text(text)
+        except OSError as error:
+            raise OrcaError(f"{output} could not be written: {error.strerror}") from error
+
+
+def main() -> None:
+    """Run the command and exit with its code; no error shows a traceback."""
+    for handler in logger.handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.setLevel(logging.INFO)
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message().replace("\n", " "), WRONG_USE)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except (OrcaError, ChaosException) as error:
+        cause = error if isinstance(error, OrcaError) else error.__cause__
+        _fail(str(error), WRONG_USE if isinstance(cause, InvalidArgument) else FAILED)
+    except BrokenPipeError:
+        sys.exit(FAILED)
+    except Exception as error:
+        _fail(f"an error of chaosorca's own, please report it: {type(error).__name__}: {error}", FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"chaosorca: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _describe(one: dict[str, Any]) -> str:
+    injected = sum(one["injected"].values())
+    fired = f"injected {injected} times" if injected else "never fired"
+    return f"fault {one['fault']} on {one['container']}: {one['text']}, {fired}"
+
+
+def _ensure_prometheus(configuration: dict[str, Any]) -> None:
+    """Start a Prometheus on its usual port, or on a free one, if there is none to use."""
+    client = connect(configuration)
+    if configuration.get("prometheus_base_url") or prometheus.is_running(client):
+        return
+    try:
+        started = prometheus.start_prometheus(client, configuration, 9090, 1_000_000, labels=_STARTED_BY)
+    except EngineError as error:
+        if "is taken" not in str(error):
+            raise
+        started = prometheus.start_prometheus(client, configuration, 0, 1_000_000, labels=_STARTED_BY)
+    click.echo(f"Prometheus started at {started['url']}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Controls: what happens before and after an experiment."""

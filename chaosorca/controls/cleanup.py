@@ -1,0 +1,56 @@
+"""The `cleanup` control: no fault outlives the experiment, however it ended.
+
+Arguments: none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from logzero import logger
+
+from chaosorca.controls.common import check_arguments, is_dry, logging_errors
+from chaosorca.engine.agent import find_agent, retire_agent
+from chaosorca.engine.client import connect
+from chaosorca.engine.run import RUN_ID
+
+__all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "validate_control"]
+
+_pending: dict[str, Any] = {}
+
+
+def validate_control(control: dict[str, Any]) -> None:
+    """Check the arguments for `chaos validate`."""
+    check_arguments(control, {})
+
+
+def before_experiment_control(context: Any, configuration: Any = None, experiment: Any = None, **kwargs: Any) -> None:
+    """Remember the engine, for an end that does not come by `after_experiment_control`."""
+    if not is_dry(experiment):
+        _pending["configuration"] = configuration
+
+
+def after_experiment_control(context: Any, configuration: Any = None, experiment: Any = None, **kwargs: Any) -> None:
+    """End the faults that this run started."""
+    if not is_dry(experiment):
+        _end_faults(configuration)
+
+
+def cleanup_control() -> None:
+    """End them where the experiment was left without its last controls."""
+    if _pending:
+        _end_faults(_pending["configuration"])
+
+
+def _end_faults(configuration: Any) -> None:
+    def end() -> None:
+        client = connect(configuration)
+        agent = find_agent(client)
+        if agent is None:
+            return
+        for fault in agent.ask("stop_fault", run=RUN_ID)["stopped"]:
+            logger.info("cleanup: ended the fault %s on container %s", fault["text"], fault["container"])
+        retire_agent(client)
+
+    _pending.clear()
+    logging_errors("control cleanup", end)

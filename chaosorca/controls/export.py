@@ -1,0 +1,158 @@
+"""The `export` control: CSV files of what was measured, after the experiment, however it ended.
+
+It also collects before the rollbacks run, because a rollback may stop Prometheus.
+
+Arguments:
+    directory: where the files go; default: `chaosorca-results/<title>-<UTC>/`. Nothing is ever overwritten.
+    containers: the containers to export; default: all that were monitored meanwhile.
+    metrics: some of cpu, http, latency, io, mem, netr, nets, syscall; default: all.
+    step: the least time between rows, with a unit; default: "1s".
+    window: the time over which rates are smoothed, with a unit; default: none, each row tells of one scrape interval.
+    report: accepted, and of no effect yet.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from logzero import logger
+
+from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+from chaosorca.exceptions import InvalidArgument, OrcaError
+from chaosorca.metrics import events, tables
+from chaosorca.model.duration import parse_seconds
+from chaosorca.model.values import as_bool
+from chaosorca.sources import open_prometheus, series_name
+
+__all__ = [
+    "after_experiment_control",
+    "before_experiment_control",
+    "before_rollback_control",
+    "validate_control",
+]
+
+
+@dataclass
+class _Collected:
+    began: float = 0.0
+    tables: dict[tuple[str, str], tables.Table] = field(default_factory=dict)
+    faults: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_collected = _Collected()
+
+
+def validate_control(control: dict[str, Any]) -> None:
+    """Check the arguments for `chaos validate`."""
+    check_arguments(
+        control,
+        {
+            "directory": _check_directory,
+            "containers": lambda value: as_names(value, "containers"),
+            "metrics": _check_metrics,
+            "step": lambda value: parse_seconds(value, "step"),
+            "window": lambda value: parse_seconds(value, "window"),
+            "report": lambda value: as_bool(value, "report"),
+        },
+    )
+
+
+def before_experiment_control(context: Any, **kwargs: Any) -> None:
+    """Remember when it began."""
+    global _collected
+    _collected = _Collected(began=time.time())
+
+
+def before_rollback_control(context: Any, configuration: Any = None, experiment: Any = None, **arguments: Any) -> None:
+    """Collect what a rollback may take away."""
+    if not is_dry(experiment):
+        logging_errors("control export (before the rollbacks)", lambda: _collect(configuration, arguments))
+
+
+def after_experiment_control(
+    context: Any, configuration: Any = None, experiment: Any = None, state: Any = None, **arguments: Any
+) -> None:
+    """Collect what is still there, and write everything."""
+    if is_dry(experiment):
+        return
+
+    def write() -> None:
+        try:
+            _collect(configuration, arguments)
+        except OrcaError as error:
+            if not _collected.tables:
+                logger.error("control export: no metric could be read: %s", error)
+        happened = events.fault_events(_collected.faults.values()) + events.journal_events(state or {})
+        directory = write_results(
+            _directory(arguments.get("directory"), str(context.get("title", "experiment"))), _collected.tables, happened
+        )
+        logger.info("export: wrote %d CSV files to %s", len(_collected.tables) + 1, directory)
+
+    logging_errors("control export", write)
+
+
+def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table], happened: list[events.Event]) -> Path:
+    """Write `<container>/<metric>.csv` for each table, and `events.csv`, into a directory that is new or empty."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for (container, metric), table in collected.items():
+        path = directory / container / f"{metric}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(tables.to_csv(table))
+    (directory / "events.csv").write_text(events.to_csv(happened))
+    return directory
+
+
+def _collect(configuration: Any, arguments: dict[str, Any]) -> None:
+    metrics = _check_metrics(arguments.get("metrics")) or list(tables.METRICS)
+    step = parse_seconds(arguments.get("step") or "1s", "step")
+    window = parse_seconds(arguments["window"], "window") if arguments.get("window") else 0.0
+    try:
+        agent = find_agent(connect(configuration))
+        for fault in agent.ask("status")["faults"] if agent else []:
+            if events.fault_events([fault])[0].at >= _collected.began:
+                _collected.faults[fault["fault"]] = fault
+    except OrcaError as error:
+        logger.warning("export: the agent could not be asked about faults: %s", error)
+    prometheus = open_prometheus(configuration)
+    end = time.time()
+    chosen = as_names(arguments.get("containers"), "containers")
+    if chosen is None:
+        names = tables.monitored_containers(prometheus, _collected.began, end)
+    else:
+        names = [series_name(name, configuration) for name in chosen]
+    for name in names:
+        for metric in metrics:
+            table = tables.read_table(prometheus, name, metric, _collected.began, end, step, window)
+            before = _collected.tables.get((name, metric))
+            if before is None or len(table.times) >= len(before.times):  # a new Prometheus would know less
+                _collected.tables[name, metric] = table
+
+
+def _directory(given: Any, title: str) -> Path:
+    if given:
+        wanted = _check_directory(given)
+    else:
+        slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80] or "experiment"
+        wanted = Path("chaosorca-results") / f"{slug}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    directory, number = wanted, 1
+    while directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        number += 1
+        directory = wanted.with_name(f"{wanted.name}-{number}")
+    return directory
+
+
+def _check_directory(value: Any) -> Path:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidArgument(f"directory {value!r} is no path")
+    return Path(value)
+
+
+def _check_metrics(value: Any) -> list[str] | None:
+    return [tables.check_metric(name) for name in names] if (names := as_names(value, "metrics")) else None

@@ -1,0 +1,141 @@
+"""The `observe` control: Prometheus and monitoring run before the first hypothesis, and what it started stops at the end.
+
+Arguments:
+    containers: the containers to monitor; default: those that the experiment's activities name.
+    label: instead, a label (key=value) that selects running containers.
+    keep: leave Prometheus and monitoring running afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from chaoslib.exceptions import ChaosException, InterruptExecution
+from logzero import logger
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, named_containers
+from chaosorca.engine.agent import find_agent, retire_agent
+from chaosorca.engine.client import connect
+from chaosorca.engine.prometheus import is_running
+from chaosorca.exceptions import InvalidArgument, OrcaError, PrometheusError
+from chaosorca.metrics.promql import selector
+from chaosorca.model.values import as_bool
+from chaosorca.sources import open_prometheus
+
+__all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "validate_control"]
+
+_SCRAPES = 2
+_SCRAPED_WITHIN = 60.0
+
+
+@dataclass
+class _Started:
+    configuration: Any = None
+    prometheus: bool = False
+    containers: list[str] = field(default_factory=list)
+
+
+_started = _Started()
+
+
+def validate_control(control: dict[str, Any]) -> None:
+    """Check the arguments for `chaos validate`."""
+    check_arguments(
+        control,
+        {"containers": lambda value: as_names(value, "containers"), "label": str, "keep": lambda value: as_bool(value, "keep")},
+    )
+
+
+def before_experiment_control(
+    context: Any,
+    containers: Any = None,
+    label: Any = None,
+    keep: Any = False,
+    configuration: Any = None,
+    experiment: Any = None,
+    **kwargs: Any,
+) -> None:
+    """Start what is missing, and wait for two scrapes; an error interrupts the experiment before anything else happens."""
+    global _started
+    if is_dry(experiment):
+        return
+    _started = _Started(configuration)
+    try:
+        names = as_names(containers, "containers") or ([] if label else named_containers(context, configuration))
+        if not names and not label:
+            raise InvalidArgument("the observe control knows no container: give it containers or label")
+        client = connect(configuration)
+        if not (configuration or {}).get("prometheus_base_url") and not is_running(client):
+            url = start_prometheus(port=0, configuration=configuration)["url"]
+            _started.prometheus = True
+            logger.info("observe: Prometheus is at %s", url)
+        agent = find_agent(client)
+        before = {one["name"] for one in agent.ask("status")["targets"]} if agent else set()
+        watched: list[str] = []
+        for selection in [{"container": name} for name in names] or [{"label": label}]:
+            for target in start_monitoring(**selection, configuration=configuration):
+                watched.append(target["name"])
+                if target["name"] not in before:
+                    _started.containers.append(target["name"])
+                for warning in target["warnings"]:
+                    logger.warning("observe: %s", warning)
+        _wait_for_scrapes(watched, configuration)
+        logger.info("observe: monitoring %s", ", ".join(watched))
+    except (OrcaError, ChaosException) as error:
+        logger.error("observe: %s", error)
+        _stop()
+        raise InterruptExecution(f"the observe control cannot do its work: {error}") from error
+    except BaseException:
+        _stop()
+        raise
+    if as_bool(keep, "keep"):
+        _started = _Started()
+
+
+def after_experiment_control(context: Any, experiment: Any = None, **kwargs: Any) -> None:
+    """Stop what was started before, and only that."""
+    _stop()
+
+
+def cleanup_control() -> None:
+    """Stop it where the experiment was left without its last controls."""
+    _stop()
+
+
+def _stop() -> None:
+    global _started
+    started, _started = _started, _Started()
+    for name in started.containers:
+        logging_errors(
+            "control observe", lambda name=name: _ignore(stop_monitoring(container=name, configuration=started.configuration))
+        )
+    if started.prometheus:
+        logging_errors("control observe", lambda: _ignore(stop_prometheus(configuration=started.configuration)))
+    elif started.containers:
+        logging_errors("control observe", lambda: _ignore(retire_agent(connect(started.configuration))))
+
+
+def _ignore(_result: object) -> None:
+    """Make an expression of a call whose result is of no interest."""
+
+
+def _wait_for_scrapes(names: list[str], configuration: Any) -> None:
+    prometheus = open_prometheus(configuration)
+    end = time.monotonic() + _SCRAPED_WITHIN
+    began = prometheus.number("time()") or 0.0
+    waiting = set(names)
+    while waiting:
+        for name in sorted(waiting):
+            found = prometheus.samples(selector("chaosorca_monitored", container=name), _SCRAPED_WITHIN)
+            if any(sum(at >= began for at, _ in one.samples) >= _SCRAPES for one in found):
+                waiting.discard(name)
+        if waiting and time.monotonic() > end:
+            raise PrometheusError(
+                f"Prometheus at {prometheus.base_url} has not scraped the agent for {', '.join(sorted(waiting))} in "
+                f"{_SCRAPED_WITHIN:g} s: let it scrape the agent as job 'chaosorca', and every {_SCRAPED_WITHIN / 4:g} s or more often"
+            )
+        time.sleep(0.1)

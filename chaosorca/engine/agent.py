@@ -1,0 +1,172 @@
+"""The agent's container: started once per engine, told what to do through it, removed when it has nothing to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+import docker.errors
+from docker.models.containers import Container as DockerContainer
+from logzero import logger
+
+from chaosorca.engine.client import engine_errors
+from chaosorca.engine.images import ensure_image
+from chaosorca.engine.names import AGENT, ROLE_LABEL
+from chaosorca.engine.network import ensure_network, remove_unused_network
+from chaosorca.exceptions import AgentError, EngineError
+from chaosorca.model.errors import KINDS
+
+CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH"]
+"""SYS_ADMIN: load eBPF programs, enter network namespaces; SYS_PTRACE: trace; NET_*: packet sockets; DAC_READ_SEARCH: /proc."""
+
+_MEMORY = "512m"
+_READY_WITHIN = 20.0
+
+
+class Agent:
+    """The running agent of an engine."""
+
+    def __init__(self, container: DockerContainer) -> None:
+        self._container = container
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """Have the agent do something, and return its answer; its errors come back as ours."""
+        request = json.dumps({"do": operation, "with": arguments})
+        with engine_errors(f"asking the agent to {operation}"):
+            result = self._container.exec_run(["python3", "-m", "chaosorca.agent.ctl", request], demux=True)
+        output, complaint = result.output or (None, None)
+        try:
+            answer = json.loads(output or b"")
+        except ValueError:
+            said = (complaint or output or b"").decode(errors="replace").strip()
+            raise AgentError(f"the agent did not answer ({said[-300:] or 'no output'}): look at `docker logs {AGENT}`") from None
+        if "error" in answer:
+            error = answer["error"]
+            raise KINDS.get(error["kind"], AgentError)(error["message"])
+        return answer["ok"]
+
+    def is_idle(self) -> bool:
+        """Whether it watches nothing and runs no fault."""
+        status = self.ask("status")
+        return not status["targets"] and not any(fault["active"] for fault in status["faults"])
+
+
+def find_agent(client: docker.DockerClient) -> Agent | None:
+    """The agent if it runs, whatever its version."""
+    container = _container(client)
+    return Agent(container) if container is not None and container.status == "running" else None
+
+
+def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Agent:
+    """Return the running agent of this version, starting it first where there is none.
+
+    Raises:
+        AgentError: an agent of another version runs a fault, or a new one does not get ready.
+        EngineError: its image could not be built, or its container not started.
+    """
+    image = ensure_image(client, "agent", configuration)
+    container = _container(client)
+    if container is not None:
+        if container.status == "running" and image in container.image.tags:
+            return Agent(container)
+        if container.status == "running" and not Agent(container).is_idle():
+            raise AgentError(
+                f"an agent of another version ({container.attrs['Config']['Image']}) is at work: "
+                "end its faults and monitoring with that version, or remove it with `docker rm -f chaosorca-agent`"
+            )
+        _remove(container)
+    network = ensure_network(client)
+    logger.info("starting the agent, container %s", AGENT)
+    with engine_errors(f"starting container {AGENT!r}"):
+        try:
+            container = client.containers.run(
+                image,
+                name=AGENT,
+                detach=True,
+                network=network,
+                pid_mode="host",
+                cgroupns="host",
+                cap_drop=["ALL"],
+                cap_add=CAPABILITIES,
+                security_opt=_security_options(client),
+                volumes={"/sys/fs/cgroup": {"bind": "/host/cgroup", "mode": "ro"}},
+                mem_limit=_MEMORY,
+                restart_policy={"Name": "no"},
+                labels={ROLE_LABEL: "agent"},
+                **({"userns_mode": "host"} if _has(client, "userns") else {}),
+            )
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                left = _container(client)
+                if left is not None:
+                    _remove(left)
+                remove_unused_network(client)
+                raise
+            container = client.containers.get(AGENT)  # another start was faster
+    agent = Agent(container)
+    _wait_until_ready(agent, container)
+    return agent
+
+
+def retire_agent(client: docker.DockerClient) -> bool:
+    """Remove the agent if it has nothing to do, and the network with it; return whether it is gone."""
+    container = _container(client)
+    if container is not None:
+        if container.status == "running" and not Agent(container).is_idle():
+            return False
+        _remove(container)
+    remove_unused_network(client)
+    return True
+
+
+def _container(client: docker.DockerClient) -> DockerContainer | None:
+    with engine_errors(f"looking for container {AGENT!r}"):
+        try:
+            found = client.containers.get(AGENT)
+        except docker.errors.NotFound:
+            return None
+    if found.labels.get(ROLE_LABEL) != "agent":
+        raise EngineError(f"container {AGENT!r} is not chaosorca's: rename it, chaosorca needs this name")
+    return found
+
+
+def _remove(container: DockerContainer) -> None:
+    """Stop it, so that it lets go of what it traces, and remove it; one that has gone meanwhile is success."""
+    with engine_errors(f"removing container {AGENT!r}"):
+        try:
+            container.stop(timeout=5)
+            container.remove(force=True, v=True)
+        except docker.errors.NotFound:
+            pass
+
+
+def _wait_until_ready(agent: Agent, container: DockerContainer) -> None:
+    end = time.monotonic() + _READY_WITHIN
+    while True:
+        try:
+            agent.ask("status")
+            return
+        except (AgentError, EngineError) as error:
+            with engine_errors(f"waiting for container {AGENT!r}"):
+                container.reload()
+                if container.status not in ("created", "running") or time.monotonic() > end:
+                    said = container.logs(tail=5).decode(errors="replace").strip()
+                    _remove(container)
+                    raise AgentError(f"the agent did not get ready ({error}); it said: {said or 'nothing'}") from error
+        time.sleep(0.1)
+
+
+def _security_options(client: docker.DockerClient) -> list[str]:
+    options = ["seccomp=unconfined"]
+    if _has(client, "apparmor"):
+        options.append("apparmor=unconfined")
+    if _has(client, "selinux"):
+        options.append("label=disable")
+    return options
+
+
+def _has(client: docker.DockerClient, feature: str) -> bool:
+    return any(f"name={feature}" in option for option in client.info().get("SecurityOptions") or [])

@@ -1,0 +1,79 @@
+"""Finding the containers that a user means, and refusing those that must not be touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import docker.errors
+
+from chaosorca.engine.client import engine_errors
+from chaosorca.engine.names import PROTECTED_LABEL, ROLE_LABEL
+from chaosorca.exceptions import ContainerError, InvalidArgument
+from chaosorca.model.nearest import nearest
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container: its first process is numbered as the engine's host sees it."""
+
+    name: str
+    id: str
+    pid: int
+    host_network: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The container as the agent is told of it."""
+        return dict(self.__dict__)
+
+
+def find_container(client: docker.DockerClient, reference: str) -> Container:
+    """Find the running container of a name, an id or an id's prefix.
+
+    Raises:
+        ContainerError: it does not exist, does not run, is paused, is one of ours, or is protected.
+    """
+    if not isinstance(reference, str) or not reference.strip():
+        raise InvalidArgument(f"container {reference!r} is no name: give a container's name or id")
+    with engine_errors(f"looking for container {reference!r}"):
+        try:
+            found = client.containers.get(reference)
+        except docker.errors.NotFound:
+            names = [container.name for container in client.containers.list(all=True, ignore_removed=True)]
+            raise ContainerError(f"container {reference!r} does not exist{nearest(reference, names)}") from None
+    return _checked(found.attrs)
+
+
+def select_containers(client: docker.DockerClient, container: str | None, label: str | None) -> list[Container]:
+    """Find the container of a name, or all running ones with a label (`key=value`); exactly one of the two is given.
+
+    Raises:
+        InvalidArgument: neither or both are given, or the label is none.
+        ContainerError: nothing was found, or something found must not be touched.
+    """
+    if (container is None) == (label is None):
+        raise InvalidArgument("give either container or label, not both and not neither")
+    if container is not None:
+        return [find_container(client, container)]
+    if not isinstance(label, str) or "=" not in label:
+        raise InvalidArgument(f"label {label!r} is not written as key=value")
+    with engine_errors(f"looking for containers with label {label!r}"):
+        found = client.containers.list(filters={"label": label}, ignore_removed=True)
+    if not found:
+        raise ContainerError(f"no running container has the label {label!r}: check it with `docker ps --filter label={label}`")
+    return [_checked(one.attrs) for one in sorted(found, key=lambda one: one.name)]
+
+
+def _checked(attrs: dict[str, Any]) -> Container:
+    name, state = attrs["Name"].lstrip("/"), attrs["State"]
+    labels = attrs["Config"].get("Labels") or {}
+    if ROLE_LABEL in labels:
+        raise ContainerError(f"container {name!r} is one of chaosorca's own: choose another")
+    if str(labels.get(PROTECTED_LABEL, "")).lower() == "true":
+        raise ContainerError(f"container {name!r} is protected by its label {PROTECTED_LABEL}=true: choose another")
+    if state.get("Paused"):
+        raise ContainerError(f"container {name!r} is paused: unpause it with `docker unpause {name}`")
+    if not state.get("Running") or state.get("Restarting"):
+        raise ContainerError(f"container {name!r} is not running ({state['Status']}): start it with `docker start {name}`")
+    return Container(name, attrs["Id"], int(state["Pid"]), attrs["HostConfig"].get("NetworkMode") == "host")

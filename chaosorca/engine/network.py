@@ -1,0 +1,29 @@
+"""The private network on which Prometheus finds the agent by name."""
+
+from __future__ import annotations
+
+import contextlib
+
+import docker
+import docker.errors
+
+from chaosorca.engine.client import engine_errors
+from chaosorca.engine.names import NETWORK, ROLE_LABEL
+
+
+def ensure_network(client: docker.DockerClient) -> str:
+    """Return the network's name, making it first where it does not exist."""
+    with engine_errors(f"making network {NETWORK!r}"):
+        if not client.networks.list(names=[f"^{NETWORK}$"], filters={"label": ROLE_LABEL}):
+            with contextlib.suppress(docker.errors.APIError):
+                client.networks.create(NETWORK, driver="bridge", labels={ROLE_LABEL: "network"}, check_duplicate=True)
+            client.networks.get(NETWORK)
+    return NETWORK
+
+
+def remove_unused_network(client: docker.DockerClient) -> None:
+    """Remove the network if nothing is on it any more; whoever is on it keeps it."""
+    with engine_errors(f"removing network {NETWORK!r}"):
+        for network in client.networks.list(names=[f"^{NETWORK}$"], filters={"label": ROLE_LABEL}):
+            with contextlib.suppress(docker.errors.APIError):
+                network.remove()

@@ -1,0 +1,232 @@
+"""Prometheus's container: scrapes the agent by name, listens on 127.0.0.1 only, and is found again by everything that asks."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.models.containers import Container as DockerContainer
+from docker.models.volumes import Volume
+from logzero import logger
+
+from chaosorca.engine.client import engine_errors, is_local
+from chaosorca.engine.images import ensure_image
+from chaosorca.engine.names import AGENT, PROMETHEUS, PROMETHEUS_DATA, ROLE_LABEL
+from chaosorca.engine.network import ensure_network, remove_unused_network
+from chaosorca.exceptions import EngineError, PrometheusError
+from chaosorca.model.duration import format_duration
+
+INTERVAL_LABEL = "chaosorca.scrape-interval"
+_PORT = "9090/tcp"
+_AGENT_PORT = 9309
+_READY_WITHIN = 30.0
+
+_CONFIGURATION = """\
+global:
+  scrape_interval: {interval}
+  scrape_timeout: {interval}
+scrape_configs:
+  - job_name: chaosorca
+    static_configs:
+      - targets: ["{agent}:{port}"]
+"""
+
+
+def prometheus_configuration(interval: int) -> str:
+    """Prometheus's configuration file for a scrape interval in microseconds."""
+    return _CONFIGURATION.format(interval=format_duration(interval), agent=AGENT, port=_AGENT_PORT)
+
+
+def start_prometheus(
+    client: docker.DockerClient,
+    configuration: Mapping[str, Any] | None,
+    port: int,
+    interval: int,
+    image: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Start Prometheus, or find it running already.
+
+    Arguments:
+        port: the port on 127.0.0.1, 0 for a free one.
+        interval: the scrape interval in microseconds.
+        image: a ready image instead of ours; its entry point has to be Prometheus.
+        labels: further labels of the container.
+
+    Returns:
+        its `url`, and whether it was `started` now.
+
+    Raises:
+        EngineError: the port is taken, or the container could not be started; nothing is left.
+        PrometheusError: it runs already with another port or interval, or does not get ready.
+    """
+    running = _container(client)
+    if running is not None and running.status == "running":
+        url = _url(running)
+        if port not in (0, int(url.rsplit(":", 1)[1])):
+            raise PrometheusError(f"Prometheus runs already, at {url}: stop it first, or leave its port as it is")
+        if running.labels.get(INTERVAL_LABEL) != format_duration(interval):
+            raise PrometheusError(
+                f"Prometheus runs already, scraping every {running.labels.get(INTERVAL_LABEL)}: "
+                f"stop it first to have {format_duration(interval)}"
+            )
+        return {"url": url, "started": False}
+    if running is not None:
+        _remove(running)
+    tag = image or ensure_image(client, "prometheus", configuration)
+    network = ensure_network(client)
+    logger.info("starting Prometheus, container %s", PROMETHEUS)
+    container = None
+    has_data = _data(client) is not None
+    try:
+        with engine_errors(f"starting container {PROMETHEUS!r}"):
+            client.volumes.create(PROMETHEUS_DATA, labels={ROLE_LABEL: "prometheus"})
+            container = client.containers.create(
+                tag,
+                name=PROMETHEUS,
+                network=network,
+                ports={_PORT: ("127.0.0.1", port or None)},
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                restart_policy={"Name": "no"},
+                volumes={PROMETHEUS_DATA: {"bind": "/prometheus", "mode": "rw"}},
+                labels={ROLE_LABEL: "prometheus", INTERVAL_LABEL: format_duration(interval), **(labels or {})},
+            )
+            container.put_archive("/etc/prometheus", _archive("prometheus.yml", prometheus_configuration(interval)))
+            container.start()
+            container.reload()
+        url = _url(container)
+        _wait_until_ready(url, container)
+    except BaseException as error:
+        if container is not None:
+            _remove(container)
+        if not has_data:
+            _remove_data(client)
+        remove_unused_network(client)
+        if isinstance(error, EngineError) and _is_port_taken(str(error)):
+            raise EngineError(
+                f"port {port} on 127.0.0.1 is taken, so Prometheus cannot listen there: choose another port, or 0 for a free one"
+            ) from error
+        raise
+    return {"url": url, "started": True}
+
+
+def stop_prometheus(client: docker.DockerClient, keep_data: bool) -> dict[str, Any]:
+    """Remove Prometheus's container, and its data unless they are to be kept; success if there is none."""
+    container = _container(client)
+    if container is not None:
+        _remove(container)
+    if not keep_data:
+        _remove_data(client)
+    remove_unused_network(client)
+    return {"stopped": container is not None}
+
+
+def is_running(client: docker.DockerClient) -> bool:
+    """Whether our own Prometheus runs."""
+    container = _container(client)
+    return container is not None and container.status == "running"
+
+
+def prometheus_label(client: docker.DockerClient, label: str) -> str | None:
+    """The value of a label of Prometheus's container; None if it does not run or has none."""
+    container = _container(client)
+    return None if container is None else container.labels.get(label)
+
+
+def prometheus_url(client: docker.DockerClient) -> str:
+    """The address of our own Prometheus.
+
+    Raises:
+        PrometheusError: it does not run, or on another machine.
+    """
+    container = _container(client)
+    if container is None or container.status != "running":
+        raise PrometheusError(
+            "Prometheus is not running: start it (start_prometheus, the observe control, or `chaosorca prom start`), "
+            "or set prometheus_base_url"
+        )
+    if not is_local(client):
+        raise PrometheusError(
+            "Prometheus runs on another machine's 127.0.0.1: forward its port and set prometheus_base_url; "
+            "asking it through the Docker Engine is not supported yet"
+        )
+    return _url(container)
+
+
+def _container(client: docker.DockerClient) -> DockerContainer | None:
+    with engine_errors(f"looking for container {PROMETHEUS!r}"):
+        try:
+            found = client.containers.get(PROMETHEUS)
+        except docker.errors.NotFound:
+            return None
+    if found.labels.get(ROLE_LABEL) != "prometheus":
+        raise EngineError(f"container {PROMETHEUS!r} is not chaosorca's: rename it, chaosorca needs this name")
+    return found
+
+
+def _url(container: DockerContainer) -> str:
+    bindings = (container.attrs["NetworkSettings"]["Ports"] or {}).get(_PORT)
+    if not bindings:
+        raise PrometheusError(f"container {PROMETHEUS!r} has no published port: remove it and start Prometheus again")
+    return f"http://127.0.0.1:{bindings[0]['HostPort']}"
+
+
+def _wait_until_ready(url: str, container: DockerContainer) -> None:
+    end = time.monotonic() + _READY_WITHIN
+    while True:
+        try:
+            if requests.get(f"{url}/-/ready", timeout=2).ok:
+                return
+        except requests.RequestException:
+            pass
+        with engine_errors(f"waiting for container {PROMETHEUS!r}"):
+            container.reload()
+            if container.status != "running" or time.monotonic() > end:
+                said = container.logs(tail=3).decode(errors="replace").strip()
+                raise PrometheusError(f"Prometheus did not get ready; it said: {said or 'nothing'}")
+        time.sleep(0.1)
+
+
+def _remove(container: DockerContainer) -> None:
+    with engine_errors(f"removing container {PROMETHEUS!r}"):
+        try:
+            container.stop(timeout=5)
+            container.remove(force=True)
+        except docker.errors.NotFound:
+            pass
+
+
+def _data(client: docker.DockerClient) -> Volume | None:
+    with engine_errors(f"looking for volume {PROMETHEUS_DATA!r}"):
+        try:
+            return client.volumes.get(PROMETHEUS_DATA)
+        except docker.errors.NotFound:
+            return None
+
+
+def _remove_data(client: docker.DockerClient) -> None:
+    data = _data(client)
+    if data is not None:
+        with engine_errors(f"removing volume {PROMETHEUS_DATA!r}"):
+            data.remove()
+
+
+def _is_port_taken(message: str) -> bool:
+    return any(sign in message for sign in ("port is already allocated", "address already in use", "port is not available"))
+
+
+def _archive(name: str, text: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(text.encode())
+        entry.mode = 0o644
+        tar.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()

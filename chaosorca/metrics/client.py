@@ -1,0 +1,57 @@
+"""Prometheus's HTTP API, as much of it as is needed (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from chaosorca.exceptions import PrometheusError
+
+_TIMEOUT = 15.0
+Samples = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A time series: its labels, and samples of seconds since 1970 and value, in order."""
+
+    labels: dict[str, str]
+    samples: Samples
+
+
+class Prometheus:
+    """A Prometheus server."""
+
+    def __init__(self, base_url: str, session: requests.Session | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._session = session or requests.Session()
+
+    def number(self, expression: str) -> float | None:
+        """The value of an expression that gives at most one number now; None if it gives none."""
+        data = self._query(expression)
+        if data["resultType"] == "scalar":
+            return float(data["result"][1])
+        return float(data["result"][0]["value"][1]) if data["result"] else None
+
+    def samples(self, selector: str, seconds: float, end: float | None = None) -> list[Series]:
+        """The samples that were scraped in the last seconds (before `end`), with the times of their scrapes."""
+        milliseconds = max(1, round(seconds * 1000))
+        data = self._query(f"{selector}[{milliseconds}ms]", end)
+        return [Series(one["metric"], [(float(at), float(value)) for at, value in one["values"]]) for one in data["result"]]
+
+    def _query(self, expression: str, at: float | None = None) -> Any:
+        form = {"query": expression} if at is None else {"query": expression, "time": f"{at:.3f}"}
+        try:
+            response = self._session.post(f"{self.base_url}/api/v1/query", data=form, timeout=_TIMEOUT)
+            answer = response.json()
+        except requests.JSONDecodeError as error:
+            raise PrometheusError(f"what answers at {self.base_url} is no Prometheus: check prometheus_base_url") from error
+        except requests.RequestException as error:
+            raise PrometheusError(
+                f"Prometheus cannot be reached at {self.base_url}: start it, or check prometheus_base_url ({type(error).__name__})"
+            ) from error
+        if answer.get("status") != "success":
+            raise PrometheusError(f"Prometheus at {self.base_url} refused {expression!r}: {answer.get('error', answer)}")
+        return answer["data"]

@@ -1,0 +1,79 @@
+"""What happened when: the journal of an experiment and the agent's record of faults, as one list of events."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from chaosorca.metrics.tables import iso
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """Something that happened at a time in seconds since 1970."""
+
+    at: float
+    event: str
+    container: str = ""
+    detail: str = ""
+
+
+def fault_events(faults: Iterable[Mapping[str, Any]]) -> list[Event]:
+    """When faults began and ended (not: those that go on), from the agent's `status`."""
+    events = []
+    for fault in faults:
+        events.append(Event(_seconds(fault["begins"]), "fault_begin", fault["container"], fault["text"]))
+        if fault["ended"]:
+            detail = f"{fault['text']} ({fault['reason']}; injected {sum(fault['injected'].values())})"
+            events.append(Event(_seconds(fault["ended"]), "fault_end", fault["container"], detail))
+    return events
+
+
+def journal_events(journal: Mapping[str, Any]) -> list[Event]:
+    """When an experiment, its phases and their activities began and ended; what did not happen is not there."""
+    experiment = journal.get("experiment") or {}
+    events = _span(journal, "experiment", str(experiment.get("title", "")))
+    states = journal.get("steady_states") or {}
+    phases = {
+        "hypothesis before": (states.get("before") or {}).get("probes") or [],
+        "method": journal.get("run") or [],
+        "hypothesis after": (states.get("after") or {}).get("probes") or [],
+        "rollbacks": journal.get("rollbacks") or [],
+    }
+    for phase, runs in phases.items():
+        timed = [run for run in runs if run.get("start") and run.get("end")]
+        if timed:
+            begin, end = min(run["start"] for run in timed), max(run["end"] for run in timed)
+            events += _span({"start": begin, "end": end}, "phase", phase)
+        for run in timed:
+            activity = run.get("activity") or {}
+            container = ((activity.get("provider") or {}).get("arguments") or {}).get("container", "")
+            events += _span(run, "activity", str(activity.get("name", "")), "" if "${" in str(container) else str(container))
+    return events
+
+
+def to_csv(events: Iterable[Event]) -> str:
+    """The events as CSV, in the order of their times."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["timestamp", "event", "container", "detail"])
+    for event in sorted(set(events)):
+        writer.writerow([iso(event.at), event.event, event.container, event.detail])
+    return text.getvalue()
+
+
+def _span(record: Mapping[str, Any], what: str, detail: str, container: str = "") -> list[Event]:
+    return [
+        Event(_seconds(record[key]), f"{what}_{name}", container, detail)
+        for key, name in (("start", "begin"), ("end", "end"))
+        if record.get(key)
+    ]
+
+
+def _seconds(text: str) -> float:
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,70 @@
+"""One number about a monitored container, where a missing series is a true 0 and missing monitoring is an error."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from chaosorca.exceptions import NoData
+from chaosorca.metrics.client import Prometheus, Samples
+from chaosorca.metrics.promql import selector, total_rate
+
+STALE_AFTER = 3
+"""Scrapes that may be missing before a container counts as not monitored."""
+_LOOK_BACK = 300.0
+
+
+def check_monitored(prometheus: Prometheus, container: str, monitor: str, window: float) -> None:
+    """Check that a container is being monitored, so that what is not there is 0.
+
+    Arguments:
+        container: the container's name.
+        monitor: `syscalls`, `http` or `resources`.
+        window: the seconds over which a rate is wanted; two scrapes have to be in them.
+
+    Raises:
+        NoData: it is not monitored, its last sample is older than three scrapes, or the window holds less than two.
+    """
+    series = selector("chaosorca_monitored", container=container, monitor=monitor)
+    found = prometheus.samples(series, max(_LOOK_BACK, window))
+    samples = max((one.samples for one in found), key=lambda samples: samples[-1][0], default=[])
+    now = prometheus.number("time()") or 0.0
+    if not samples:
+        raise NoData(
+            f"{series} is empty at {prometheus.base_url}: nobody monitors the {monitor} of container {container!r}, "
+            "start it (start_monitoring, the observe control, or `chaosorca monit start`)"
+        )
+    age, interval = now - samples[-1][0], scrape_interval(samples)
+    if interval is None:
+        raise NoData(f"{series} has one sample only: wait for a second scrape")
+    if age > STALE_AFTER * interval:
+        raise NoData(
+            f"{series} has no sample for {age:.1f} s, over {STALE_AFTER} scrapes: monitoring was stopped, "
+            f"container {container!r} has ended, or Prometheus cannot reach the agent"
+        )
+    if sum(at > now - window for at, _ in samples) < 2:
+        raise NoData(f"{series} has less than two samples in the last {window:g} s: use a window of at least two scrapes")
+
+
+def rate(prometheus: Prometheus, series: str, container: str, monitor: str, window: float) -> float:
+    """Return what the selected series of a monitored container grow by in a second; 0 where there is none."""
+    check_monitored(prometheus, container, monitor, window)
+    return prometheus.number(total_rate(series, window)) or 0.0
+
+
+def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor: str, window: float) -> float:
+    """Return the share that the growth of one selection has of another's.
+
+    Raises:
+        NoData: the whole did not grow, so that there is no share.
+    """
+    check_monitored(prometheus, container, monitor, window)
+    everything = prometheus.number(total_rate(whole, window)) or 0.0
+    if everything == 0:
+        raise NoData(f"{whole} did not grow in the last {window:g} s: a share of no request at all is no number")
+    return (prometheus.number(total_rate(part, window)) or 0.0) / everything
+
+
+def scrape_interval(samples: Samples) -> float | None:
+    """The usual time between samples, in seconds; None for less than two."""
+    gaps = [later - earlier for (earlier, _), (later, _) in zip(samples, samples[1:], strict=False)]
+    return median(gaps) if gaps else None

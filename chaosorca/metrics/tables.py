@@ -1,0 +1,178 @@
+"""The tables that are exported: for each metric of a container, a row a scrape and a column a series."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from chaosorca.exceptions import InvalidArgument
+from chaosorca.metrics.client import Prometheus, Samples, Series
+from chaosorca.metrics.measure import STALE_AFTER, scrape_interval
+from chaosorca.metrics.promql import selector
+from chaosorca.metrics.series import Column, add, growth, per_second, quantile, thin
+from chaosorca.model.nearest import nearest
+
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Times in seconds since 1970, and for each column a value or None (not monitored) at each of them."""
+
+    times: list[float]
+    columns: dict[str, Column]
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """How a metric becomes columns."""
+
+    monitor: str
+    kind: str  # counter, gauge or histogram
+    series: dict[str, str]  # metric name -> column, empty: named by `column`
+    label: str = "name"
+    where: tuple[tuple[str, str], ...] = ()
+    column: Callable[[dict[str, str]], list[str]] = lambda labels: []
+
+
+def _http_column(labels: dict[str, str]) -> list[str]:
+    return [labels["code"] if labels["role"] == "server" else f"client:{labels['code']}"]
+
+
+def _syscall_columns(labels: dict[str, str]) -> list[str]:
+    """All calls under the system call's name, and those that failed once more, by errno."""
+    error = labels.get("error", "")
+    return [labels["syscall"]] + ([f"{labels['syscall']}:{error}"] if error else [])
+
+
+METRICS: dict[str, _Metric] = {
+    "cpu": _Metric("resources", "counter", {"container_cpu_usage_seconds_total": "cores"}),
+    "http": _Metric("http", "counter", {"chaosorca_http_requests_total": ""}, "container", column=_http_column),
+    "latency": _Metric(
+        "http", "histogram", {"chaosorca_http_request_duration_seconds_bucket": ""}, "container", (("role", "server"),)
+    ),
+    "io": _Metric("resources", "counter", {"container_fs_reads_bytes_total": "read", "container_fs_writes_bytes_total": "write"}),
+    "mem": _Metric("resources", "gauge", {"container_memory_usage_bytes": "bytes"}),
+    "netr": _Metric("resources", "counter", {"container_network_receive_bytes_total": "bytes"}),
+    "nets": _Metric("resources", "counter", {"container_network_transmit_bytes_total": "bytes"}),
+    "syscall": _Metric("syscalls", "counter", {"chaosorca_syscalls_total": ""}, "container", column=_syscall_columns),
+}
+"""The metrics by the names that files and the command line have for them."""
+
+
+def check_metric(name: str) -> str:
+    """Return a metric's name.
+
+    Raises:
+        InvalidArgument: there is no such metric.
+    """
+    if name not in METRICS:
+        raise InvalidArgument(f"metric {name!r} does not exist{nearest(name, METRICS)}: there are {', '.join(METRICS)}")
+    return name
+
+
+def monitored_containers(prometheus: Prometheus, start: float, end: float) -> list[str]:
+    """The names of the containers that were monitored between two times."""
+    found = prometheus.samples(selector("chaosorca_monitored"), end - start, end)
+    return sorted({one.labels["container"] for one in found})
+
+
+def read_table(
+    prometheus: Prometheus, container: str, name: str, start: float, end: float, step: float = 0.0, window: float = 0.0
+) -> Table:
+    """Read a metric of a container.
+
+    Counters are given as what was added between two scrapes, divided by the time between them; gauges as they are; the
+    latency as quantiles in seconds of the requests answered between two scrapes.
+
+    Arguments:
+        prometheus: where to ask.
+        container: the container's name.
+        name: one of `METRICS`.
+        start, end: the span of time, in seconds since 1970.
+        step: seconds that rows are at least apart; 0: each scrape.
+        window: seconds over which to smooth; 0: not.
+    """
+    metric = METRICS[check_metric(name)]
+    span = end - start
+    monitored = prometheus.samples(selector("chaosorca_monitored", container=container, monitor=metric.monitor), span, end)
+    samples: Samples = sorted(sample for one in monitored for sample in one.samples)
+    every = scrape_interval(samples) or 1.0
+    axis = thin([at for at, _ in samples], step)
+    gap = STALE_AFTER * max(every, step)
+    found = [
+        (series, column)
+        for series_name, column in metric.series.items()
+        for series in prometheus.samples(selector(series_name, **{metric.label: container, **dict(metric.where)}), span, end)
+    ]
+    if metric.kind == "gauge":
+        columns = {column: _at(axis, series.samples) for series, column in found}
+    elif metric.kind == "histogram":
+        columns = _quantiles(axis, [series for series, _ in found], gap, window)
+    else:
+        columns = {}
+        for column, grown in _counters(axis, found, metric, gap).items():
+            columns[column] = per_second(axis, grown, window)
+    for column in metric.series.values():
+        if column:
+            columns.setdefault(column, [None] * len(axis))
+    return _trim(Table(axis, dict(sorted(columns.items()))))
+
+
+def to_csv(table: Table) -> str:
+    """The table as CSV: `timestamp` (ISO 8601, UTC, ascending) and the columns; a value that is not known is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["timestamp", *table.columns])
+    for index, at in enumerate(table.times):
+        cells = (column[index] for column in table.columns.values())
+        writer.writerow([iso(at), *("" if cell is None else format(cell, ".10g") for cell in cells)])
+    return text.getvalue()
+
+
+def iso(seconds: float) -> str:
+    """A time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric, gap: float) -> dict[str, Column]:
+    parts: dict[str, list[Column]] = defaultdict(list)
+    for series, column in found:
+        # What a container had used before it was watched is no growth: only our own counters begin at 0.
+        grown = growth(axis, series.samples, gap, begins_at_zero=not column)
+        for name in [column] if column else metric.column(series.labels):
+            parts[name].append(grown)
+    return {name: add(columns) for name, columns in parts.items()}
+
+
+def _quantiles(axis: Sequence[float], found: Sequence[Series], gap: float, window: float) -> dict[str, Column]:
+    parts: dict[float, list[Column]] = defaultdict(list)
+    for series in found:
+        parts[float(series.labels["le"])].append(per_second(axis, growth(axis, series.samples, gap), window))
+    bounds = sorted(parts)
+    rows = list(zip(*(add(parts[bound]) for bound in bounds), strict=True)) if bounds else [()] * len(axis)
+    return {
+        f"{q:g}": [
+            None
+            if not row or any(count is None for count in row)
+            else quantile(q, [(b, c or 0.0) for b, c in zip(bounds, row, strict=True)])
+            for row in rows
+        ]
+        for q in QUANTILES
+    }
+
+
+def _at(axis: Sequence[float], samples: Samples) -> Column:
+    values = {round(at, 3): value for at, value in samples}
+    return [values.get(round(at, 3)) for at in axis]
+
+
+def _trim(table: Table) -> Table:
+    """Drop the first scrape of a table of counters: nothing is known of the time before it."""
+    if table.times and all(column[0] is None for column in table.columns.values()) and table.columns:
+        return Table(table.times[1:], {name: column[1:] for name, column in table.columns.items()})
+    return table

@@ -1,0 +1,12 @@
+"""The hint at the end of an error about a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `: did you mean 'a' or 'b'?` for the known names nearest to `name`, or an empty string."""
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -1,0 +1,39 @@
+"""On which calls of a thread a fault acts: strace's `when` expression.
+
+The grammar is that of strace(1), "Tampering": `FIRST`, `FIRST+`, `FIRST+STEP`, `FIRST..LAST`, `FIRST..LAST+STEP`.
+Counting starts at 1, for each thread on its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+from chaosorca.model.errors import InvalidArgument
+
+LARGEST = 65535
+"""strace keeps these numbers in 16 bits."""
+
+_TEXT = re.compile(r"(\d+)(?:\.\.(\d+))?(?:(\+)(\d+)?)?")
+
+
+def check_when(text: str) -> str:
+    """Return the expression without leading zeros or spaces.
+
+    Raises:
+        InvalidArgument: not in the grammar, a number out of 1 to 65535, or a last call before the first.
+    """
+    match = _TEXT.fullmatch(text.strip())
+    if match is None or (match[2] and match[3] and not match[4]):
+        raise InvalidArgument(f"when {text!r} is not one of F, F+, F+S, F..L, F..L+S, as in '3', '3+', '1+3', '2..9+2'")
+    first, last, plus, step = match[1], match[2], match[3], match[4]
+    for number in filter(None, (first, last, step)):
+        if not 1 <= int(number) <= LARGEST:
+            raise InvalidArgument(f"when {text!r} has {number}, which is not in 1 to {LARGEST}: calls are counted from 1")
+    if last and int(last) < int(first):
+        raise InvalidArgument(f"when {text!r} ends at call {int(last)}, before it begins at call {int(first)}")
+    result = str(int(first))
+    if last:
+        result += f"..{int(last)}"
+    if plus:
+        result += f"+{int(step)}" if step else "+"
+    return result
