@@ -25,7 +25,9 @@ setup(
         "chaosorca.engine": ["images/*/Dockerfile"],
     },
     install_requires=["chaostoolkit-lib>=1.44", "click", "docker>=7.1", "logzero", "requests"],
-    extras_require={"dev": ["chaostoolkit", "mypy", "pytest", "ruff", "types-requests"]},
+    extras_require={
+        "dev": ["chaostoolkit", "mypy", "prometheus-client", "pytest", "ruff", "setuptools>=69", "types-requests", "wheel"],
+    },
     entry_points={"console_scripts": ["chaosorca = chaosorca.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -1,6 +1,6 @@
 """The `chaosorca` command: the paper's tool's commands, over the same functions as the experiments.
 
-Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output; progress, warnings and errors, one line each, to standard error.
+Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output; progress, warnings and errors to standard error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from chaosorca.engine import prometheus
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.exceptions import EngineError, InvalidArgument, OrcaError
-from chaosorca.metrics import tables
+from chaosorca.metrics import measure, tables
 from chaosorca.model.duration import parse_seconds
 from chaosorca.sources import open_prometheus, series_name
 
@@ -82,6 +82,7 @@ def monit_start(configuration: dict[str, Any], name: str) -> None:
     targets = start_monitoring(container=name, configuration=configuration)
     try:
         _ensure_prometheus(configuration)
+        measure.wait_for_scrapes(open_prometheus(configuration), [target["name"] for target in targets], 1)
     except BaseException:
         stop_monitoring(container=name, configuration=configuration)
         raise
@@ -119,13 +120,12 @@ def fault() -> None:
 @click.option("--when", help="On which calls of each thread, as strace counts them: 3, 3+, 1+3, 2..9+2.")
 @click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
 @click.pass_obj
-def fault_start(configuration: dict[str, Any], name: str, **options: Any) -> None:
+def fault_start(configuration: dict[str, Any], /, name: str, **options: Any) -> None:
     """Make system calls of all processes of a container fail or slow."""
     started = start_fault(container=name, configuration=configuration, **options)
     for one in started["containers"]:
-        effects = ", ".join(started["effects"])
         click.echo(
-            f"fault {started['fault']} on {one['name']}: {effects} on {', '.join(started['syscalls'])}, "
+            f"fault {started['fault']} on {one['name']}: {', '.join(started['effects'])} on {', '.join(started['syscalls'])}, "
             f"attached to {one['attached']} processes, ends {started['ends']}"
         )
     for warning in started["warnings"]:

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.samples import Sample
 
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.monitors.resources import Resources
 from chaosorca.agent.snapshot import Snapshot
 
 _CLIENTS_KEPT = 32
@@ -65,17 +66,18 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     yield _gauge("chaosorca_fault_active", "1 while a fault is active, 0 after", ["container", "fault"], snapshot.fault_active)
 
     resources = {(name,): value for name, value in snapshot.resources.items()}
-    for name, what, kind, figure in (
+    figures: list[tuple[str, str, Any, Callable[[Resources], float]]] = [
         ("container_cpu_usage_seconds", "Processor time used", CounterMetricFamily, lambda r: r.cpu_seconds),
         ("container_memory_usage_bytes", "Memory in use, page cache included", GaugeMetricFamily, lambda r: r.memory_bytes),
         ("container_network_receive_bytes", "Bytes received", CounterMetricFamily, lambda r: r.received),
         ("container_network_transmit_bytes", "Bytes transmitted", CounterMetricFamily, lambda r: r.transmitted),
         ("container_fs_reads_bytes", "Bytes read from storage", CounterMetricFamily, lambda r: r.io.read),
         ("container_fs_writes_bytes", "Bytes written to storage", CounterMetricFamily, lambda r: r.io.written),
-    ):
+    ]
+    for name, what, kind, figure in figures:
         family = kind(name, what, labels=["name"])
-        for key, value in resources.items():
-            family.add_metric(key, figure(value))
+        for name_label, value in resources.items():
+            family.add_metric(name_label, figure(value))
         yield family
 
     yield _counter("chaosorca_agent_cpu_seconds", "Processor time used by the agent", [], {(): snapshot.agent_cpu_seconds})
@@ -135,14 +137,14 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
                 self.send_error(404)
                 return
             collected = first.apply(self.client_address[0], families(take_snapshot()))
-            body = exposition.generate_latest(_Families(collected))  # type: ignore[arg-type]
+            body = exposition.generate_latest(_Families(collected))
             self.send_response(200)
             self.send_header("Content-Type", exposition.CONTENT_TYPE_LATEST)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             """Say nothing of each scrape."""
 
     server = http.server.ThreadingHTTPServer(("", port), Handler)

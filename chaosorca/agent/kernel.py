@@ -64,7 +64,7 @@ def entries(program: Any, table: str) -> list[tuple[Any, Any]]:
 
 
 def io_accounting_offsets(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> dict[str, int]:
-    """Where a task keeps the bytes that it has read and written, as definitions for `syscalls.c`; empty if the kernel does not say."""
+    """Where a task keeps the bytes that it has read and written, as definitions for `syscalls.c`; empty if unknown."""
     try:
         found = member_offsets(btf.read_bytes(), {"task_struct": {"ioac"}, "task_io_accounting": {"read_bytes", "write_bytes"}})
         base, io = found["task_struct"]["ioac"], found["task_io_accounting"]

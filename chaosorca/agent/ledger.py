@@ -50,6 +50,6 @@ class Ledger:
     def forget(self, container: str) -> None:
         """Drop all counts of a container."""
         with self._lock:
-            for table in (self._calls, self._durations, self._injected):
-                for key in [key for key in table if key[0] == container]:
-                    del table[key]  # type: ignore[attr-defined]
+            self._calls = Counter({key: value for key, value in self._calls.items() if key[0] != container})
+            self._durations = {key: value for key, value in self._durations.items() if key[0] != container}
+            self._injected = Counter({key: value for key, value in self._injected.items() if key[0] != container})

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socketserver
+from pathlib import Path
 from typing import Any
 
 from chaosorca.agent.agent import Agent
@@ -46,8 +46,7 @@ def make_server(agent: Agent, path: str) -> socketserver.ThreadingUnixStreamServ
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True
 
-    if os.path.exists(path):
-        os.unlink(path)
+    Path(path).unlink(missing_ok=True)
     return Server(path, Handler)
 
 

@@ -62,7 +62,7 @@ def check_arguments(control: Mapping[str, Any], checks: Mapping[str, Callable[[A
             raise InvalidActivity(f"control {control.get('name')!r}: {error}") from error
 
 
-def logging_errors(doing: str, function: Callable[[], None]) -> None:
+def logging_errors(doing: str, function: Callable[[], object]) -> None:
     """Do the work of a control that must not end the experiment: its errors are logged."""
     try:
         function()

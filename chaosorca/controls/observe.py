@@ -8,8 +8,8 @@ Arguments:
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from chaoslib.exceptions import ChaosException, InterruptExecution
@@ -18,18 +18,17 @@ from logzero import logger
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, named_containers
-from chaosorca.engine.agent import find_agent, retire_agent
+from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.prometheus import is_running
-from chaosorca.exceptions import InvalidArgument, OrcaError, PrometheusError
-from chaosorca.metrics.promql import selector
+from chaosorca.exceptions import InvalidArgument, OrcaError
+from chaosorca.metrics import measure
 from chaosorca.model.values import as_bool
 from chaosorca.sources import open_prometheus
 
 __all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "validate_control"]
 
 _SCRAPES = 2
-_SCRAPED_WITHIN = 60.0
 
 
 @dataclass
@@ -76,14 +75,14 @@ def before_experiment_control(
         agent = find_agent(client)
         before = {one["name"] for one in agent.ask("status")["targets"]} if agent else set()
         watched: list[str] = []
-        for selection in [{"container": name} for name in names] or [{"label": label}]:
-            for target in start_monitoring(**selection, configuration=configuration):
+        for name in names or [""]:
+            for target in start_monitoring(container=name or None, label=None if name else label, configuration=configuration):
                 watched.append(target["name"])
                 if target["name"] not in before:
                     _started.containers.append(target["name"])
                 for warning in target["warnings"]:
                     logger.warning("observe: %s", warning)
-        _wait_for_scrapes(watched, configuration)
+        measure.wait_for_scrapes(open_prometheus(configuration), watched, _SCRAPES)
         logger.info("observe: monitoring %s", ", ".join(watched))
     except (OrcaError, ChaosException) as error:
         logger.error("observe: %s", error)
@@ -110,32 +109,6 @@ def _stop() -> None:
     global _started
     started, _started = _started, _Started()
     for name in started.containers:
-        logging_errors(
-            "control observe", lambda name=name: _ignore(stop_monitoring(container=name, configuration=started.configuration))
-        )
+        logging_errors("control observe", partial(stop_monitoring, container=name, configuration=started.configuration))
     if started.prometheus:
-        logging_errors("control observe", lambda: _ignore(stop_prometheus(configuration=started.configuration)))
-    elif started.containers:
-        logging_errors("control observe", lambda: _ignore(retire_agent(connect(started.configuration))))
-
-
-def _ignore(_result: object) -> None:
-    """Make an expression of a call whose result is of no interest."""
-
-
-def _wait_for_scrapes(names: list[str], configuration: Any) -> None:
-    prometheus = open_prometheus(configuration)
-    end = time.monotonic() + _SCRAPED_WITHIN
-    began = prometheus.number("time()") or 0.0
-    waiting = set(names)
-    while waiting:
-        for name in sorted(waiting):
-            found = prometheus.samples(selector("chaosorca_monitored", container=name), _SCRAPED_WITHIN)
-            if any(sum(at >= began for at, _ in one.samples) >= _SCRAPES for one in found):
-                waiting.discard(name)
-        if waiting and time.monotonic() > end:
-            raise PrometheusError(
-                f"Prometheus at {prometheus.base_url} has not scraped the agent for {', '.join(sorted(waiting))} in "
-                f"{_SCRAPED_WITHIN:g} s: let it scrape the agent as job 'chaosorca', and every {_SCRAPED_WITHIN / 4:g} s or more often"
-            )
-        time.sleep(0.1)
+        logging_errors("control observe", partial(stop_prometheus, configuration=started.configuration))

@@ -79,7 +79,7 @@ def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[
         for step in steps:
             text = str(step.get("stream") or step.get("status") or "").strip()
             if text.startswith(("Step ", "Get:", "Successfully")):
-                logger.info("  %s", text.splitlines()[0])
+                logger.info("  %s", text.splitlines()[0][:100])
             said = text or said
             if "error" in step:
                 raise EngineError(

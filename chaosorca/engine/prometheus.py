@@ -179,12 +179,13 @@ def _url(container: DockerContainer) -> str:
 
 
 def _wait_until_ready(url: str, container: DockerContainer) -> None:
+    """Wait until it answers and knows its target, which takes it five seconds after it has begun to answer."""
     end = time.monotonic() + _READY_WITHIN
     while True:
         try:
-            if requests.get(f"{url}/-/ready", timeout=2).ok:
+            if requests.get(f"{url}/api/v1/targets", timeout=2).json()["data"]["activeTargets"]:
                 return
-        except requests.RequestException:
+        except (requests.RequestException, KeyError):
             pass
         with engine_errors(f"waiting for container {PROMETHEUS!r}"):
             container.reload()

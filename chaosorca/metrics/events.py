@@ -51,8 +51,7 @@ def journal_events(journal: Mapping[str, Any]) -> list[Event]:
             events += _span({"start": begin, "end": end}, "phase", phase)
         for run in timed:
             activity = run.get("activity") or {}
-            container = ((activity.get("provider") or {}).get("arguments") or {}).get("container", "")
-            events += _span(run, "activity", str(activity.get("name", "")), "" if "${" in str(container) else str(container))
+            events += _span(run, "activity", str(activity.get("name", "")))
     return events
 
 
@@ -66,9 +65,9 @@ def to_csv(events: Iterable[Event]) -> str:
     return text.getvalue()
 
 
-def _span(record: Mapping[str, Any], what: str, detail: str, container: str = "") -> list[Event]:
+def _span(record: Mapping[str, Any], what: str, detail: str) -> list[Event]:
     return [
-        Event(_seconds(record[key]), f"{what}_{name}", container, detail)
+        Event(_seconds(record[key]), f"{what}_{name}", "", detail)
         for key, name in (("start", "begin"), ("end", "end"))
         if record.get(key)
     ]

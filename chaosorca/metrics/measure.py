@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterable
 from statistics import median
 
-from chaosorca.exceptions import NoData
+from chaosorca.exceptions import NoData, PrometheusError
 from chaosorca.metrics.client import Prometheus, Samples
 from chaosorca.metrics.promql import selector, total_rate
 
@@ -64,7 +67,33 @@ def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor
     return (prometheus.number(total_rate(part, window)) or 0.0) / everything
 
 
+def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes: int, within: float = 60.0) -> None:
+    """Wait until each container's monitoring has been scraped so many times from now on.
+
+    Raises:
+        PrometheusError: it was not within so many seconds.
+    """
+    end = time.monotonic() + within
+    began = prometheus.number("time()") or 0.0
+    waiting = sorted(containers)
+    while True:
+        waiting = [name for name in waiting if _scrapes_since(prometheus, name, began, within) < scrapes]
+        if not waiting:
+            return
+        if time.monotonic() > end:
+            raise PrometheusError(
+                f"Prometheus at {prometheus.base_url} has not scraped the agent {scrapes} times in {within:g} s for "
+                f"{', '.join(waiting)}: let it scrape the agent as job 'chaosorca', and every {within / 4:g} s or more often"
+            )
+        time.sleep(0.1)
+
+
+def _scrapes_since(prometheus: Prometheus, container: str, began: float, within: float) -> int:
+    found = prometheus.samples(selector("chaosorca_monitored", container=container), within)
+    return max((sum(at >= began for at, _ in one.samples) for one in found), default=0)
+
+
 def scrape_interval(samples: Samples) -> float | None:
     """The usual time between samples, in seconds; None for less than two."""
-    gaps = [later - earlier for (earlier, _), (later, _) in zip(samples, samples[1:], strict=False)]
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(samples)]
     return median(gaps) if gaps else None

@@ -143,13 +143,22 @@ ERRNO_NAMES: dict[int, str] = {
     133: "EHWPOISON",
 }
 
+_IN_KERNEL_ONLY = {
+    512: "ERESTARTSYS",
+    513: "ERESTARTNOINTR",
+    514: "ERESTARTNOHAND",
+    515: "ENOIOCTLCMD",
+    516: "ERESTART_RESTARTBLOCK",
+}
+"""include/linux/errno.h: what tracepoints see where the program gets EINTR, or has its call made again."""
+
 _ALIASES = {"EWOULDBLOCK": "EAGAIN", "EDEADLOCK": "EDEADLK", "ENOTSUP": "EOPNOTSUPP"}
 _NUMBERS = {name: number for number, name in ERRNO_NAMES.items()}
 
 
 def errno_name(number: int) -> str:
     """The name of an errno, `unknown:NUMBER` for a number that Linux does not define."""
-    return ERRNO_NAMES.get(number, f"unknown:{number}")
+    return ERRNO_NAMES.get(number) or _IN_KERNEL_ONLY.get(number, f"unknown:{number}")
 
 
 def check_errno(name: str) -> str:

@@ -59,7 +59,7 @@ def fault_active(container: str, configuration: dict = None, secrets: dict = Non
     return any(one["active"] for one in _faults(container, configuration))
 
 
-def _faults(container: str, configuration: dict) -> list[dict]:
+def _faults(container: str, configuration: dict | None) -> list[dict]:
     client = connect(configuration)
     agent = find_agent(client)
     faults = agent.ask("status")["faults"] if agent else []

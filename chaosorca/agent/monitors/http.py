@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -150,10 +151,8 @@ class HttpMonitor:
                     counts[count] = counts.Leaf(known + 1)
 
     def _delete(self, table: str, key: Any) -> None:
-        try:
+        with contextlib.suppress(KeyError):  # the kernel may have been faster
             del self._program[table][key]
-        except KeyError:
-            pass  # the kernel was faster
 
     def _names_of_targets(self) -> dict[int, str]:
         return {watched.number: name for name, watched in self._targets.items()}

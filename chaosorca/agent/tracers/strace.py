@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from chaosorca.agent import proc as procfs
 from chaosorca.model.fault import Fault
@@ -122,10 +122,9 @@ class Strace:
             raise
         finally:
             os.close(writing)
-        assert self._process.stderr is not None
         self._readers = [
             threading.Thread(target=self._read_calls, args=(os.fdopen(reading, errors="replace"),), daemon=True),
-            threading.Thread(target=self._read_complaints, args=(self._process.stderr,), daemon=True),
+            threading.Thread(target=self._read_complaints, args=(cast(IO[str], self._process.stderr),), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
