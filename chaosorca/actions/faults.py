@@ -91,7 +91,7 @@ def start_fault(
         done = agent.ask("start_fault", container=target.to_json(), fault=fault.to_json(), fault_id=fault_id, run=RUN_ID)
     except BaseException:
         # Whatever was the matter, also Ctrl-C while the agent attaches: this fault is not to stay.
-        agent.ask("stop_fault", container=target.name, run=RUN_ID)
+        agent.ask("stop_fault", fault_id=fault_id)
         retire_agent(client)
         raise
     warnings = [f"process {one['pid']} was not attached: {one['reason']}" for one in done["not_attached"]]
@@ -137,6 +137,7 @@ def stop_fault(
     client = connect(configuration)
     agent = find_agent(client)
     if agent is None:
+        retire_agent(client)  # one that has died
         return {"stopped": []}
     try:
         name = find_container(client, container).name
@@ -155,9 +156,7 @@ def stop_all_faults(configuration: dict = None, secrets: dict = None) -> dict:
     """
     client = connect(configuration)
     agent = find_agent(client)
-    if agent is None:
-        return {"stopped": []}
-    result = agent.ask("stop_fault")
+    result = agent.ask("stop_fault") if agent else {"stopped": []}
     retire_agent(client)
     return result
 

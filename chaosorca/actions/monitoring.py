@@ -73,5 +73,5 @@ def stop_monitoring(container: str = None, label: str = None, configuration: dic
             names = [one["name"] for one in watched if container and (one["name"] == container or one["id"].startswith(container))]
         for name in names:
             stopped += agent.ask("unwatch", container=name)["stopped"]
-        retire_agent(client)
+    retire_agent(client)
     return {"stopped": stopped}

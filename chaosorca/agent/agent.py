@@ -101,10 +101,12 @@ class Agent:
         with self._lock:
             return self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run)
 
-    def stop_fault(self, container: str | None = None, syscall: str | None = None, run: str | None = None) -> dict[str, Any]:
-        """End the active faults of a container (name or id), with a system call, of a run; of none: all."""
+    def stop_fault(
+        self, container: str | None = None, syscall: str | None = None, run: str | None = None, fault_id: str | None = None
+    ) -> dict[str, Any]:
+        """End the active faults of a container (name or id), with a system call, of a run, of an id; of none: all."""
         with self._lock:
-            return {"stopped": self._faults.stop(container, syscall, run, "it was stopped")}
+            return {"stopped": self._faults.stop("it was stopped", container, syscall, run, fault_id)}
 
     def status(self) -> dict[str, Any]:
         """Everything that is watched, and all faults."""
@@ -118,7 +120,7 @@ class Agent:
     def shut_down(self) -> None:
         """End all faults; the kernel does the rest when the process ends."""
         with self._lock:
-            self._faults.stop(None, None, None, "the agent was ended")
+            self._faults.stop("the agent was ended")
 
     def keep_up(self) -> None:
         """Follow containers and faults until the process ends; one round never ends it."""

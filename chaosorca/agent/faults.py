@@ -128,15 +128,22 @@ class Faults:
             "attached": len(attached),
         }
 
-    def stop(self, container: str | None, syscall: str | None, run: str | None, reason: str) -> list[dict[str, Any]]:
-        """End all active faults of a container, with a system call, of a run; None means any. Returns what each had done."""
+    def stop(
+        self,
+        reason: str,
+        container: str | None = None,
+        syscall: str | None = None,
+        run: str | None = None,
+        fault_id: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """End all active faults of a container, with a system call, of a run, of an id; None: any. Returns what each had done."""
         ended = []
         for injection in [injection for injection in self._injections if injection.active]:
-            if container is not None and injection.target.name != container and injection.target.id != container:
+            if container not in (None, injection.target.name, injection.target.id):
                 continue
             if syscall is not None and syscall not in injection.fault.syscalls:
                 continue
-            if run is not None and injection.run != run:
+            if run not in (None, injection.run) or fault_id not in (None, injection.id):
                 continue
             self._end(injection, reason)
             ended.append(injection)

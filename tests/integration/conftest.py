@@ -1,0 +1,154 @@
+"""Real containers on the real Docker Engine. Every test starts with nothing of ours, and has to leave nothing of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+OWN = {"label": "chaosorca.role"}
+
+
+@dataclass
+class Web:
+    """A container that serves HTTP on a port of 127.0.0.1."""
+
+    container: Container
+    url: str
+
+    @property
+    def name(self) -> str:
+        return str(self.container.name)
+
+    def get(self, path: str = "") -> int:
+        """The status code of a request, 0 if there was no answer."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def pids(self) -> list[int]:
+        """Its processes, as the host numbers them."""
+        titles, processes = (lambda top: (top["Titles"], top["Processes"]))(self.container.top())
+        return sorted(int(process[titles.index("PID")]) for process in processes)
+
+    def tracers(self) -> set[int]:
+        """Who traces its threads; {0} if nobody does."""
+        found = set()
+        for pid in self.pids():
+            for status in Path(f"/proc/{pid}/task").glob("*/status"):
+                found.add(int(next(line for line in status.read_text().splitlines() if line.startswith("TracerPid")).split()[1]))
+        return found
+
+
+@pytest.fixture(scope="session")
+def client() -> docker.DockerClient:
+    return docker.from_env()
+
+
+@pytest.fixture(scope="session")
+def image(client: docker.DockerClient) -> str:
+    """nginx, built as the demo builds it."""
+    client.images.build(path=str(ROOT / "experiments" / "nginx"), tag="chaosorca-test-nginx", rm=True)
+    return "chaosorca-test-nginx"
+
+
+@pytest.fixture
+def run_container(client: docker.DockerClient, image: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Container]]:
+    """Start a container from the test's image, with what `docker run` takes; it goes with the test."""
+    started: list[Container] = []
+
+    def run(command: Any = None, **options: Any) -> Container:
+        options.setdefault("name", f"orca-test-{len(started)}-{time.monotonic_ns() % 10**9}")
+        container = client.containers.run(options.pop("image", image), command, detach=True, **options)
+        started.append(container)
+        return container
+
+    yield run
+    for container in started:
+        container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def web(run_container: Callable[..., Container]) -> Web:
+    """An nginx that answers."""
+    container = run_container(ports={"80/tcp": ("127.0.0.1", None)})
+    container.reload()
+    port = container.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
+    web = Web(container, f"http://127.0.0.1:{port}/")
+    wait_for(lambda: web.get() == 200)
+    return web
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(client: docker.DockerClient) -> Iterator[None]:
+    """Nothing of ours before, nothing of ours after; what a failed test leaves is taken away for the next one."""
+    remove_ours(client)
+    yield
+    left = ours(client)
+    remove_ours(client)
+    assert left == [], f"left behind: {left}"
+
+
+@pytest.fixture
+def monitored(web: Web) -> Iterator[Web]:
+    """An nginx that is monitored, with a Prometheus on a free port."""
+    from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+    from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+    from chaosorca.metrics.measure import wait_for_scrapes
+    from chaosorca.sources import open_prometheus
+
+    start_prometheus(port=0)
+    start_monitoring(container=web.name)
+    wait_for_scrapes(open_prometheus(None), [web.name], 2)
+    yield web
+    stop_monitoring(container=web.name)
+    stop_prometheus()
+
+
+def ours(client: docker.DockerClient) -> list[str]:
+    """Containers, networks and volumes that carry our label."""
+    containers = [f"container {one.name}" for one in client.containers.list(all=True, filters=OWN, ignore_removed=True)]
+    networks = [f"network {one.name}" for one in client.networks.list(filters=OWN)]
+    volumes = [f"volume {one.name}" for one in client.volumes.list(filters=OWN)]
+    return containers + networks + volumes
+
+
+def remove_ours(client: docker.DockerClient) -> None:
+    for container in client.containers.list(all=True, filters=OWN, ignore_removed=True):
+        container.remove(force=True, v=True)
+    for kind in (client.networks, client.volumes):
+        for one in kind.list(filters=OWN):
+            one.remove()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> float:
+    """Wait until a condition holds; return how many seconds it took."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > seconds:
+            raise AssertionError(f"did not come true in {seconds} s")
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+def orca(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the `chaosorca` command."""
+    return subprocess.run(
+        [BIN / "chaosorca", *arguments], capture_output=True, text=True, timeout=240, check=False, env=environment
+    )

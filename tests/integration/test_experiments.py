@@ -1,0 +1,182 @@
+"""The experiments as users run them: `chaos run` in a process of its own, on a container that knows nothing of us."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from conftest import BIN, ROOT, Web, wait_for
+
+METRICS = {"cpu", "http", "io", "latency", "mem", "netr", "nets", "syscall"}
+SCRAPE = timedelta(seconds=1)
+
+
+@pytest.fixture
+def load(web: Web) -> Iterator[None]:
+    """50 requests a second, for as long as an experiment takes at most."""
+    process = subprocess.Popen([sys.executable, ROOT / "scripts" / "load", web.url, "50", "180"])
+    yield
+    process.terminate()
+    process.wait()
+
+
+def chaos(web: Web, directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CHAOSORCA_TARGET": web.name, "CHAOSORCA_URL": web.url}
+    return subprocess.Popen(
+        [BIN / "chaos", "--no-version-check", *arguments],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as lines:
+        return [{**row, "timestamp": datetime.fromisoformat(row["timestamp"])} for row in csv.DictReader(lines)]
+
+
+def identity(web: Web) -> dict[str, Any]:
+    """All of a container that chaosorca could have changed."""
+    web.container.reload()
+    attrs = web.container.attrs
+    return {
+        "id": attrs["Id"],
+        "networks": {name: network["NetworkID"] for name, network in attrs["NetworkSettings"]["Networks"].items()},
+        "mounts": attrs["Mounts"],
+        "started": attrs["State"]["StartedAt"],
+        "processes": web.pids(),
+        "changed files": sorted(change["Path"] for change in web.container.diff() or []),
+    }
+
+
+@pytest.mark.parametrize("name", ["nginx-openat-eacces", "nginx-openat-eacces-actions"])
+def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, load: None, tmp_path: Path) -> None:
+    experiment = ROOT / "experiments" / f"{name}.json"
+    validation = chaos(web, tmp_path, "validate", str(experiment))
+    output, _ = validation.communicate(timeout=60)
+    assert validation.returncode == 0, output
+    before = identity(web)
+
+    run = chaos(web, tmp_path, "run", str(experiment))
+    output, _ = run.communicate(timeout=180)
+
+    assert run.returncode == 0, output
+    assert "ERROR" not in output
+    journal = json.loads((tmp_path / "journal.json").read_text())
+    assert journal["status"] == "completed"
+    assert journal["deviated"] is False
+    for when in ("before", "after"):
+        assert journal["steady_states"][when]["steady_state_met"], output
+    assert all(activity["status"] == "succeeded" for activity in journal["run"] + journal["rollbacks"])
+
+    assert identity(web) == before
+    assert web.tracers() == {0}
+    assert web.get() == 200
+
+    (results,) = (tmp_path / "chaosorca-results").iterdir()
+    assert ":" not in results.name
+    assert {path.stem for path in (results / web.name).iterdir()} == METRICS
+    events = {(row["event"], row["container"]): row for row in rows(results / "events.csv")}
+    begin, end = events["fault_begin", web.name]["timestamp"], events["fault_end", web.name]["timestamp"]
+    assert timedelta(seconds=9) < end - begin < timedelta(seconds=20)
+
+    http = rows(results / web.name / "http.csv")
+    times = [row["timestamp"] for row in http]
+    assert times == sorted(times)
+    assert max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) < 1.5 * SCRAPE
+    assert times[0] < begin - timedelta(seconds=8)
+    assert times[-1] > end + timedelta(seconds=10)
+    forbidden = 0.0
+    for earlier, row in zip(http, http[1:], strict=False):
+        at, ok, failed = row["timestamp"], float(row["200"]), float(row["403"])
+        forbidden += failed * (at - earlier["timestamp"]).total_seconds()
+        if at < begin or at > end + 2 * SCRAPE:
+            assert failed == 0, row
+            assert 40 < ok < 60 or at < begin, row
+        elif begin + 2.5 * SCRAPE < at < end:
+            assert ok == 0, row
+            assert 40 < failed < 60, row
+    injected = next(run["output"] for run in journal["run"] if run["activity"]["name"] == "calls-tampered-with")
+    assert injected > 400
+    assert forbidden == pytest.approx(injected, rel=0.05)
+
+    failed_calls = rows(results / web.name / "syscall.csv")
+    total = sum(
+        float(row["openat:EACCES"]) * (row["timestamp"] - earlier["timestamp"]).total_seconds()
+        for earlier, row in zip(failed_calls, failed_calls[1:], strict=False)
+    )
+    assert total == pytest.approx(injected, rel=0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_experiment_that_is_interrupted_leaves_no_fault(
+    how: signal.Signals, web: Web, load: None, tmp_path: Path, client: docker.DockerClient
+) -> None:
+    run = chaos(web, tmp_path, "run", str(ROOT / "experiments" / "nginx-openat-eacces.json"))
+    wait_for(lambda: web.get() == 403, 90)
+    time.sleep(1)
+    run.send_signal(how)
+    output, _ = run.communicate(timeout=120)
+    assert web.get() == 200, output
+    assert web.tracers() == {0}
+    assert list((tmp_path / "chaosorca-results").glob("*/events.csv")), output
+
+
+def test_a_dry_run_touches_nothing(web: Web, tmp_path: Path, client: docker.DockerClient) -> None:
+    run = chaos(web, tmp_path, "run", "--dry", "activities", str(ROOT / "experiments" / "nginx-openat-eacces.json"))
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, output
+    assert not (tmp_path / "chaosorca-results").exists()
+    assert web.tracers() == {0}
+
+
+def test_a_missing_container_stops_the_experiment_before_anything_starts(web: Web, tmp_path: Path) -> None:
+    experiment = ROOT / "experiments" / "nginx-openat-eacces.json"
+    environment = {**os.environ, "CHAOSORCA_TARGET": web.name + "x", "CHAOSORCA_URL": web.url}
+    run = subprocess.run(
+        [BIN / "chaos", "--no-version-check", "run", experiment],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert f"container '{web.name}x' does not exist: did you mean '{web.name}'?" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    assert json.loads((tmp_path / "journal.json").read_text())["run"] == []
+
+
+def test_discover_lists_all_activities_with_typed_arguments(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [BIN / "chaos", "--no-version-check", "discover", "chaostoolkit-orca", "--no-install", "--discovery-path", "d.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    activities = json.loads((tmp_path / "d.json").read_text())["activities"]
+    assert {activity["name"] for activity in activities} == {
+        *("start_prometheus", "stop_prometheus", "start_monitoring", "stop_monitoring"),
+        *("start_fault", "stop_fault", "stop_all_faults"),
+        *("request_rate", "error_ratio", "syscall_rate", "cpu_usage", "faults_injected", "fault_active"),
+    }
+    for activity in activities:
+        for argument in activity["arguments"]:
+            assert argument["type"] in {"string", "integer", "number", "boolean", "mapping"}, (activity["name"], argument)

@@ -1,0 +1,226 @@
+"""Faults on real containers: what the program sees, what is counted, and that nothing stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import docker
+import pytest
+from chaoslib.exceptions import ActivityFailed
+from conftest import Web, wait_for
+from docker.models.containers import Container
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.names import AGENT
+from chaosorca.probes.faults import fault_active, faults_injected
+
+
+_OPEN = 'print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n";'
+
+
+@pytest.fixture(autouse=True)
+def end_all_faults(nothing_left: None) -> object:
+    yield
+    stop_all_faults()
+
+
+def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
+    started = start_fault(container=web.name, syscall="openat", error="ENOENT")
+    (target,) = started["containers"]
+    assert target == {"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}
+    assert (started["injector"], started["syscalls"], started["effects"], started["warnings"]) == ("strace", ["openat"], ["error"], [])
+    assert started["begins"] < started["ends"]
+    assert 0 not in web.tracers()
+    assert fault_active(web.name) is True
+    assert faults_injected(web.name) == 0
+
+    assert [web.get() for _ in range(20)] == [404] * 20
+    wait_for(lambda: faults_injected(web.name) == 20, 2)
+
+    (stopped,) = stop_fault(container=web.name)["stopped"]
+    assert stopped["fault"] == started["fault"]
+    assert stopped["injected"] == {"openat": 20}
+    assert web.tracers() == {0}
+    assert [web.get() for _ in range(5)] == [200] * 5
+    assert fault_active(web.name) is False
+    assert faults_injected(web.name, syscall="openat", fault=started["fault"]) == 20
+    assert faults_injected(web.name, syscall="read") == 0
+
+
+@pytest.mark.parametrize("where", ["delay_enter", "delay_exit"])
+def test_a_delay_holds_each_call_for_its_time(where: str, web: Web) -> None:
+    start_fault(container=web.container.short_id, syscall="openat", **{where: "150ms"})
+    for _ in range(3):
+        begin = time.monotonic()
+        assert web.get() == 200
+        assert 0.15 < time.monotonic() - begin < 1.0
+    wait_for(lambda: faults_injected(web.name) == 3, 2)
+
+
+def test_several_system_calls_and_both_effects_in_one_fault(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat,pread64", error="EIO", delay_enter="100ms")
+    begin = time.monotonic()
+    assert web.get() in (403, 500)
+    assert time.monotonic() - begin > 0.1
+
+
+def test_when_counts_the_calls_of_each_thread(run_container: Callable[..., Container]) -> None:
+    script = f"$| = 1; sleep 3; for (1..8) {{ {_OPEN} }} sleep 60"
+    container = run_container(["perl", "-e", script])
+    start_fault(container=container.name, syscall="openat", error="EMFILE", when="3..7+2")
+    wait_for(lambda: len(container.logs().splitlines()) == 8)
+    open_, failed = "open", "Too many open files"
+    assert container.logs().decode().splitlines() == [open_, open_, failed, open_, failed, open_, failed, open_]
+    assert faults_injected(container.name) == 3
+
+
+def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES", duration="1500ms")
+    assert web.get() == 403
+    took = wait_for(lambda: web.get() == 200, 5)
+    assert took < 2.5
+    assert fault_active(web.name) is False
+    assert web.tracers() == {0}
+
+
+def test_children_and_processes_of_docker_exec_get_the_fault(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    loop = f"$| = 1; for (1..10) {{ select(undef, undef, undef, 0.2); {_OPEN} }} fork; {_OPEN} wait"
+    lines = web.container.exec_run(["perl", "-e", loop]).output.decode().splitlines()
+    assert lines[-7:] == ["Permission denied"] * 7, "attached within a second, and so is the child"
+
+
+def test_two_faults_on_one_container_are_refused(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' already"):
+        start_fault(container=web.name, syscall="read", error="EIO")
+    assert web.get() == 403, "the first one goes on"
+
+
+def test_faults_on_two_containers_run_side_by_side(web: Web, run_container: Callable[..., Container]) -> None:
+    other = run_container(["sleep", "60"])
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    start_fault(container=other.name, syscall="openat", error="EACCES")
+    stop_fault(container=other.name)
+    assert web.get() == 403
+    stopped = stop_all_faults()["stopped"]
+    assert [one["container"] for one in stopped] == [web.name]
+    assert web.get() == 200
+
+
+def test_stopping_where_there_is_nothing_is_success(web: Web) -> None:
+    assert stop_fault(container=web.name) == {"stopped": []}
+    assert stop_all_faults() == {"stopped": []}
+    assert fault_active(web.name) is False
+    with pytest.raises(ActivityFailed, match="no fault was started"):
+        faults_injected(web.name)
+
+
+def test_a_container_that_is_traced_already_is_left_alone(web: Web) -> None:
+    pid = web.pids()[0]
+    debugger = subprocess.Popen(["strace", "-qq", "-o", "/dev/null", "-e", "trace=none", "-p", str(pid)])
+    try:
+        wait_for(lambda: debugger.pid in web.tracers())
+        with pytest.raises(ActivityFailed, match=rf"being traced already, by process {debugger.pid} \(strace\)"):
+            start_fault(container=web.name, syscall="openat", error="EACCES")
+        assert debugger.pid in web.tracers()
+    finally:
+        debugger.terminate()
+        debugger.wait()
+
+
+@pytest.mark.parametrize("killed", ["agent container", "agent process", "tracer"])
+def test_whatever_is_killed_the_target_goes_on(killed: str, web: Web, client: docker.DockerClient) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES", delay_enter="20ms")
+    assert web.get() == 403
+    agent = client.containers.get(AGENT)
+    if killed == "agent container":
+        agent.remove(force=True)
+    elif killed == "agent process":
+        agent.kill("SIGKILL")
+    else:
+        (tracer,) = web.tracers()
+        os.kill(tracer, signal.SIGKILL)
+    assert wait_for(lambda: web.get() == 200, 5) < 1.0 or killed == "tracer"
+    if killed != "tracer":
+        assert web.tracers() == {0}
+
+
+def test_a_stopped_tracer_is_killed_when_its_fault_ends(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    (tracer,) = web.tracers()
+    os.kill(tracer, signal.SIGSTOP)
+    begin = time.monotonic()
+    stop_fault(container=web.name)
+    assert time.monotonic() - begin < 2
+    assert web.get() == 200
+    assert web.tracers() == {0}
+
+
+def test_calls_are_counted_as_the_program_experienced_them(web: Web) -> None:
+    from chaosorca.engine.agent import find_agent
+    from chaosorca.engine.client import connect
+
+    start_monitoring(container=web.name)
+    start_fault(container=web.name, syscall="openat", error="EACCES", delay_enter="20ms")
+    assert [web.get() for _ in range(10)] == [403] * 10
+    stop_fault(container=web.name)
+    assert [web.get() for _ in range(5)] == [200] * 5
+    assert find_agent(connect()) is not None
+    figures = scrape(web)
+    syscalls = f'chaosorca_syscalls_total{{container="{web.name}",error="%s",syscall="openat"}}'
+    assert figures[syscalls % "EACCES"] == 10
+    assert figures[syscalls % ""] == 5
+    durations = f'chaosorca_syscall_duration_seconds_%s{{container="{web.name}",syscall="openat"}}'
+    assert figures[durations % "count"] == 15
+    assert 0.2 < figures[durations % "sum"] < 0.4, "the program experienced ten delays of 20 ms"
+    assert figures[f'chaosorca_faults_injected_total{{container="{web.name}",effect="delay_enter+error",syscall="openat"}}'] == 10
+    stop_monitoring(container=web.name)
+
+
+def test_a_fault_is_injected_within_a_second_of_its_start(web: Web) -> None:
+    start_monitoring(container=web.name)  # the agent runs
+    took = []
+    load = subprocess.Popen([sys.executable, "-c", _HAMMER, web.url])
+    try:
+        for _ in range(5):
+            begin = time.monotonic()
+            start_fault(container=web.name, syscall="openat", error="EACCES")
+            wait_for(lambda: web.get() == 403, 5)
+            took.append(time.monotonic() - begin)
+            stop_fault(container=web.name)
+    finally:
+        load.kill()
+        load.wait()
+    stop_monitoring(container=web.name)
+    assert median(took) < 1.0, took
+
+
+_HAMMER = """
+import sys, time, urllib.request
+end = time.time() + 60
+while time.time() < end:
+    try:
+        urllib.request.urlopen(sys.argv[1]).read()
+    except OSError:
+        pass
+    time.sleep(0.01)
+"""
+
+
+def scrape(web: Web) -> dict[str, float]:
+    """The agent's metrics, read twice because a new series is 0 the first time."""
+    address = docker.from_env().containers.get(AGENT).attrs["NetworkSettings"]["Networks"]["chaosorca"]["IPAddress"]
+    import urllib.request
+
+    for _ in range(2):
+        with urllib.request.urlopen(f"http://{address}:9309/metrics") as answer:
+            text = answer.read().decode()
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if not line.startswith("#")}
