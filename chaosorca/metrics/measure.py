@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable
+from math import isnan
 from statistics import median
 
 from chaosorca.exceptions import NoData, PrometheusError
@@ -61,10 +62,11 @@ def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor
         NoData: the whole did not grow, so that there is no share.
     """
     check_monitored(prometheus, container, monitor, window)
-    everything = prometheus.number(total_rate(whole, window)) or 0.0
-    if everything == 0:
+    # One expression, so that both are of the same moment.
+    share = prometheus.number(f"({total_rate(part, window)} or vector(0)) / {total_rate(whole, window)}")
+    if share is None or isnan(share):
         raise NoData(f"{whole} did not grow in the last {window:g} s: a share of no request at all is no number")
-    return (prometheus.number(total_rate(part, window)) or 0.0) / everything
+    return share
 
 
 def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes: int, within: float = 60.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -96,11 +97,11 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     http = rows(results / web.name / "http.csv")
     times = [row["timestamp"] for row in http]
     assert times == sorted(times)
-    assert max(later - earlier for earlier, later in zip(times, times[1:], strict=False)) < 1.5 * SCRAPE
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.5 * SCRAPE
     assert times[0] < begin - timedelta(seconds=8)
     assert times[-1] > end + timedelta(seconds=10)
     forbidden = 0.0
-    for earlier, row in zip(http, http[1:], strict=False):
+    for earlier, row in itertools.pairwise(http):
         at, ok, failed = row["timestamp"], float(row["200"]), float(row["403"])
         forbidden += failed * (at - earlier["timestamp"]).total_seconds()
         if at < begin or at > end + 2 * SCRAPE:
@@ -116,7 +117,7 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     failed_calls = rows(results / web.name / "syscall.csv")
     total = sum(
         float(row["openat:EACCES"]) * (row["timestamp"] - earlier["timestamp"]).total_seconds()
-        for earlier, row in zip(failed_calls, failed_calls[1:], strict=False)
+        for earlier, row in itertools.pairwise(failed_calls)
     )
     assert total == pytest.approx(injected, rel=0.01)
 

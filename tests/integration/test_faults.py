@@ -21,7 +21,6 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
 
-
 _OPEN = 'print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n";'
 
 
@@ -35,7 +34,12 @@ def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
     started = start_fault(container=web.name, syscall="openat", error="ENOENT")
     (target,) = started["containers"]
     assert target == {"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}
-    assert (started["injector"], started["syscalls"], started["effects"], started["warnings"]) == ("strace", ["openat"], ["error"], [])
+    assert (started["injector"], started["syscalls"], started["effects"], started["warnings"]) == (
+        "strace",
+        ["openat"],
+        ["error"],
+        [],
+    )
     assert started["begins"] < started["ends"]
     assert 0 not in web.tracers()
     assert fault_active(web.name) is True

@@ -1,0 +1,143 @@
+"""What makes no sense is one clear sentence; nothing is started, nothing is left (every test here checks that at its end)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import docker
+import pytest
+from chaoslib.exceptions import ActivityFailed
+from conftest import Web, orca, ours
+from docker.models.containers import Container
+
+from chaosorca.actions.faults import start_fault, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.engine.names import AGENT
+from chaosorca.probes.http import request_rate
+
+GOOD = {"syscall": "openat", "error": "EACCES"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"syscall": "opennat"}, "system call 'opennat' does not exist on x86_64: did you mean 'openat'"),
+        ({"syscall": "sendfile64"}, "system call 'sendfile64' does not exist on x86_64: did you mean 'sendfile'"),
+        ({"syscall": ""}, "names no system call"),
+        ({"error": "EACCESS"}, "error 'EACCESS' is no errno of Linux: did you mean 'EACCES'"),
+        ({"error": None}, "has no effect: give error, delay_enter or delay_exit"),
+        ({"delay_enter": 100}, "delay_enter 100 has no unit"),
+        ({"delay_exit": "100"}, "delay_exit '100' has no unit"),
+        ({"delay_exit": "fast"}, "delay_exit 'fast' is no duration"),
+        ({"duration": 60}, "duration 60 has no unit"),
+        ({"when": "0"}, "when '0' has 0, which is not in 1 to 65535"),
+        ({"when": "every"}, "when 'every' is not one of F, F+, F+S"),
+        ({"injector": "gdb"}, "injector 'gdb' does not exist"),
+        ({"retval": "0"}, "argument retval is not supported yet"),
+        ({"signal": "SIGKILL"}, "argument signal is not supported yet"),
+        ({"probability": "0.5"}, "argument probability is not supported yet"),
+        ({"probability": 2}, "probability 2 is not a number from 0 to 1"),
+        ({"max_faults": 3}, "argument max_faults is not supported yet"),
+        ({"placebo": "true"}, "argument placebo is not supported yet"),
+        ({"abort_when": "error_ratio > 0.5"}, "argument abort_when is not supported yet"),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(
+    arguments: dict[str, Any], sentence: str, web: Web, client: docker.DockerClient
+) -> None:
+    with pytest.raises(ActivityFailed) as failed:
+        start_fault(container=web.name, **{**GOOD, **arguments})
+    assert sentence in str(failed.value)
+    assert "\n" not in str(failed.value)
+    assert ours(client) == []
+    assert web.tracers() == {0}
+
+
+@pytest.mark.parametrize("start", [lambda name: start_fault(container=name, **GOOD), lambda name: start_monitoring(container=name)])
+def test_containers_that_cannot_be_targets(start: Callable[[str], Any], web: Web, run_container: Callable[..., Container]) -> None:
+    def refused(name: str) -> str:
+        with pytest.raises(ActivityFailed) as failed:
+            start(name)
+        return str(failed.value)
+
+    assert refused(web.name[:-1] + "x") == f"container '{web.name[:-1]}x' does not exist: did you mean '{web.name}'?"
+    protected = run_container(["sleep", "60"], labels={"chaosorca.protected": "true"})
+    assert "is protected by its label chaosorca.protected=true" in refused(protected.name)
+    stopped = run_container(["true"])
+    stopped.wait()
+    assert "is not running (exited)" in refused(stopped.name)
+    paused = run_container(["sleep", "60"])
+    paused.pause()
+    assert "is paused" in refused(paused.name)
+    paused.unpause()
+
+
+def test_our_own_containers_are_no_targets(web: Web) -> None:
+    start_monitoring(container=web.name)
+    for act in (lambda: start_fault(container=AGENT, **GOOD), lambda: start_monitoring(container=AGENT)):
+        with pytest.raises(ActivityFailed, match="is one of chaosorca's own"):
+            act()
+    stop_monitoring(container=web.name)
+
+
+def test_a_port_that_is_taken(client: docker.DockerClient) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ActivityFailed, match=f"port {port} on 127.0.0.1 is taken"):
+            start_prometheus(port=port)
+    assert ours(client) == []
+
+
+def test_prometheus_that_is_not_there(web: Web) -> None:
+    with pytest.raises(ActivityFailed, match="Prometheus is not running: start it"):
+        request_rate(web.name)
+    with pytest.raises(ActivityFailed, match=r"Prometheus cannot be reached at http://127\.0\.0\.1:1"):
+        request_rate(web.name, configuration={"prometheus_base_url": "http://127.0.0.1:1"})
+
+
+@pytest.mark.parametrize("setting", [{"port": "http"}, {"port": 70000}, {"scrape_interval": 1}, {"scrape_interval": "soon"}])
+def test_a_prometheus_that_makes_no_sense_is_refused(setting: dict[str, Any], client: docker.DockerClient) -> None:
+    with pytest.raises(ActivityFailed):
+        start_prometheus(**setting)
+    assert ours(client) == []
+    assert stop_prometheus() == {"stopped": False}
+
+
+def test_no_docker_engine() -> None:
+    configuration = {"chaosorca_docker_host": "unix:///nowhere/docker.sock"}
+    for act in (
+        lambda: start_fault(container="web", **GOOD, configuration=configuration),
+        lambda: stop_fault("web", configuration=configuration),
+    ):
+        with pytest.raises(ActivityFailed, match="no Docker Engine answers at 'unix:///nowhere/docker.sock'"):
+            act()
+
+
+def test_the_command_says_it_in_one_line_and_by_its_exit_code(web: Web, client: docker.DockerClient) -> None:
+    wrong = [
+        ("fault", "start", "--name", web.name, "--syscall", "opennat", "--error", "EACCES"),
+        ("fault", "start", "--name", web.name, "--syscall", "openat"),
+        ("fault", "start", "--name", web.name, "--syscall", "openat", "--delay-enter", "100"),
+        ("metric", "htttp", "--name", web.name),
+    ]
+    failed = [
+        ("monit", "start", "--name", "no-such-container"),
+        ("fault", "start", "--name", "no-such-container", "--syscall", "openat", "--error", "EACCES"),
+        ("metric", "http", "--name", web.name),
+    ]
+    for code, commands in ((2, wrong), (1, failed)):
+        for command in commands:
+            done = orca(*command)
+            assert done.returncode == code, done
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+            assert done.stderr.startswith("chaosorca: ")
+            assert done.stdout == ""
+    no_engine = orca("monit", "start", "--name", "x", environment={**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"})
+    assert (no_engine.returncode, len(no_engine.stderr.splitlines())) == (1, 1)
+    assert ours(client) == []

@@ -1,0 +1,234 @@
+"""What is measured of real containers, against what is known to have happened in them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import docker
+import pytest
+from chaoslib.exceptions import ActivityFailed
+from conftest import Web, ours, wait_for
+from docker.models.containers import Container
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.engine.names import AGENT
+from chaosorca.metrics.measure import wait_for_scrapes
+from chaosorca.metrics.tables import Table, read_table
+from chaosorca.probes.http import error_ratio, request_rate
+from chaosorca.probes.resources import cpu_usage
+from chaosorca.probes.syscalls import syscall_rate
+from chaosorca.sources import open_prometheus
+
+
+def table(name: str, metric: str) -> Table:
+    """A metric, after all that has happened up to now was scraped."""
+    prometheus = open_prometheus(None)
+    wait_for_scrapes(prometheus, [name], 3)
+    now = time.time()
+    return read_table(prometheus, name, metric, now - 120, now)
+
+
+def total(of: Table, column: str) -> float:
+    """What was added in all: rates times the time between the rows."""
+    gaps = [later - earlier for earlier, later in zip(of.times, of.times[1:], strict=False)]
+    return sum((value or 0.0) * gap for value, gap in zip(of.columns[column][1:], gaps, strict=True))
+
+
+def exchange(url: str, *requests: bytes) -> bytes:
+    """Send bytes on one connection, each after the answer to those before, and return all that came back."""
+    address = urlsplit(url)
+    received = b""
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        for request in requests:
+            connection.sendall(request)
+            received += connection.recv(65536)
+    return received
+
+
+def test_requests_of_a_code_never_seen_before_are_all_in_the_csv(monitored: Web) -> None:
+    assert [monitored.get("nothing-here") for _ in range(27)] == [404] * 27
+    http = table(monitored.name, "http")
+    assert total(http, "404") == pytest.approx(27, abs=1e-3)
+
+
+def test_requests_are_counted_by_code_over_one_and_over_many_connections(monitored: Web) -> None:
+    keep = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert exchange(monitored.url, *[keep] * 10).count(b"HTTP/1.1 200") == 10
+    assert exchange(monitored.url, b"HEAD /no HTTP/1.1\r\nHost: x\r\n\r\n", b"BREW / HTTP/1.1\r\n\r\n").count(b"HTTP/1.1") == 2
+    for _ in range(5):
+        assert monitored.get() == 200
+    threads = [threading.Thread(target=lambda: [monitored.get() for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    http = table(monitored.name, "http")
+    assert total(http, "200") == pytest.approx(95, abs=1e-3)
+    assert total(http, "404") == pytest.approx(1, abs=1e-3)
+
+
+def test_a_request_that_is_never_answered_is_counted_as_none(monitored: Web, run_container: Callable[..., Container]) -> None:
+    script = r"""
+        use Socket; socket(S, PF_INET, SOCK_STREAM, 0); setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 1);
+        bind(S, sockaddr_in(8000, INADDR_ANY)); listen(S, 10);
+        while (accept(C, S)) { sysread(C, $b, 4096); close(C); }
+    """
+    silent = run_container(["perl", "-e", script], ports={"8000/tcp": ("127.0.0.1", None)})
+    silent.reload()
+    url = f"http://127.0.0.1:{silent.attrs['NetworkSettings']['Ports']['8000/tcp'][0]['HostPort']}/"
+    start_monitoring(container=silent.name)
+    wait_for_scrapes(open_prometheus(None), [silent.name], 2)
+    web = Web(silent, url)
+    assert [web.get() for _ in range(7)] == [0] * 7
+    assert total(table(silent.name, "http"), "none") == pytest.approx(7, abs=1e-3)
+    assert request_rate(silent.name, status="none") > 0
+    assert error_ratio(silent.name) == 1.0
+    stop_monitoring(container=silent.name)
+
+
+def test_a_container_is_followed_as_a_client_too(
+    monitored: Web, run_container: Callable[..., Container], client: docker.DockerClient
+) -> None:
+    address = monitored.container.attrs["NetworkSettings"]["IPAddress"]
+    script = f"""
+        use IO::Socket::INET; sleep 3;
+        for (1..6) {{ $s = IO::Socket::INET->new("{address}:80"); print $s "GET /no HTTP/1.0\\r\\n\\r\\n"; while (<$s>) {{}} }} sleep 60;
+    """
+    caller = run_container(["perl", "-e", script])
+    start_monitoring(container=caller.name)
+    wait_for_scrapes(open_prometheus(None), [caller.name], 5)
+    assert total(table(caller.name, "http"), "client:404") == pytest.approx(6, abs=1e-3)
+    assert request_rate(caller.name, status="4xx", role="client") > 0
+    assert request_rate(caller.name) == 0.0
+    stop_monitoring(container=caller.name)
+
+
+def test_system_calls_are_counted_exactly(monitored: Web) -> None:
+    # perl's getppid is one system call each; chmod of nothing fails with ENOENT.
+    script = 'for (1..20000) { getppid() } for (1..300) { chmod(0644, "/no/such/file") }'
+    assert monitored.container.exec_run(["perl", "-e", script]).exit_code == 0
+    calls = table(monitored.name, "syscall")
+    assert total(calls, "getppid") == pytest.approx(20000, abs=1)
+    chmods = [name for name in calls.columns if name in ("chmod", "fchmodat")]
+    assert [total(calls, name) for name in chmods] == [pytest.approx(300, abs=0.1)]
+    assert total(calls, f"{chmods[0]}:ENOENT") == pytest.approx(300, abs=0.1)
+    assert syscall_rate(monitored.name, syscall="getppid", window="60s") > 0
+    assert syscall_rate(monitored.name, syscall=chmods[0], error="ENOENT", window="60s") > 0
+    assert syscall_rate(monitored.name, syscall=chmods[0], error="EIO", window="60s") == 0.0
+
+
+def test_a_direct_write_of_64_mib_is_64_mib_of_io(monitored: Web) -> None:
+    written = monitored.container.exec_run(["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=64", "oflag=direct"])
+    assert written.exit_code == 0, written.output
+    assert total(table(monitored.name, "io"), "write") == pytest.approx(64 * 2**20, rel=0.01)
+
+
+def test_processor_memory_and_network_are_those_of_the_container(monitored: Web) -> None:
+    monitored.container.exec_run(["perl", "-e", "$end = time + 4; 1 while time < $end"])
+    assert 0.7 < cpu_usage(monitored.name, window="3s") < 1.3
+    body = 615  # nginx's page
+    for _ in range(50):
+        monitored.get()
+    wait_for_scrapes(open_prometheus(None), [monitored.name], 2)
+    assert 50 * body < total(table(monitored.name, "nets"), "bytes") < 50 * 4 * body
+    (memory,) = {value is not None and 10**6 < value < 10**9 for value in table(monitored.name, "mem").columns["bytes"]}
+    assert memory
+
+
+def test_what_did_not_happen_is_zero_and_what_is_not_monitored_is_an_error(
+    monitored: Web, run_container: Callable[..., Container]
+) -> None:
+    assert monitored.get() == 200
+    wait_for(lambda: request_rate(monitored.name, status="200") > 0)
+    assert request_rate(monitored.name, status="403") == 0.0
+    assert request_rate(monitored.container.short_id, status="4xx,5xx,none") == 0.0
+    assert error_ratio(monitored.name) == 0.0
+    assert isinstance(syscall_rate(monitored.name), float)
+    with pytest.raises(ActivityFailed, match="a share of no request at all"):
+        error_ratio(monitored.name, role="client")
+
+    nobody = run_container(["sleep", "60"])
+    with pytest.raises(ActivityFailed, match=f"nobody monitors the http of container '{nobody.name}'"):
+        request_rate(nobody.name)
+    start_monitoring(container=nobody.name, http=False)
+    wait_for_scrapes(open_prometheus(None), [nobody.name], 2)
+    assert cpu_usage(nobody.name) >= 0.0
+    with pytest.raises(ActivityFailed, match="nobody monitors the http"):
+        request_rate(nobody.name)
+    stop_monitoring(container=nobody.name)
+    time.sleep(3.5)
+    with pytest.raises(ActivityFailed, match=r"has no sample for \d\.\d s, over 3 scrapes"):
+        cpu_usage(nobody.name)
+
+
+def test_a_restarted_container_is_followed(monitored: Web) -> None:
+    assert monitored.get() == 200
+    monitored.container.restart(timeout=1)
+    monitored.container.reload()
+    port = monitored.container.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
+    monitored.url = f"http://127.0.0.1:{port}/"
+    wait_for(lambda: monitored.get("ready") == 404)
+    time.sleep(0.6)
+    assert [monitored.get("after") for _ in range(9)] == [404] * 9
+    assert total(table(monitored.name, "http"), "404") >= 9 - 1e-3
+
+
+def test_monitoring_by_label_starts_twice_and_stops_twice_without_harm(
+    run_container: Callable[..., Container], client: docker.DockerClient
+) -> None:
+    label = f"orca-test={time.monotonic_ns()}"
+    names = sorted(run_container(["sleep", "60"], labels=[label]).name for _ in range(2))
+    for _ in range(2):
+        assert [one["name"] for one in start_monitoring(label=label)] == names
+    assert stop_monitoring(container=names[0]) == {"stopped": [names[0]]}
+    assert client.containers.get(AGENT).status == "running"
+    assert stop_monitoring(label=label) == {"stopped": [names[1]]}
+    assert ours(client) == []
+    assert stop_monitoring(label=label) == {"stopped": []}
+
+
+def test_the_agent_is_started_once_with_named_capabilities_only(web: Web, client: docker.DockerClient) -> None:
+    start_monitoring(container=web.name)
+    first = client.containers.get(AGENT)
+    start_monitoring(container=web.name, http=False)
+    assert client.containers.get(AGENT).id == first.id
+    host = first.attrs["HostConfig"]
+    assert host["Privileged"] is False
+    assert host["CapDrop"] == ["ALL"]
+    assert {name.removeprefix("CAP_") for name in host["CapAdd"]} == {
+        "SYS_ADMIN",
+        "SYS_PTRACE",
+        "NET_ADMIN",
+        "NET_RAW",
+        "DAC_READ_SEARCH",
+    }
+    assert not host["PortBindings"]
+    assert list(first.attrs["NetworkSettings"]["Networks"]) == ["chaosorca"]
+    assert client.images.get(first.attrs["Image"]).attrs["Size"] <= 450e6
+    stop_monitoring(container=web.name)
+
+
+def test_a_container_on_the_hosts_network_is_said_to_be_so(run_container: Callable[..., Container]) -> None:
+    container = run_container(["sleep", "60"], network_mode="host")
+    (told,) = start_monitoring(container=container.name)
+    assert told["monitors"] == ["resources", "syscalls"]
+    assert "it is on the host's network" in told["warnings"][0]
+    stop_monitoring(container=container.name)
+
+
+def test_prometheus_keeps_its_data_only_if_it_is_asked_to(client: docker.DockerClient) -> None:
+    first = start_prometheus(port="0")
+    assert first["url"].startswith("http://127.0.0.1:")
+    assert first["started"] is True
+    assert start_prometheus(port=0) == {"url": first["url"], "started": False}
+    (port,) = client.containers.get("chaosorca-prometheus").attrs["HostConfig"]["PortBindings"]["9090/tcp"]
+    assert port["HostIp"] == "127.0.0.1"
+    assert stop_prometheus(keep_data="true") == {"stopped": True}
+    assert ours(client) == ["volume chaosorca-prometheus-data"]
+    assert stop_prometheus() == {"stopped": False}
+    assert ours(client) == []
