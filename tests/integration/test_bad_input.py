@@ -115,7 +115,7 @@ def test_no_docker_engine() -> None:
         lambda: start_fault(container="web", **GOOD, configuration=configuration),
         lambda: stop_fault("web", configuration=configuration),
     ):
-        with pytest.raises(ActivityFailed, match="no Docker Engine answers at 'unix:///nowhere/docker.sock'"):
+        with pytest.raises(ActivityFailed, match=r"no Docker Engine answers at 'unix:///nowhere/docker\.sock'"):
             act()
 
 

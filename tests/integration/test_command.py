@@ -39,8 +39,6 @@ def test_monitor_fault_metric(web: Web, client: docker.DockerClient, tmp_path: P
     assert [web.get() for _ in range(3)] == [200] * 3
     assert run("prom", "start").startswith("Prometheus runs already at http://127.0.0.1:")
 
-    import time
-
     time.sleep(3)
     http = sums(run("metric", "http", "--name", web.name))
     assert {code: round(value, 1) for code, value in http.items()} == {"200": 4, "404": 4}

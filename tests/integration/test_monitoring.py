@@ -91,13 +91,12 @@ def test_a_request_that_is_never_answered_is_counted_as_none(monitored: Web, run
     stop_monitoring(container=silent.name)
 
 
-def test_a_container_is_followed_as_a_client_too(
-    monitored: Web, run_container: Callable[..., Container], client: docker.DockerClient
-) -> None:
+def test_a_container_is_followed_as_a_client_too(monitored: Web, run_container: Callable[..., Container]) -> None:
     address = monitored.container.attrs["NetworkSettings"]["IPAddress"]
     script = f"""
         use IO::Socket::INET; sleep 3;
-        for (1..6) {{ $s = IO::Socket::INET->new("{address}:80"); print $s "GET /no HTTP/1.0\\r\\n\\r\\n"; while (<$s>) {{}} }} sleep 60;
+        for (1..6) {{ $s = IO::Socket::INET->new("{address}:80"); print $s "GET /no HTTP/1.0\\r\\n\\r\\n"; while (<$s>) {{}} }}
+        sleep 60;
     """
     caller = run_container(["perl", "-e", script])
     start_monitoring(container=caller.name)
@@ -181,8 +180,9 @@ def test_a_restarted_container_is_followed(monitored: Web) -> None:
 def test_monitoring_by_label_starts_twice_and_stops_twice_without_harm(
     run_container: Callable[..., Container], client: docker.DockerClient
 ) -> None:
-    label = f"orca-test={time.monotonic_ns()}"
-    names = sorted(run_container(["sleep", "60"], labels=[label]).name for _ in range(2))
+    value = str(time.monotonic_ns())
+    label = f"orca-test={value}"
+    names = sorted(run_container(["sleep", "60"], labels={"orca-test": value}).name for _ in range(2))
     for _ in range(2):
         assert [one["name"] for one in start_monitoring(label=label)] == names
     assert stop_monitoring(container=names[0]) == {"stopped": [names[0]]}
