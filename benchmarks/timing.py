@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""How fast a fault begins, and how fast the kill switch ends it: many rounds on a real nginx, median and spread.
+
+    .venv/bin/python benchmarks/timing.py [ROUNDS]
+
+For each round: `start_fault` until the first request that it hits has been answered by 403, with the agent running; then
+`docker rm -f chaosorca-agent` until the first 200. Needs what `scripts/setup` makes. Requests go to 127.0.0.1, one at a time.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+
+from chaosorca.actions.faults import start_fault, stop_all_faults
+from chaosorca.actions.monitoring import start_monitoring
+from chaosorca.engine.names import AGENT
+from chaosorca.probes.faults import faults_injected
+
+ROOT = Path(__file__).parents[1]
+IMAGE, NAME = "chaosorca-bench-nginx", "chaosorca-bench-web"
+LONGEST = 30.0
+
+
+def main() -> int:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    client = docker.from_env()
+    client.images.build(path=str(ROOT / "experiments" / "nginx"), tag=IMAGE, rm=True)
+    web = client.containers.run(IMAGE, name=NAME, detach=True, ports={"80/tcp": ("127.0.0.1", None)})
+    try:
+        web.reload()
+        url = f"http://127.0.0.1:{web.attrs['NetworkSettings']['Ports']['80/tcp'][0]['HostPort']}/"
+        _until(lambda: _status(url) == 200)
+        begins, ends = [], []
+        for _ in range(rounds):
+            start_monitoring(container=NAME)  # the agent runs
+            began = time.monotonic()
+            start_fault(container=NAME, syscall="openat", error="EACCES")
+            returned = time.monotonic() - began
+            _until(lambda: _status(url) == 403)
+            begins.append((time.monotonic() - began, returned))
+            if not faults_injected(NAME):
+                raise AssertionError("a 403 without an injected call")
+            began = time.monotonic()
+            subprocess.run(["docker", "rm", "--force", AGENT], check=True, capture_output=True)
+            _until(lambda: _status(url) == 200)
+            ends.append(time.monotonic() - began)
+        _print("start_fault returns", [returned for _, returned in begins])
+        _print("start_fault until the first injected call's answer", [took for took, _ in begins])
+        _print("docker rm -f of the agent until the first 200", ends)
+    finally:
+        web.remove(force=True, v=True)
+        stop_all_faults()
+    return 0
+
+
+def _print(what: str, seconds: list[float]) -> None:
+    low, high = min(seconds), max(seconds)
+    print(f"{what:<52} median {statistics.median(seconds):.3f} s  ({low:.3f} to {high:.3f}, {len(seconds)} rounds)")
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONGEST
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing happened in {LONGEST} s")
+        time.sleep(0.005)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
