@@ -20,7 +20,7 @@ from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine import prometheus
-from chaosorca.engine.agent import find_agent
+from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.exceptions import EngineError, InvalidArgument, OrcaError
 from chaosorca.metrics import measure, tables
@@ -143,6 +143,7 @@ def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | N
         raise click.UsageError("give either --name or --all")
     if name:
         stopped = stop_fault(container=name, syscall=syscall, configuration=configuration)["stopped"]
+        retire_agent(connect(configuration))  # what it had counted is told here
     else:
         stopped = stop_all_faults(configuration=configuration)["stopped"]
     for one in stopped:

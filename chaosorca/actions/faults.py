@@ -1,5 +1,6 @@
 """Start and stop faults on system calls."""
 
+import contextlib
 import uuid
 
 from logzero import logger
@@ -9,7 +10,7 @@ from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.containers import find_container
 from chaosorca.engine.run import RUN_ID
-from chaosorca.exceptions import ContainerError, InvalidArgument
+from chaosorca.exceptions import ContainerError, InvalidArgument, OrcaError
 from chaosorca.model.fault import INJECTORS, parse_fault
 from chaosorca.model.nearest import nearest
 from chaosorca.model.syscalls import machine
@@ -91,8 +92,9 @@ def start_fault(
         done = agent.ask("start_fault", container=target.to_json(), fault=fault.to_json(), fault_id=fault_id, run=RUN_ID)
     except BaseException:
         # Whatever was the matter, also Ctrl-C while the agent attaches: this fault is not to stay.
-        agent.ask("stop_fault", fault_id=fault_id)
-        retire_agent(client)
+        with contextlib.suppress(OrcaError):
+            agent.ask("stop_fault", fault_id=fault_id)
+            retire_agent(client)
         raise
     warnings = [f"process {one['pid']} was not attached: {one['reason']}" for one in done["not_attached"]]
     for warning in warnings:

@@ -15,7 +15,7 @@ from typing import Any
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
-from chaosorca.agent.tracers.strace import Call, Strace
+from chaosorca.agent.tracers.strace import Call, Strace, check_known
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.syscalls import syscall_numbers
@@ -96,6 +96,7 @@ class Faults:
         Raises:
             AgentError: the container has a fault already or is being traced, or nothing could be attached.
         """
+        check_known(fault.syscalls, self._numbers)
         running = self.active_on(target.name)
         if running:
             raise AgentError(
@@ -176,7 +177,7 @@ class Faults:
     def _attach(self, injection: Injection, pids: list[int]) -> None:
         left = injection.deadline - time.monotonic() + _GRACE
         tracer = self._spawner.submit(
-            Strace, injection.fault, self._numbers, pids, left, lambda call: self._on_call(injection, call), self._proc
+            Strace, injection.fault, pids, left, lambda call: self._on_call(injection, call), self._proc
         ).result()
         missing = tracer.wait_attached(_ATTACH_WITHIN)
         injection.not_attached.update(missing)

@@ -54,10 +54,11 @@ def _spread_first(axis: Sequence[float], values: dict[float, float], grown: Colu
     """Spread what a new series begins with over the two intervals in which it may have happened.
 
     The agent gives a new series as 0 in the scrape that finds it and its value in the next one, so that `rate()` loses nothing.
-    What it grew by until then happened since the scrape before the first of the two, not since the first.
+    What it grew by until then happened since the scrape before the first of the two, not since the first. At the axis's own
+    beginning it stays where it is: a table's first row is of the second time, and has no row before it to tell how long it took.
     """
     first = next((index for index, at in enumerate(axis) if round(at, 3) in values), 0)
-    if not 1 <= first < len(axis) - 1 or values[round(axis[first], 3)] != 0:
+    if not 2 <= first < len(axis) - 1 or values[round(axis[first], 3)] != 0:
         return grown
     earlier, later = grown[first], grown[first + 1]
     if earlier is None or later is None:

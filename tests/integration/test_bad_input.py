@@ -27,6 +27,7 @@ GOOD = {"syscall": "openat", "error": "EACCES"}
     [
         ({"syscall": "opennat"}, "system call 'opennat' does not exist on x86_64: did you mean 'openat'"),
         ({"syscall": "sendfile64"}, "system call 'sendfile64' does not exist on x86_64: did you mean 'sendfile'"),
+        ({"syscall": "openat,cachestat"}, "system call 'cachestat' is newer than strace 6.1"),
         ({"syscall": ""}, "names no system call"),
         ({"error": "EACCESS"}, "error 'EACCESS' is no errno of Linux: did you mean 'EACCES'"),
         ({"error": None}, "has no effect: give error, delay_enter or delay_exit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ from docker.models.containers import Container
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.engine.agent import Agent
+from chaosorca.engine.containers import find_container
 from chaosorca.engine.names import AGENT
 from chaosorca.metrics.measure import wait_for_scrapes
 from chaosorca.metrics.tables import Table, read_table
@@ -232,3 +235,41 @@ def test_prometheus_keeps_its_data_only_if_it_is_asked_to(client: docker.DockerC
     assert ours(client) == ["volume chaosorca-prometheus-data"]
     assert stop_prometheus() == {"stopped": False}
     assert ours(client) == []
+
+
+def test_an_agent_of_another_version_is_replaced_only_when_it_is_idle(web: Web, client: docker.DockerClient) -> None:
+    start_monitoring(container=web.name)
+    agent = client.containers.get(AGENT)
+    host = agent.attrs["HostConfig"]
+    source = f"FROM {agent.attrs['Config']['Image']}\nLABEL other=version\n"
+    other, _ = client.images.build(fileobj=io.BytesIO(source.encode()), tag="chaosorca-test-agent", rm=True)
+    stop_monitoring(container=web.name)
+
+    def start_other() -> Container:
+        return client.containers.run(
+            "chaosorca-test-agent",
+            name=AGENT,
+            detach=True,
+            labels={"chaosorca.role": "agent"},
+            pid_mode="host",
+            cgroupns="host",
+            cap_drop=["ALL"],
+            cap_add=host["CapAdd"],
+            security_opt=["seccomp=unconfined"],
+            volumes={"/sys/fs/cgroup": {"bind": "/host/cgroup", "mode": "ro"}},
+        )
+
+    idle = start_other()
+    wait_for(lambda: b"ready" in idle.logs())
+    start_monitoring(container=web.name)
+    assert client.containers.get(AGENT).id != idle.id
+    stop_monitoring(container=web.name)
+
+    busy = start_other()
+    wait_for(lambda: b"ready" in busy.logs())
+    Agent(busy).ask("watch", container=find_container(client, web.name).to_json(), monitors=["resources"])
+    with pytest.raises(ActivityFailed, match=r"an agent of another version .* is at work"):
+        start_monitoring(container=web.name)
+    assert client.containers.get(AGENT).id == busy.id
+    assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
+    client.images.remove(other.id, force=True)

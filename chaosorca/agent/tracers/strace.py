@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import IO, cast
 
 from chaosorca.agent import proc as procfs
+from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import Fault
 
 _LINE = re.compile(
     r"\d+ +(?:<\.\.\. )?(?P<name>\w+)(?: resumed>|\().*\) += (?P<result>.*?)"
     r"(?P<marks>(?: \((?:INJECTED|DELAYED)\))*)(?: <(?P<seconds>[\d.]+)>)?"
 )
-_KNOWN_TO_STRACE = 450
+_NEWEST = 450
+_NEVER_KNOWN = {"uretprobe"}
 _ASKED_TO_END = 0.5
 _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
@@ -52,16 +54,28 @@ def parse_line(line: str) -> Call | None:
     return Call(match["name"], error[1] if error else "", "(INJECTED)" in marks, "(DELAYED)" in marks, float(match["seconds"] or 0))
 
 
-def strace_command(fault: Fault, numbers: dict[str, int], pids: Sequence[int], output_fd: int) -> list[str]:
+def check_known(syscalls: Sequence[str], numbers: dict[str, int]) -> None:
+    """Refuse system calls that the agent's strace (6.1) does not know: it takes no number above those that it has names for.
+
+    Raises:
+        InvalidArgument: one of them is newer than strace.
+    """
+    for name in syscalls:
+        if numbers[name] > _NEWEST or name in _NEVER_KNOWN:
+            raise InvalidArgument(
+                f"system call {name!r} is newer than strace 6.1, which injects the fault: it is not supported yet"
+            )
+
+
+def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[str]:
     """The command that attaches a fault to processes, all of their threads and their later children.
 
     Arguments:
         fault: what to inject.
-        numbers: the system calls' numbers, for those that are newer than strace.
         pids: the processes, in strace's pid namespace.
         output_fd: where strace writes.
     """
-    names = ",".join(str(n) if (n := numbers[name]) > _KNOWN_TO_STRACE else name for name in fault.syscalls)
+    names = ",".join(fault.syscalls)
     inject = [f"inject={names}"]
     if fault.error:
         inject.append(f"error={fault.error}")
@@ -82,7 +96,6 @@ class Strace:
     def __init__(
         self,
         fault: Fault,
-        numbers: dict[str, int],
         pids: Sequence[int],
         deadline: float,
         on_call: Callable[[Call], None],
@@ -91,13 +104,12 @@ class Strace:
         """Start strace. Has to be called by a thread that lives as long as the agent: that is whose death strace watches.
 
         Arguments:
-            fault, numbers, pids: see `strace_command`.
+            fault, pids: see `strace_command`.
             deadline: seconds after which strace is killed in any case.
             on_call: is told of each finished call, from a thread of this object's.
             proc: the proc file system.
         """
         self.pids = tuple(pids)
-        self._names = {number: name for name, number in numbers.items()}
         self._on_call = on_call
         self._proc = proc
         self._complaints: list[str] = []
@@ -109,7 +121,7 @@ class Strace:
                     *_GUARD,
                     *("timeout", "--foreground", "--signal=KILL", f"{deadline:.3f}"),
                     *_GUARD,
-                    *strace_command(fault, numbers, pids, writing),
+                    *strace_command(fault, pids, writing),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -187,9 +199,6 @@ class Strace:
             for line in lines:
                 call = parse_line(line)
                 if call is not None:
-                    if call.syscall.startswith("syscall_0x"):
-                        number = int(call.syscall.removeprefix("syscall_"), 16)
-                        call = Call(**{**call.__dict__, "syscall": self._names.get(number, call.syscall)})
                     self._on_call(call)
 
     def _read_complaints(self, lines: IO[str]) -> None:
