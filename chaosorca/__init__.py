@@ -15,7 +15,7 @@ _ACTIVITIES = {
 
 def discover(discover_system: bool = True) -> Any:
     """List the activities of this extension, for `chaos discover chaostoolkit-orca`."""
-    from chaoslib.discovery import discover as chaoslib  # the agent, which has no Chaos Toolkit, imports this module too
+    import chaoslib.discovery as chaoslib  # here, because the agent has no Chaos Toolkit and imports this module too
 
     result = chaoslib.initialize_discovery_result("chaostoolkit-orca", __version__, "chaosorca")
     for function, modules in _ACTIVITIES.items():

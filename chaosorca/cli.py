@@ -203,6 +203,9 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     try:
         cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(WRONG_USE)
     except click.ClickException as error:
         _fail(error.format_message().replace("\n", " "), WRONG_USE)
     except (click.Abort, KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from chaosorca.activity import activity
 from chaosorca.engine import agent, prometheus
 from chaosorca.engine.client import connect
+from chaosorca.exceptions import InvalidArgument
 from chaosorca.model.duration import parse_duration
 from chaosorca.model.values import as_bool, as_int
 
@@ -33,6 +34,8 @@ def start_prometheus(
     """
     number = as_int(port, "port", 0, 65535)
     interval = parse_duration(scrape_interval, "scrape_interval")
+    if not 100_000 <= interval <= 60_000_000 or interval % 1000:
+        raise InvalidArgument(f"scrape_interval {scrape_interval!r} is not from 100ms to 1m, in whole milliseconds")
     return prometheus.start_prometheus(connect(configuration), configuration, number, interval, image)
 
 

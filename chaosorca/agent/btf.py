@@ -51,9 +51,9 @@ def member_offsets(btf: bytes, wanted: dict[str, set[str]]) -> dict[str, dict[st
             offsets = found.setdefault(struct_name, {})
             for member_name_at, _type, bits in _MEMBER.iter_unpack(btf[at : at + members * _MEMBER.size]):
                 member = name(member_name_at)
-                bits &= 0xFFFFFF if info >> 31 else 0xFFFFFFFF
-                if member in wanted[struct_name] and bits % 8 == 0:
-                    offsets[member] = bits // 8
+                width, offset = (bits >> 24, bits & 0xFFFFFF) if info >> 31 else (0, bits)
+                if member in wanted[struct_name] and width == 0 and offset % 8 == 0:
+                    offsets[member] = offset // 8
         fixed, each = _EXTRA.get(kind, (0, 0))
         at += fixed + each * members
     return found

@@ -64,13 +64,14 @@ class Cgroup:
         return ([self.unified] if self.unified else []) + list(self.v1.values())
 
 
-def cgroup_of(proc: Path, pid: int, host: Path) -> Cgroup:
+def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
     """Find the control group of a process.
 
     Arguments:
         proc: a proc file system that shows the host's processes.
         pid: the process.
         host: where the host's /sys/fs/cgroup is mounted: its own mount here shows a container its own part only.
+        owner: the container's id: only directories that have it in their path are its own, and hold no other's processes.
 
     Raises:
         FileNotFoundError: there is no such process.
@@ -81,7 +82,7 @@ def cgroup_of(proc: Path, pid: int, host: Path) -> Cgroup:
     unified: Path | None = None
     for line in (proc / str(pid) / "cgroup").read_text().splitlines():
         _number, controllers, path = line.split(":", 2)
-        if path == "/":
+        if path == "/" or owner not in path:
             continue
         for controller in controllers.split(","):
             if controller in mounts:

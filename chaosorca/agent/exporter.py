@@ -1,7 +1,8 @@
 """`/metrics` in Prometheus's text format.
 
-A label set that a client sees for the first time is given to it as 0, and its value from the next scrape on: Prometheus's
-`rate()` cannot know what a counter was before its first sample, so without this it would lose what a new series begins with.
+A label set that is new to a client is given to it as 0, and its value from the next scrape on: Prometheus's `rate()` cannot know
+what a counter was before its first sample, so without this it would lose what a new series begins with. A new client is given what
+others have seen already as it is: that did not begin now.
 """
 
 from __future__ import annotations
@@ -96,12 +97,13 @@ class FirstSeenAsZero:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, set[_Key]] = OrderedDict()
+        self._seen_by_any: set[_Key] = set()
 
     def apply(self, client: str, metrics: Iterable[Any]) -> list[Any]:
         """Return the families as a client is to see them; what it no longer sees is forgotten."""
         result = list(metrics)
         with self._lock:
-            before = self._seen.pop(client, set())
+            before = self._seen.pop(client, self._seen_by_any)
             now: set[_Key] = set()
             for family in result:
                 if family.type not in ("counter", "histogram") or not family.name.startswith("chaosorca_"):
@@ -111,7 +113,7 @@ class FirstSeenAsZero:
                     now.add(key)
                     if key not in before:
                         family.samples[index] = Sample(sample.name, sample.labels, 0)
-            self._seen[client] = now
+            self._seen[client] = self._seen_by_any = now
             while len(self._seen) > _CLIENTS_KEPT:
                 self._seen.popitem(last=False)
         return result

@@ -21,13 +21,14 @@ class Target:
     cgroup: Cgroup
     host_network: bool = False
     warnings: list[str] = field(default_factory=list)
+    proc: Path = Path("/proc")
 
     def pids(self) -> list[int]:
         """Its processes now; none while it does not run.
 
         The runtime's own process that is about to become a `docker exec`'s is left out: it is not the container's yet.
         """
-        return [pid for pid in self.cgroup.pids() if not procfs.command_name(Path("/proc"), pid).startswith("runc:[")]
+        return [pid for pid in self.cgroup.pids() if not procfs.command_name(self.proc, pid).startswith("runc:[")]
 
 
 def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target:
@@ -38,13 +39,13 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
             whether it is on the host's network (`host_network`).
 
     Raises:
-        AgentError: no such process, or it is not in a control group of the container's own.
+        AgentError: no such process, or it is in no control group of the container's own.
     """
     name, pid = container["name"], int(container["pid"])
     try:
-        cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS))
+        cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS), container["id"])
     except (FileNotFoundError, ProcessLookupError):
         raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again") from None
     except ValueError:
         raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart") from None
-    return Target(name, container["id"], cgroup, bool(container.get("host_network")))
+    return Target(name, container["id"], cgroup, bool(container.get("host_network")), proc=proc)

@@ -20,6 +20,7 @@ from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, named_containers
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
+from chaosorca.engine.containers import check_label
 from chaosorca.engine.prometheus import is_running
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.metrics import measure
@@ -45,7 +46,11 @@ def validate_control(control: dict[str, Any]) -> None:
     """Check the arguments for `chaos validate`."""
     check_arguments(
         control,
-        {"containers": lambda value: as_names(value, "containers"), "label": str, "keep": lambda value: as_bool(value, "keep")},
+        {
+            "containers": lambda value: as_names(value, "containers"),
+            "label": check_label,
+            "keep": lambda value: as_bool(value, "keep"),
+        },
     )
 
 

@@ -13,6 +13,9 @@ from logzero import logger
 
 from chaosorca.exceptions import EngineError
 
+_LOCAL = ("http+docker://localhost", "http+docker://localnpipe")
+"""What the Docker client calls an engine that it reaches by a Unix socket or a named pipe."""
+
 
 @contextmanager
 def engine_errors(doing: str) -> Iterator[None]:
@@ -35,8 +38,8 @@ def connect(configuration: Mapping[str, Any] | None = None) -> docker.DockerClie
     try:
         client = docker.DockerClient(base_url=host) if host else docker.from_env()
         client.ping()
-    except (docker.errors.DockerException, requests.RequestException) as error:
-        where = f"at {host!r} (chaosorca_docker_host)" if host else "that the docker command would use"
+    except (docker.errors.DockerException, requests.RequestException, ValueError) as error:
+        where = f"at {host!r} (chaosorca_docker_host)" if host else "where the docker command looks for one"
         raise EngineError(f"no Docker Engine answers {where}: start it, or check who may use it ({_cause(error)})") from error
     logger.debug("using the Docker Engine at %s", client.api.base_url)
     return client
@@ -44,11 +47,15 @@ def connect(configuration: Mapping[str, Any] | None = None) -> docker.DockerClie
 
 def is_local(client: docker.DockerClient) -> bool:
     """Whether the engine's published ports are on this machine's 127.0.0.1."""
-    return bool(client.api.base_url.startswith(("http+docker://", "http+unix://", "npipe://")))
+    return client.api.base_url in _LOCAL
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason of a chain of errors, which is the one that tells."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error)
+    """What the operating system said, which is what tells; else what the client made of it."""
+    inner: BaseException | None = error
+    reason = str(error)
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            reason = inner.strerror
+        inner = inner.__context__
+    return reason

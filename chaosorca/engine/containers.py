@@ -56,13 +56,23 @@ def select_containers(client: docker.DockerClient, container: str | None, label:
         raise InvalidArgument("give either container or label, not both and not neither")
     if container is not None:
         return [find_container(client, container)]
-    if not isinstance(label, str) or "=" not in label:
-        raise InvalidArgument(f"label {label!r} is not written as key=value")
+    check_label(label)
     with engine_errors(f"looking for containers with label {label!r}"):
         found = client.containers.list(filters={"label": label}, ignore_removed=True)
     if not found:
         raise ContainerError(f"no running container has the label {label!r}: check it with `docker ps --filter label={label}`")
     return [_checked(one.attrs) for one in sorted(found, key=lambda one: one.name)]
+
+
+def check_label(label: object) -> str:
+    """Return a label that selects containers.
+
+    Raises:
+        InvalidArgument: it is not written as key=value.
+    """
+    if not isinstance(label, str) or not label.partition("=")[0] or not label.partition("=")[2]:
+        raise InvalidArgument(f"label {label!r} is not written as key=value")
+    return label
 
 
 def _checked(attrs: dict[str, Any]) -> Container:

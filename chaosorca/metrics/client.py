@@ -46,12 +46,12 @@ class Prometheus:
         try:
             response = self._session.post(f"{self.base_url}/api/v1/query", data=form, timeout=_TIMEOUT)
             answer = response.json()
-        except requests.JSONDecodeError as error:
+            if answer["status"] == "success":
+                return answer["data"]
+            raise PrometheusError(f"Prometheus at {self.base_url} refused {expression!r}: {answer.get('error', answer)}")
+        except (requests.JSONDecodeError, TypeError, KeyError) as error:
             raise PrometheusError(f"what answers at {self.base_url} is no Prometheus: check prometheus_base_url") from error
         except requests.RequestException as error:
             raise PrometheusError(
                 f"Prometheus cannot be reached at {self.base_url}: start it, or check prometheus_base_url ({type(error).__name__})"
             ) from error
-        if answer.get("status") != "success":
-            raise PrometheusError(f"Prometheus at {self.base_url} refused {expression!r}: {answer.get('error', answer)}")
-        return answer["data"]

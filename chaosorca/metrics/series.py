@@ -39,7 +39,8 @@ def growth(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: 
     before: float | None = None
     previous: float | None = None
     for at in axis:
-        value = values.get(round(at, 3), 0.0 if begins_at_zero else None)
+        # One that is missing from a scrape is where it was before.
+        value = values.get(round(at, 3), 0.0 if before is None and begins_at_zero else before)
         if previous is None or at - previous > gap:
             result.append(None)
         elif value is None or before is None:
@@ -108,8 +109,6 @@ def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:
         if count >= rank and count > 0:
             if bound == float("inf"):
                 return lower_bound
-            if count == lower_count:
-                return bound
             return lower_bound + (bound - lower_bound) * (rank - lower_count) / (count - lower_count)
         lower_bound, lower_count = bound, count
     return lower_bound

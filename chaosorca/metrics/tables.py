@@ -130,8 +130,14 @@ def to_csv(table: Table) -> str:
     writer.writerow(["timestamp", *table.columns])
     for index, at in enumerate(table.times):
         cells = (column[index] for column in table.columns.values())
-        writer.writerow([iso(at), *("" if cell is None else format(cell, ".10g") for cell in cells)])
+        writer.writerow([iso(at), *map(_cell, cells)])
     return text.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if value == int(value) else format(value, ".10g")
 
 
 def iso(seconds: float) -> str:

@@ -167,6 +167,8 @@ def check_errno(name: str) -> str:
     Raises:
         InvalidArgument: no such errno; the sentence offers the nearest names.
     """
+    if not isinstance(name, str):
+        raise InvalidArgument(f"error {name!r} is no name of an errno: write it as in 'EACCES'")
     upper = name.strip().upper()
     upper = _ALIASES.get(upper, upper)
     if upper not in _NUMBERS:

@@ -57,7 +57,7 @@ class Fault:
 def parse_fault(
     arch: str,
     syscall: object,
-    error: str | None = None,
+    error: Any = None,
     delay_enter: object = None,
     delay_exit: object = None,
     when: object = None,
@@ -78,7 +78,7 @@ def parse_fault(
     """
     fault = Fault(
         syscalls=_syscalls(syscall, arch),
-        error=check_errno(error) if error else None,
+        error=check_errno(error) if error not in (None, "") else None,
         delay_enter=parse_duration(delay_enter, "delay_enter") if delay_enter is not None else None,
         delay_exit=parse_duration(delay_exit, "delay_exit") if delay_exit is not None else None,
         when=check_when(str(when)) if when is not None else None,

@@ -8,5 +8,6 @@ from collections.abc import Iterable
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `: did you mean 'a' or 'b'?` for the known names nearest to `name`, or an empty string."""
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    by_lower = {one.lower(): one for one in known}
+    found = [by_lower[one] for one in difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)]
     return f": did you mean {' or '.join(map(repr, found))}?" if found else ""

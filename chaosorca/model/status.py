@@ -21,7 +21,7 @@ def status_regex(status: object) -> str:
     parts = []
     for part in str(status).split(","):
         text = part.strip().lower()
-        if re.fullmatch(r"[1-9]\d\d|none", text):
+        if re.fullmatch(r"[1-9][0-9][0-9]|none", text):
             parts.append(text)
         elif re.fullmatch(r"[1-9]xx", text):
             parts.append(text[0] + "..")

@@ -45,11 +45,11 @@ class Call:
 
 
 def parse_line(line: str) -> Call | None:
-    """Return the finished call that a line of strace's output tells of; None for any other line."""
+    """Return the finished call that a line of strace's output tells of; None for any other, a call that never returned (?) too."""
     match = _LINE.fullmatch(line.rstrip("\n"))
-    if match is None:
+    if match is None or match["result"].startswith("?"):
         return None
-    error = re.match(r"-1 (E[A-Z0-9]+)\b", match["result"])
+    error = re.match(r"-1 (E[A-Z0-9_]+)\b", match["result"])
     marks = match["marks"]
     return Call(match["name"], error[1] if error else "", "(INJECTED)" in marks, "(DELAYED)" in marks, float(match["seconds"] or 0))
 

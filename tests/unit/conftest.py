@@ -1,0 +1,64 @@
+"""What several unit tests share: a Prometheus that is a list of series."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from chaosorca.metrics.client import Series
+
+START = 1_700_000_000.0
+
+
+class FakePrometheus:
+    """Answers like `chaosorca.metrics.client.Prometheus`, from series and numbers that the test gives."""
+
+    base_url = "http://prometheus.test"
+
+    def __init__(self, series: list[Series], numbers: Mapping[str, float] | None = None, now: float = START) -> None:
+        self.series = series
+        self.numbers = {"time()": now, **(numbers or {})}
+        self.asked: list[str] = []
+
+    def number(self, expression: str) -> float | None:
+        """The number that the test gave for exactly this expression."""
+        self.asked.append(expression)
+        return self.numbers.get(expression)
+
+    def samples(self, selector: str, seconds: float, end: float | None = None) -> list[Series]:
+        """The series that a selector selects, as far as they have samples in the span."""
+        self.asked.append(selector)
+        last = self.numbers["time()"] if end is None else end
+        name, matchers = re.fullmatch(r"(\w+)\{(.*)\}", selector).groups()
+        wanted = re.findall(r'(\w+)(=~?)"([^"]*)"', matchers)
+        found = []
+        for one in self.series:
+            samples = [(at, value) for at, value in one.samples if last - seconds < at <= last]
+            labels = {"job": "chaosorca", **one.labels}
+            if samples and labels.pop("__name__") == name and all(_matches(labels, *matcher) for matcher in wanted):
+                found.append(Series(labels, samples))
+        return found
+
+
+def _matches(labels: Mapping[str, str], name: str, operator: str, value: str) -> bool:
+    actual = labels.get(name, "")
+    return bool(re.fullmatch(value, actual)) if operator == "=~" else actual == value
+
+
+@pytest.fixture
+def prometheus() -> Callable[..., FakePrometheus]:
+    """Make a fake Prometheus."""
+    return FakePrometheus
+
+
+@pytest.fixture
+def series() -> Callable[..., Series]:
+    """Make a series: `series("name", {seconds: value}, label="value")`, with seconds since a fixed time."""
+
+    def make(metric: str, samples: Mapping[float, float], /, **labels: Any) -> Series:
+        return Series({"__name__": metric, **labels}, [(START + at, float(value)) for at, value in samples.items()])
+
+    return make

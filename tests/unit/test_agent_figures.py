@@ -1,0 +1,138 @@
+"""Histograms, the ledger, and constants in programs."""
+
+from __future__ import annotations
+
+import math
+import struct
+from itertools import pairwise
+
+import pytest
+
+from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.kernel import SLOT_BOUNDS, SLOTS, replace_constant
+from chaosorca.agent.ledger import Ledger
+
+
+def test_the_bounds_are_powers_of_two_from_256_nanoseconds_to_17_seconds() -> None:
+    assert (SLOTS, len(SLOT_BOUNDS)) == (28, 27)
+    assert SLOT_BOUNDS[0] == 256e-9
+    assert SLOT_BOUNDS[-1] == pytest.approx(17.179869184)
+    assert all(later == pytest.approx(2 * earlier) for earlier, later in pairwise(SLOT_BOUNDS))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slot"),
+    [
+        (0.0, 0),
+        (255e-9, 0),
+        (257e-9, 1),
+        (511e-9, 1),
+        (513e-9, 2),
+        (1e-6, 2),
+        (0.001, 12),
+        (0.1, 19),
+        (1.0, 22),
+        (17.0, 26),
+        (17.2, 27),
+        (3600.0, 27),
+    ],
+)
+def test_a_duration_is_in_the_slot_of_its_bounds(seconds: float, slot: int) -> None:
+    histogram = Histogram()
+    histogram.observe(seconds)
+    assert [index for index, count in enumerate(histogram.slots) if count] == [slot]
+    assert histogram.sum == seconds
+    assert seconds < (SLOT_BOUNDS[slot] if slot < SLOTS - 1 else math.inf)
+    assert slot == 0 or seconds >= SLOT_BOUNDS[slot - 1]
+
+
+def test_buckets_are_cumulative_and_end_with_all() -> None:
+    histogram = Histogram()
+    for seconds in (100e-9, 300e-9, 300e-9, 60.0):
+        histogram.observe(seconds)
+    buckets = histogram.buckets()
+    assert [float(bound) for bound, _ in buckets] == [*SLOT_BOUNDS, math.inf]
+    assert [count for _, count in buckets] == [1, *[3] * 26, 4]
+    assert buckets[-1][0] == "+Inf"
+    assert histogram.sum == pytest.approx(60.0000007)
+
+
+def test_histograms_add_up_slot_by_slot() -> None:
+    one, other = Histogram(), Histogram()
+    one.observe(1.0)
+    other.observe(1.0)
+    other.observe(100.0)
+    both = one + other
+    assert (both.slots[22], both.slots[27], sum(both.slots), both.sum) == (2, 1, 3, 102.0)
+    assert (sum(one.slots), sum(other.slots)) == (1, 2)
+
+
+def test_a_new_histogram_is_empty_and_its_own() -> None:
+    Histogram().observe(1.0)
+    assert (sum(Histogram().slots), len(Histogram().slots), Histogram().sum) == (0, SLOTS, 0.0)
+
+
+def test_the_ledger_counts_by_container_and_forgets_one() -> None:
+    ledger = Ledger()
+    for container in ("web", "web", "db"):
+        ledger.call(container, "openat", "EACCES")
+        ledger.injected(container, "openat", "error")
+        ledger.duration(container, "openat", 0.5)
+    ledger.call("web", "openat", "")
+    assert ledger.calls() == {("web", "openat", "EACCES"): 2, ("db", "openat", "EACCES"): 1, ("web", "openat", ""): 1}
+    assert ledger.injections() == {("web", "openat", "error"): 2, ("db", "openat", "error"): 1}
+    assert {key: (sum(value.slots), value.sum) for key, value in ledger.durations().items()} == {
+        ("web", "openat"): (2, 1.0),
+        ("db", "openat"): (1, 0.5),
+    }
+    ledger.forget("web")
+    assert ledger.calls() == {("db", "openat", "EACCES"): 1}
+    assert ledger.injections() == {("db", "openat", "error"): 1}
+    assert list(ledger.durations()) == [("db", "openat")]
+
+
+def test_what_the_ledger_gave_out_does_not_change() -> None:
+    ledger = Ledger()
+    ledger.call("web", "read", "")
+    ledger.duration("web", "read", 1.0)
+    calls, durations = ledger.calls(), ledger.durations()
+    ledger.call("web", "read", "")
+    ledger.duration("web", "read", 1.0)
+    assert calls == {("web", "read", ""): 1}
+    assert durations["web", "read"].sum == 1.0
+
+
+def instruction(immediate: int, opcode: int = 0xB7, registers: int = 1, offset: int = 0) -> bytes:
+    """One BPF instruction."""
+    return struct.pack("=BBhI", opcode, registers, offset, immediate)
+
+
+MARK = 0x0CA05021
+
+
+@pytest.mark.parametrize(
+    ("program", "value", "replaced"),
+    [
+        ([MARK], 7, [7]),
+        ([1, MARK, 2], 7, [1, 7, 2]),
+        ([MARK, 1, MARK], 0xFFFFFFFF, [0xFFFFFFFF, 1, 0xFFFFFFFF]),
+        ([MARK - 1, MARK, MARK + 1], 0, [MARK - 1, 0, MARK + 1]),
+    ],
+)
+def test_a_constant_is_replaced_wherever_it_is_an_operand(program: list[int], value: int, replaced: list[int]) -> None:
+    before = b"".join(map(instruction, program))
+    assert replace_constant(before, MARK, value) == b"".join(map(instruction, replaced))
+
+
+def test_nothing_but_the_operand_is_replaced() -> None:
+    # The constant's bytes across two instructions, and in the other fields of one, are no operand.
+    other = struct.pack("=II", MARK, 5)
+    across = b"\0" * 6 + struct.pack("=I", MARK) + b"\0" * 6
+    before = other + across + instruction(MARK, opcode=0x18)
+    assert replace_constant(before, MARK, 9) == other + across + instruction(9, opcode=0x18)
+
+
+@pytest.mark.parametrize("program", [b"", instruction(1), instruction(1) + instruction(2), struct.pack("=II", MARK, 5)])
+def test_a_program_without_the_constant_is_an_error(program: bytes) -> None:
+    with pytest.raises(ValueError, match="the program does not contain 0xca05021"):
+        replace_constant(program, MARK, 7)

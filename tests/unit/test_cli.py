@@ -1,0 +1,108 @@
+"""The command, where no Docker Engine answers: exit codes, and errors of one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import pytest
+
+FAILING = [
+    "prom start",
+    "prom start --port 0 --scrape-interval 500ms",
+    "prom stop",
+    "prom stop --keep-data",
+    "monit start --name x",
+    "monit stop --name x",
+    "fault start --name x --syscall openat --error EACCES",
+    "fault start -n x -s openat -e EACCES --delay-enter 100ms --delay-exit 1s --when 2..9+2 --duration 5s",
+    "fault stop --name x",
+    "fault stop --name x --syscall openat",
+    "fault stop --all",
+    "fault list",
+    "metric cpu --name x",
+    "metric syscall -n x --since 1m --step 2s --window 15s",
+    "--docker-host unix:///also-nonexistent.sock prom start",
+]
+WRONG = [
+    ("nonsense", "No such command 'nonsense'"),
+    ("--nonsense", "No such option"),
+    ("prom nonsense", "No such command 'nonsense'"),
+    ("prom start --port http", "port 'http' is no number"),
+    ("prom start --port 65536", "port '65536' is not a number from 0 to 65535"),
+    ("prom start --scrape-interval 1", "scrape_interval '1' has no unit"),
+    ("prom start extra", "unexpected extra argument"),
+    ("monit start", "Missing option '--name'"),
+    ("monit start --name", "requires an argument"),
+    ("fault start", "Missing option"),
+    ("fault start --name x --error EACCES", "Missing option '--syscall'"),
+    ("fault start --syscall openat --error EACCES", "Missing option '--name'"),
+    ("fault stop", "give either --name or --all"),
+    ("fault stop --name x --all", "give either --name or --all"),
+    ("metric", "Missing argument 'METRIC'"),
+    ("metric cpu", "Missing option '--name'"),
+    ("metric nonsense --name x", "metric 'nonsense' does not exist: there are cpu, http"),
+    ("metric sycall --name x", "did you mean 'syscall'"),
+    ("metric cpu --name x --since 15", "since '15' has no unit"),
+    ("metric cpu --name x --since soon", "since 'soon' is no duration"),
+    ("metric cpu --name x --since 0s", "since '0s' is no time at all"),
+    ("metric cpu --name x --step 1", "step '1' has no unit"),
+    ("metric cpu --name x --window 15", "window '15' has no unit"),
+]
+HELP = ["--help", "-h", "prom --help", "prom start --help", "monit --help", "fault start --help", "fault list -h", "metric --help"]
+
+
+def call(arguments: str) -> tuple[int, str, str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "CHAOSORCA_", "PROMETHEUS_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "chaosorca.cli", *arguments.split()],
+        env={**environment, "DOCKER_HOST": "unix:///nonexistent.sock"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@cache
+def results() -> dict[str, tuple[int, str, str]]:
+    """The exit code, output and errors of all commands, run at once because each takes a while to begin."""
+    commands = [*FAILING, *(command for command, _ in WRONG), *HELP, "--version"]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip(commands, pool.map(call, commands), strict=True))
+
+
+@pytest.mark.parametrize("command", FAILING)
+def test_a_failure_is_exit_code_1_and_one_line(command: str) -> None:
+    code, output, errors = results()[command]
+    assert (code, output) == (1, "")
+    assert errors.startswith("chaosorca: no Docker Engine answers ")
+    assert errors.endswith("(No such file or directory)\n")
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "says"), WRONG)
+def test_wrong_use_is_exit_code_2_and_one_line(command: str, says: str) -> None:
+    code, output, errors = results()[command]
+    assert (code, output) == (2, "")
+    assert errors.startswith("chaosorca: ")
+    assert says in errors
+    assert len(errors.splitlines()) == 1
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_is_told_without_an_engine(command: str) -> None:
+    code, output, errors = results()[command]
+    assert (code, errors) == (0, "")
+    assert output.startswith("Usage: ")
+
+
+def test_the_version_is_told() -> None:
+    code, output, errors = results()["--version"]
+    assert (code, errors) == (0, "")
+    assert output.startswith("chaosorca, version ")

@@ -1,0 +1,168 @@
+"""What the controls share, and what `export` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaoslib.exceptions import InterruptExecution
+
+from chaosorca.controls import cleanup, export, observe
+from chaosorca.controls.common import as_names, is_dry, named_containers
+from chaosorca.metrics.events import Event
+from chaosorca.metrics.tables import Table
+
+
+def activity(module: str, arguments: Any) -> dict[str, Any]:
+    return {"type": "action", "name": "a", "provider": {"type": "python", "module": module, "func": "f", "arguments": arguments}}
+
+
+OURS, CURL = "chaosorca.actions.faults", {"type": "action", "name": "c", "provider": {"type": "process", "path": "curl"}}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "configuration", "names"),
+    [
+        ({}, None, []),
+        ({"method": []}, {}, []),
+        ({"steady-state-hypothesis": None, "method": [], "rollbacks": []}, None, []),
+        ({"method": [activity(OURS, {"container": "web"})]}, None, ["web"]),
+        ({"method": [activity(OURS, {"container": "${target}"})]}, {"target": "web"}, ["web"]),
+        ({"method": [activity(OURS, {"syscall": "read"})]}, None, []),
+        ({"method": [activity(OURS, None)]}, None, []),
+        ({"method": [activity("other.actions", {"container": "web"})]}, None, []),
+        ({"method": [activity("chaosorcas.actions", {"container": "web"})]}, None, []),
+        ({"method": [{"ref": "a"}]}, None, []),
+        (
+            {
+                "steady-state-hypothesis": {"title": "t", "probes": [activity("chaosorca.probes.http", {"container": "a"})]},
+                "method": [activity(OURS, {"container": "b"}), activity(OURS, {"container": "a"})],
+                "rollbacks": [activity(OURS, {"container": "c"})],
+            },
+            None,
+            ["a", "b", "c"],
+        ),
+        (
+            {
+                "method": [
+                    {**CURL, "provider": {**CURL["provider"], "arguments": arguments}}
+                    for arguments in (["-s", "x"], "-s x", {"a": 1})
+                ]
+            },
+            None,
+            [],
+        ),
+    ],
+)
+def test_the_containers_of_an_experiment_are_those_that_our_activities_name(
+    experiment: dict[str, Any], configuration: Any, names: list[str]
+) -> None:
+    assert named_containers(experiment, configuration) == names
+
+
+@pytest.mark.parametrize(
+    ("value", "names"), [(None, None), ("web", ["web"]), ("web, db", ["web", "db"]), (["web"], ["web"]), ([" web "], ["web"])]
+)
+def test_names_are_given_as_a_list_or_as_text(value: Any, names: list[str] | None) -> None:
+    assert as_names(value, "containers") == names
+
+
+@pytest.mark.parametrize(
+    ("experiment", "dry"), [(None, False), ({}, False), ({"dry": ""}, False), ({"dry": "activities"}, True), ({"dry": True}, True)]
+)
+def test_a_dry_run_is_recognised(experiment: Any, dry: bool) -> None:
+    assert is_dry(experiment) is dry
+
+
+NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base_url": "http://127.0.0.1:1"}
+DRY = {"title": "t", "dry": "activities", "method": []}
+
+
+def test_nothing_happens_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in (observe, export, cleanup):
+        module.before_experiment_control(context=DRY, configuration=NOWHERE, experiment=DRY)
+        if hasattr(module, "before_rollback_control"):
+            module.before_rollback_control(context=DRY, configuration=NOWHERE, experiment=DRY)
+        module.after_experiment_control(context=DRY, configuration=NOWHERE, experiment=DRY, state={})
+        if hasattr(module, "cleanup_control"):
+            module.cleanup_control()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "knows no container: give it containers or label"),
+        ({"containers": ["web"]}, "no Docker Engine answers at 'unix:///nonexistent.sock'"),
+        ({"containers": []}, "is no list of names"),
+        ({"label": "app=shop"}, "no Docker Engine answers"),
+    ],
+)
+def test_observe_interrupts_the_experiment_when_it_cannot_work(arguments: dict[str, Any], says: str) -> None:
+    experiment = {"title": "t", "method": []}
+    with pytest.raises(InterruptExecution, match=says):
+        observe.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment, **arguments)
+
+
+def test_cleanup_does_not_end_the_experiment_with_an_error_of_its_own() -> None:
+    experiment = {"title": "t", "method": []}
+    cleanup.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
+    cleanup.after_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
+    cleanup.cleanup_control()
+
+
+def test_export_writes_its_events_where_prometheus_is_gone(tmp_path: Path) -> None:
+    experiment = {"title": "t", "method": []}
+    journal = {"experiment": experiment, "start": "2024-01-01T12:00:00+00:00", "run": None, "steady_states": None}
+    export.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
+    export.after_experiment_control(
+        experiment, configuration=NOWHERE, experiment=experiment, state=journal, directory=str(tmp_path / "out")
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["events.csv"]
+    assert (tmp_path / "out" / "events.csv").read_text() == (
+        "timestamp,event,container,detail\n2024-01-01T12:00:00.000Z,experiment_begin,,t\n"
+    )
+
+
+def test_results_are_a_file_for_each_container_and_metric(tmp_path: Path) -> None:
+    collected = {("web", "cpu"): Table([0.0], {"cores": [0.5]}), ("db", "http"): Table([], {})}
+    export.write_results(tmp_path / "a" / "b", collected, [Event(1.0, "fault_begin", "web", "x")])
+    files = {str(path.relative_to(tmp_path / "a" / "b")): path.read_text() for path in tmp_path.rglob("*.csv")}
+    assert files == {
+        "web/cpu.csv": "timestamp,cores\n1970-01-01T00:00:00.000Z,0.5\n",
+        "db/http.csv": "timestamp\n",
+        "events.csv": "timestamp,event,container,detail\n1970-01-01T00:00:01.000Z,fault_begin,web,x\n",
+    }
+
+
+def test_results_are_never_written_over_others(tmp_path: Path) -> None:
+    wanted = str(tmp_path / "out")
+    for name in ("out", "out-2", "out-3"):
+        directory = export._directory(wanted, "t")
+        assert directory == tmp_path / name
+        export.write_results(directory, {}, [])
+    (tmp_path / "empty").mkdir()
+    assert export._directory(str(tmp_path / "empty"), "t") == tmp_path / "empty"
+    (tmp_path / "file").write_text("")
+    assert export._directory(str(tmp_path / "file"), "t") == tmp_path / "file-2"
+
+
+@pytest.mark.parametrize(
+    ("title", "slug"),
+    [
+        ("Does it come back?", "does-it-come-back"),
+        ("a/b: c..\\d", "a-b-c-d"),
+        ("../../etc", "etc"),
+        ("", "experiment"),
+        ("???", "experiment"),
+        ("x" * 200, "x" * 80),
+    ],
+)
+def test_results_go_into_a_directory_named_after_the_title(title: str, slug: str) -> None:
+    directory = export._directory(None, title)
+    assert directory.parent == Path("chaosorca-results")
+    name, _, at = directory.name.rpartition("-")
+    assert (name, len(at), at[8], at[-1]) == (slug, 16, "T", "Z")
+    assert ":" not in str(directory)

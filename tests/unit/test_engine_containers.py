@@ -1,0 +1,147 @@
+"""Finding containers, with a client that knows a few."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import docker.errors
+import pytest
+import requests
+
+from chaosorca.engine.containers import Container, find_container, select_containers
+from chaosorca.exceptions import ContainerError, EngineError, InvalidArgument
+
+ID = "0123456789abcdef" * 4
+RUNNING = {"Status": "running", "Running": True, "Paused": False, "Restarting": False, "Pid": 4242}
+
+
+class FakeContainer:
+    def __init__(
+        self, name: str, state: dict[str, Any] | None = None, labels: dict[str, str] | None = None, network: str = "bridge"
+    ) -> None:
+        self.name = name
+        self.attrs = {
+            "Name": f"/{name}",
+            "Id": ID,
+            "State": {**RUNNING, **(state or {})},
+            "Config": {"Labels": labels},
+            "HostConfig": {"NetworkMode": network},
+        }
+
+
+class FakeClient:
+    """As much of a Docker client as looking containers up needs."""
+
+    def __init__(self, *containers: FakeContainer, error: Exception | None = None) -> None:
+        self._all = containers
+        self._error = error
+        self.containers = self
+        self.listed: list[dict[str, Any]] = []
+
+    def get(self, reference: str) -> FakeContainer:
+        if self._error:
+            raise self._error
+        for one in self._all:
+            if reference == one.name or one.attrs["Id"].startswith(reference):
+                return one
+        raise docker.errors.NotFound(f"No such container: {reference}")
+
+    def list(self, **options: Any) -> list[FakeContainer]:
+        self.listed.append(options)
+        wanted = options.get("filters", {}).get("label")
+        if wanted is None:
+            return list(self._all)
+        key, _, value = wanted.partition("=")
+        return [one for one in self._all if (one.attrs["Config"]["Labels"] or {}).get(key) == value]
+
+
+@pytest.mark.parametrize("reference", ["web", ID, ID[:12]])
+@pytest.mark.parametrize(("network", "on_host"), [("bridge", False), ("host", True), ("default", False), ("container:x", False)])
+def test_a_running_container_is_found_by_name_id_and_prefix(reference: str, network: str, on_host: bool) -> None:
+    found = find_container(FakeClient(FakeContainer("web", network=network)), reference)
+    assert found == Container("web", ID, 4242, on_host)
+    assert found.to_json() == {"name": "web", "id": ID, "pid": 4242, "host_network": on_host}
+
+
+@pytest.mark.parametrize(
+    ("state", "labels", "says"),
+    [
+        ({}, {"chaosorca.role": "agent"}, "container 'web' is one of chaosorca's own: choose another"),
+        ({}, {"chaosorca.role": ""}, "is one of chaosorca's own"),
+        ({}, {"chaosorca.protected": "true"}, "is protected by its label chaosorca.protected=true: choose another"),
+        ({}, {"chaosorca.protected": "TRUE"}, "is protected by its label"),
+        ({"Paused": True, "Status": "paused"}, None, "is paused: unpause it with `docker unpause web`"),
+        ({"Running": False, "Status": "exited"}, None, "is not running (exited): start it with `docker start web`"),
+        ({"Running": False, "Status": "created"}, {}, "is not running (created)"),
+        ({"Running": False, "Status": "dead"}, None, "is not running (dead)"),
+        ({"Restarting": True, "Status": "restarting"}, None, "is not running (restarting)"),
+        ({"Running": False, "Status": "exited"}, {"chaosorca.protected": "true"}, "is protected"),
+    ],
+)
+def test_a_container_that_must_not_be_touched_is_refused(state: dict[str, Any], labels: Any, says: str) -> None:
+    client = FakeClient(FakeContainer("web", state, labels))
+    with pytest.raises(ContainerError, match=re.escape(says)):
+        find_container(client, "web")
+    with pytest.raises(ContainerError, match=re.escape(says)):
+        select_containers(client, "web", None)
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"chaosorca.protected": "false"}, {"chaosorca.protected": ""}, {"a": "b"}])
+def test_other_labels_do_not_matter(labels: Any) -> None:
+    assert find_container(FakeClient(FakeContainer("web", labels=labels)), "web").name == "web"
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("webb", "container 'webb' does not exist: did you mean 'web'?"),
+        ("database", "container 'database' does not exist: did you mean 'database-1'?"),
+        ("qqqqqqqq", "container 'qqqqqqqq' does not exist"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_of_all(reference: str, says: str) -> None:
+    client = FakeClient(FakeContainer("web"), FakeContainer("database-1", {"Running": False, "Status": "exited"}))
+    with pytest.raises(ContainerError) as caught:
+        find_container(client, reference)
+    assert str(caught.value) == says
+    assert client.listed[0]["all"] is True
+
+
+@pytest.mark.parametrize("reference", ["", " ", None, 5, ["web"]])
+def test_what_is_no_name_is_refused_before_the_engine_is_asked(reference: Any) -> None:
+    with pytest.raises(InvalidArgument, match="is no name: give a container's name or id"):
+        find_container(FakeClient(error=AssertionError("asked")), reference)
+
+
+@pytest.mark.parametrize("error", [docker.errors.APIError("500 Server Error"), requests.ConnectionError("reset")])
+def test_an_engine_that_fails_is_an_error_of_the_engine(error: Exception) -> None:
+    with pytest.raises(EngineError, match="while looking for container 'web'"):
+        find_container(FakeClient(error=error), "web")
+
+
+def test_a_label_selects_all_containers_that_have_it_by_name() -> None:
+    labels = {"app": "shop"}
+    client = FakeClient(FakeContainer("b", labels=labels), FakeContainer("other"), FakeContainer("a", labels=labels))
+    assert [one.name for one in select_containers(client, None, "app=shop")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("container", "label", "kind", "says"),
+    [
+        (None, None, InvalidArgument, "give either container or label"),
+        ("web", "app=shop", InvalidArgument, "give either container or label"),
+        (None, "app", InvalidArgument, "label 'app' is not written as key=value"),
+        (None, "", InvalidArgument, "is not written as key=value"),
+        (None, 5, InvalidArgument, "is not written as key=value"),
+        (None, "app=none", ContainerError, "no running container has the label 'app=none'"),
+        (None, "app=mixed", ContainerError, "container 'guarded' is protected"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_refused(container: Any, label: Any, kind: type[Exception], says: str) -> None:
+    client = FakeClient(
+        FakeContainer("web", labels={"app": "mixed"}),
+        FakeContainer("guarded", labels={"app": "mixed", "chaosorca.protected": "true"}),
+    )
+    with pytest.raises(kind, match=says):
+        select_containers(client, container, label)

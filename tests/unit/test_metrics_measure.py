@@ -1,0 +1,139 @@
+"""What is 0 and what is an error."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+
+from chaosorca.exceptions import NoData, PrometheusError
+from chaosorca.metrics.measure import check_monitored, rate, ratio, scrape_interval, wait_for_scrapes
+
+START = 1_700_000_000.0
+SERIES = 'chaosorca_monitored{job="chaosorca",container="web",monitor="http"}'
+
+
+@pytest.fixture
+def monitored(prometheus: Any, series: Any) -> Any:
+    """A Prometheus with the monitoring of `web` sampled so many seconds ago, and these numbers."""
+
+    def make(ages: list[float], numbers: dict[str, float] | None = None) -> Any:
+        found = [series("chaosorca_monitored", {-age: 1 for age in ages}, container="web", monitor="http")]
+        return prometheus(found if ages else [], numbers)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("ages", "window"),
+    [
+        ([2, 1, 0], 15),
+        ([1, 0], 15),
+        ([3, 2, 1], 15),
+        ([6, 4.5, 3], 15),  # two scrapes ago
+        ([10, 5], 15),
+        ([60, 30, 0.5], 60),
+        ([2, 1.5, 1, 0.5], 1.2),
+    ],
+)
+def test_a_container_that_is_being_monitored_passes(monitored: Any, ages: list[float], window: float) -> None:
+    check_monitored(monitored(ages), "web", "http", window)
+
+
+@pytest.mark.parametrize(
+    ("ages", "window", "says"),
+    [
+        ([], 15, f"{SERIES} is empty at http://prometheus.test: nobody monitors the http of container 'web'"),
+        ([400, 399], 15, f"{SERIES} is empty"),
+        ([1], 15, f"{SERIES} has one sample only: wait for a second scrape"),
+        ([7, 6, 5, 4], 15, f"{SERIES} has no sample for 4.0 s, over 3 scrapes"),
+        ([4, 3.5, 3], 15, f"{SERIES} has no sample for 3.0 s, over 3 scrapes"),
+        ([2, 1, 0], 1, f"{SERIES} has less than two samples in the last 1 s"),
+        ([10, 5, 0], 5, f"{SERIES} has less than two samples in the last 5 s"),
+        ([60, 30, 10], 15, f"{SERIES} has less than two samples in the last 15 s"),
+    ],
+)
+def test_a_container_that_is_not_has_no_figure_and_the_series_is_named(
+    monitored: Any, ages: list[float], window: float, says: str
+) -> None:
+    with pytest.raises(NoData, match=re.escape(says)):
+        check_monitored(monitored(ages), "web", "http", window)
+
+
+def test_monitoring_by_another_monitor_or_of_another_container_does_not_count(prometheus: Any, series: Any) -> None:
+    source = prometheus(
+        [
+            series("chaosorca_monitored", {-1: 1, 0: 1}, container="web", monitor="syscalls"),
+            series("chaosorca_monitored", {-1: 1, 0: 1}, container="db", monitor="http"),
+        ]
+    )
+    with pytest.raises(NoData, match="is empty"):
+        check_monitored(source, "web", "http", 15)
+
+
+def test_the_newest_of_several_agents_counts(prometheus: Any, series: Any) -> None:
+    labels = {"container": "web", "monitor": "http"}
+    old = series("chaosorca_monitored", {-60: 1, -59: 1}, instance="old", **labels)
+    new = series("chaosorca_monitored", {-1: 1, 0: 1}, instance="new", **labels)
+    check_monitored(prometheus([old, new]), "web", "http", 15)
+    check_monitored(prometheus([new, old]), "web", "http", 15)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [({}, 0.0), ({"sum(rate(m[15000ms]))": 2.5}, 2.5), ({"sum(rate(m[15000ms]))": 0}, 0.0)]
+)
+def test_a_rate_without_series_is_a_true_zero_while_monitored(monitored: Any, answer: dict[str, float], expected: float) -> None:
+    result = rate(monitored([1, 0], answer), "m", "web", "http", 15)
+    assert (result, type(result)) == (expected, type(expected))
+
+
+def test_a_rate_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
+    with pytest.raises(NoData, match="nobody monitors"):
+        rate(monitored([], {"sum(rate(m[15000ms]))": 2.5}), "m", "web", "http", 15)
+
+
+SHARE = "(sum(rate(part[15000ms])) or vector(0)) / sum(rate(whole[15000ms]))"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_ratio_is_the_share_in_one_expression_where_no_part_is_zero(monitored: Any, share: float) -> None:
+    assert ratio(monitored([1, 0], {SHARE: share}), "part", "whole", "web", "http", 15) == share
+
+
+@pytest.mark.parametrize("answer", [{}, {SHARE: math.nan}])
+def test_a_ratio_of_nothing_is_no_number(monitored: Any, answer: dict[str, float]) -> None:
+    with pytest.raises(NoData, match=r"^whole did not grow in the last 15 s"):
+        ratio(monitored([1, 0], answer), "part", "whole", "web", "http", 15)
+
+
+def test_a_ratio_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
+    with pytest.raises(NoData, match="nobody monitors"):
+        ratio(monitored([], {SHARE: 0.5}), "part", "whole", "web", "http", 15)
+
+
+@pytest.mark.parametrize(
+    ("times", "interval"),
+    [([], None), ([5], None), ([0, 1], 1), ([0, 1, 2, 3], 1), ([0, 1, 2, 60, 61], 1), ([0, 0.5, 1], 0.5)],
+)
+def test_the_scrape_interval_is_the_usual_one(times: list[float], interval: float | None) -> None:
+    assert scrape_interval([(at, 1.0) for at in times]) == interval
+
+
+@pytest.mark.parametrize(("ages", "scrapes"), [([0], 1), ([-1, -2], 2)])
+def test_waiting_ends_with_the_scrapes_from_now_on(prometheus: Any, series: Any, ages: list[float], scrapes: int) -> None:
+    source = prometheus([series("chaosorca_monitored", {-age: 1 for age in ages}, container="web", monitor="http")])
+    times = iter([START, *[START + 3] * 9])
+    source.number = lambda expression: next(times)
+    source.samples = lambda selector, seconds, end=None: source.series
+    wait_for_scrapes(source, ["web"], scrapes, within=5)
+
+
+def test_waiting_for_scrapes_that_do_not_come_names_the_containers(prometheus: Any, series: Any) -> None:
+    old = [
+        series("chaosorca_monitored", {-2: 1, -1: 1}, container="web", monitor="http"),
+        series("chaosorca_monitored", {0: 1}, container="db", monitor="http"),
+    ]
+    with pytest.raises(PrometheusError, match=r"has not scraped the agent 1 times in 0\.1 s for api, web: "):
+        wait_for_scrapes(prometheus(old), ["web", "db", "api"], 1, within=0.1)

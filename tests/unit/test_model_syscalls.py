@@ -1,0 +1,114 @@
+"""The table of system calls."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import pytest
+
+from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.syscalls import check_known, check_syscall, machine, syscall_names, syscall_numbers
+
+ARCHS = ["x86_64", "aarch64"]
+
+
+@pytest.mark.parametrize(
+    ("name", "x86_64", "aarch64"),
+    [
+        ("read", 0, 63),
+        ("write", 1, 64),
+        ("open", 2, None),
+        ("close", 3, 57),
+        ("fork", 57, None),
+        ("execve", 59, 221),
+        ("exit", 60, 93),
+        ("exit_group", 231, 94),
+        ("rt_sigreturn", 15, 139),
+        ("openat", 257, 56),
+        ("epoll_ctl", 233, 21),
+        ("epoll_wait", 232, None),
+        ("epoll_pwait", 281, 22),
+        ("accept4", 288, 242),
+        ("newfstatat", 262, 79),
+        ("sendfile", 40, 71),
+        ("futex", 202, 98),
+        ("clone3", 435, 435),
+        ("openat2", 437, 437),
+        ("cachestat", 451, 451),
+    ],
+)
+def test_a_system_call_has_the_kernels_number(name: str, x86_64: int | None, aarch64: int | None) -> None:
+    assert syscall_numbers("x86_64").get(name) == x86_64
+    assert syscall_numbers("aarch64").get(name) == aarch64
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_names_and_numbers_are_unique(arch: str) -> None:
+    rows = resources.files("chaosorca.model").joinpath("syscalls.tsv").read_text().splitlines()[1:]
+    listed = [row.split("\t")[0] for row in rows]
+    assert len(listed) == len(set(listed))
+    assert len(syscall_names(arch)) == len(syscall_numbers(arch)) > 300
+    assert {syscall_names(arch)[number]: number for number in syscall_names(arch)} == syscall_numbers(arch)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_names_and_numbers_are_sane(arch: str) -> None:
+    assert [name for name in syscall_numbers(arch) if not re.fullmatch(r"_?[a-z][a-z0-9_]*", name)] == []
+    assert [number for number in syscall_names(arch) if not 0 <= number < 512] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"), [("openat", "x86_64"), ("openat", "aarch64"), ("open", "x86_64"), ("sendfile", "x86_64")]
+)
+def test_a_system_call_that_can_be_made_is_accepted(name: str, arch: str) -> None:
+    assert check_syscall(name, arch) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "says"),
+    [
+        ("sendfile64", "x86_64", "did you mean 'sendfile'"),
+        ("opennat", "x86_64", "did you mean 'openat'"),
+        ("opennat", "aarch64", "did you mean 'openat'"),
+        ("open", "aarch64", "exists on x86_64 but can never be made on aarch64: programs there make 'openat' instead"),
+        ("stat", "aarch64", "programs there make 'newfstatat' instead"),
+        ("fork", "aarch64", "programs there make 'clone' instead"),
+        ("vfork", "aarch64", "programs there make 'clone' instead"),
+        ("select", "aarch64", "programs there make 'pselect6' instead"),
+        ("poll", "aarch64", "programs there make 'ppoll' instead"),
+        ("epoll_wait", "aarch64", "can never be made on aarch64: did you mean 'epoll_pwait'"),
+        ("", "x86_64", "does not exist on x86_64"),
+        ("name", "x86_64", "does not exist on x86_64"),
+        ("257", "x86_64", "does not exist on x86_64"),
+        ("%file", "x86_64", "does not exist on x86_64"),
+        ("qqqqqq", "x86_64", "does not exist on x86_64"),
+    ],
+)
+def test_a_system_call_that_cannot_be_made_is_refused_with_a_hint(name: str, arch: str, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(says)) as caught:
+        check_syscall(name, arch)
+    assert str(caught.value).startswith(f"system call {name!r} ")
+
+
+@pytest.mark.parametrize(
+    ("given", "arch"), [("x86_64", "x86_64"), ("amd64", "x86_64"), ("aarch64", "aarch64"), ("arm64", "aarch64")]
+)
+def test_a_machine_has_one_name_whoever_names_it(given: str, arch: str) -> None:
+    assert machine(given) == arch
+
+
+@pytest.mark.parametrize("given", ["", "i386", "i686", "armv7l", "arm", "riscv64", "s390x", "AMD64"])
+def test_another_machine_is_refused(given: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"architecture {given!r} is not supported"):
+        machine(given)
+
+
+@pytest.mark.parametrize("name", ["open", "openat", "epoll_wait", "cachestat"])
+def test_a_name_of_either_architecture_is_enough_to_ask_for_what_was_measured(name: str) -> None:
+    assert check_known(name) == name
+
+
+def test_a_name_of_no_architecture_is_refused_when_asked_for() -> None:
+    with pytest.raises(InvalidArgument, match=r"system call 'opennat' does not exist: did you mean 'openat'"):
+        check_known("opennat")

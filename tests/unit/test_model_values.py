@@ -1,0 +1,84 @@
+"""Numbers and booleans that arrive as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.values import as_bool, as_int, as_number
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *[(value, True) for value in (True, "true", "True", "TRUE", "1", 1, "yes", "Yes")],
+        *[(value, False) for value in (False, "false", "False", "FALSE", "0", 0, "no", "No")],
+    ],
+)
+def test_a_boolean_is_taken_as_one_or_as_text(value: object, expected: bool) -> None:
+    assert as_bool(value, "keep") is expected
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "maybe", "on", "off", "y", "n", "2", 2, -1, 0.5, [], ["true"], {}, "${keep}"])
+def test_what_is_no_boolean_is_refused(value: object) -> None:
+    with pytest.raises(InvalidArgument, match=r"^keep .* is neither true nor false$"):
+        as_bool(value, "keep")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, 0.0), (1, 1.0), (0.1, 0.1), ("0.1", 0.1), ("1", 1.0), ("0", 0.0), (" 0.5 ", 0.5), ("1e-3", 0.001)],
+)
+def test_a_number_is_taken_as_one_or_as_text(value: object, expected: float) -> None:
+    assert as_number(value, "probability", 0, 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (-0.1, "from 0 to 1"),
+        (1.1, "from 0 to 1"),
+        ("2", "from 0 to 1"),
+        ("nan", "from 0 to 1"),
+        ("inf", "from 0 to 1"),
+        ("-inf", "from 0 to 1"),
+        (float("nan"), "from 0 to 1"),
+        (True, "from 0 to 1"),
+        (False, "from 0 to 1"),
+        (None, "is no number"),
+        ("", "is no number"),
+        ("a half", "is no number"),
+        ("0,5", "is no number"),
+        ("50%", "is no number"),
+        ([], "is no number"),
+    ],
+)
+def test_a_number_out_of_bounds_or_none_at_all_is_refused(value: object, reason: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^probability .*{reason}"):
+        as_number(value, "probability", 0, 1)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (9090, 9090), ("9090", 9090), ("0", 0), (9090.0, 9090), (65535, 65535)])
+def test_a_whole_number_is_taken_as_one_or_as_text(value: object, expected: int) -> None:
+    result = as_int(value, "port", 0, 65535)
+    assert (result, type(result)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (1.5, "is no whole number"),
+        ("1.5", "is no whole number"),
+        (-1, "from 0 to 65535"),
+        ("65536", "from 0 to 65535"),
+        ("inf", "from 0 to 65535"),
+        ("nan", "from 0 to 65535"),
+        (True, "from 0 to 65535"),
+        (None, "is no number"),
+        ("http", "is no number"),
+        ("0x50", "is no number"),
+    ],
+)
+def test_what_is_no_whole_number_in_bounds_is_refused(value: object, reason: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^port .*{reason}"):
+        as_int(value, "port", 0, 65535)
