@@ -84,7 +84,9 @@ def monit_start(configuration: dict[str, Any], name: str) -> None:
         _ensure_prometheus(configuration)
         measure.wait_for_scrapes(open_prometheus(configuration), [target["name"] for target in targets], 1)
     except BaseException:
-        stop_monitoring(container=name, configuration=configuration)
+        for target in targets:
+            if target["new"]:
+                stop_monitoring(container=target["id"], configuration=configuration)
         raise
     for target in targets:
         for warning in target["warnings"]:
@@ -99,11 +101,7 @@ def monit_stop(configuration: dict[str, Any], name: str) -> None:
     """Stop monitoring a container."""
     stopped = stop_monitoring(container=name, configuration=configuration)["stopped"]
     click.echo(f"stopped monitoring {', '.join(stopped)}" if stopped else f"{name} was not monitored")
-    client = connect(configuration)
-    (key, value), *_ = _STARTED_BY.items()
-    if find_agent(client) is None and prometheus.prometheus_label(client, key) == value:
-        stop_prometheus(configuration=configuration)
-        click.echo("stopped the Prometheus that `monit start` had started, and its data (`prom start` starts one that stays)")
+    _leave_nothing(configuration)
 
 
 @cli.group()
@@ -143,13 +141,13 @@ def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | N
         raise click.UsageError("give either --name or --all")
     if name:
         stopped = stop_fault(container=name, syscall=syscall, configuration=configuration)["stopped"]
-        retire_agent(connect(configuration))  # what it had counted is told here
     else:
         stopped = stop_all_faults(configuration=configuration)["stopped"]
     for one in stopped:
         click.echo(f"stopped {_describe(one)}")
     if not stopped:
         click.echo("no fault was active")
+    _leave_nothing(configuration)
 
 
 @fault.command("list")
@@ -228,6 +226,15 @@ def _describe(one: dict[str, Any]) -> str:
     injected = sum(one["injected"].values())
     fired = f"injected {injected} times" if injected else "never fired"
     return f"fault {one['fault']} on {one['container']}: {one['text']}, {fired}"
+
+
+def _leave_nothing(configuration: dict[str, Any]) -> None:
+    """Remove the agent where it has nothing left to do, and then the Prometheus that `monit start` had started."""
+    client = connect(configuration)
+    (key, value), *_ = _STARTED_BY.items()
+    if retire_agent(client) and prometheus.prometheus_label(client, key) == value:
+        stop_prometheus(configuration=configuration)
+        click.echo("stopped the Prometheus that `monit start` had started, and its data (`prom start` starts one that stays)")
 
 
 def _ensure_prometheus(configuration: dict[str, Any]) -> None:

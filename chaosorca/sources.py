@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from chaosorca.engine.client import connect
-from chaosorca.engine.containers import find_container
+from chaosorca.engine.containers import name_and_id
 from chaosorca.engine.prometheus import prometheus_url
-from chaosorca.exceptions import ContainerError, EngineError
+from chaosorca.exceptions import EngineError
 from chaosorca.metrics.client import Prometheus
 
 
@@ -29,6 +29,7 @@ def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
     A container that is gone, or an engine that cannot be asked, leaves the name as it was given: its series are still there.
     """
     try:
-        return find_container(connect(configuration), container).name
-    except (ContainerError, EngineError):
-        return container.lstrip("/")
+        found = name_and_id(connect(configuration), container)
+    except EngineError:
+        found = None
+    return found[0] if found else container.lstrip("/")

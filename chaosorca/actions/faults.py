@@ -7,13 +7,13 @@ from logzero import logger
 
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
-from chaosorca.engine.client import connect
-from chaosorca.engine.containers import find_container
+from chaosorca.engine.client import connect, engine_errors
+from chaosorca.engine.containers import find_container, name_and_id
 from chaosorca.engine.run import RUN_ID
-from chaosorca.exceptions import ContainerError, InvalidArgument, OrcaError
+from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.model.fault import INJECTORS, parse_fault
 from chaosorca.model.nearest import nearest
-from chaosorca.model.syscalls import machine
+from chaosorca.model.syscalls import check_known, machine
 from chaosorca.model.values import as_bool, as_int, as_number
 
 __all__ = ["start_fault", "stop_all_faults", "stop_fault"]
@@ -83,7 +83,8 @@ def start_fault(
     if container is None:
         raise InvalidArgument("give the container whose system calls are to fail")
     client = connect(configuration)
-    arch = machine(client.version()["Arch"])
+    with engine_errors("asking for its architecture"):
+        arch = machine(client.version()["Arch"])
     fault = parse_fault(arch, syscall, error, delay_enter, delay_exit, when, duration)
     target = find_container(client, container)
     agent = ensure_agent(client, configuration)
@@ -124,7 +125,7 @@ def stop_fault(
 
     Arguments:
         container: the container's name, id or id's prefix.
-        syscall: only the faults on this system call.
+        syscall: only the faults on this system call, or on one of several separated by commas.
         label: not supported yet.
 
     Returns:
@@ -136,16 +137,15 @@ def stop_fault(
     _refuse_unsupported(label=label)
     if container is None:
         raise InvalidArgument("give the container whose faults are to end, or use stop_all_faults")
+    syscalls = [check_known(name.strip()) for name in str(syscall).split(",")] if syscall is not None else None
     client = connect(configuration)
     agent = find_agent(client)
     if agent is None:
         retire_agent(client)  # one that has died
         return {"stopped": []}
-    try:
-        name = find_container(client, container).name
-    except ContainerError:
-        name = container  # it has ended meanwhile; its fault may still wait for it
-    return agent.ask("stop_fault", container=name, syscall=syscall)
+    faults = agent.ask("status")["faults"]
+    found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
+    return agent.ask("stop_fault", container=found[1], syscalls=syscalls) if found else {"stopped": []}
 
 
 @activity

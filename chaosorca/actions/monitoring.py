@@ -1,10 +1,12 @@
 """Start and stop the monitoring of containers."""
 
+import contextlib
+
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect
-from chaosorca.engine.containers import select_containers
-from chaosorca.exceptions import ContainerError, InvalidArgument
+from chaosorca.engine.containers import name_and_id, select_containers
+from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.model.values import as_bool
 
 __all__ = ["start_monitoring", "stop_monitoring"]
@@ -31,7 +33,7 @@ def start_monitoring(
         resources: processor, memory, network and storage figures.
 
     Returns:
-        for each container {"name", "id", "monitors", "warnings", "running"}.
+        for each container {"name", "id", "monitors", "warnings", "running", "new": whether nobody monitored it before}.
 
     Raises:
         ActivityFailed: no such container, it does not run or must not be touched, or the agent cannot watch it.
@@ -43,11 +45,18 @@ def start_monitoring(
     client = connect(configuration)
     targets = select_containers(client, container, label)
     agent = ensure_agent(client, configuration)
+    watched: list[dict] = []
     try:
-        return [agent.ask("watch", container=target.to_json(), monitors=monitors) for target in targets]
+        for target in targets:
+            watched.append(agent.ask("watch", container=target.to_json(), monitors=monitors))
     except BaseException:
-        retire_agent(client)
+        with contextlib.suppress(OrcaError):
+            for one in watched:
+                if one["new"]:
+                    agent.ask("unwatch", container=one["name"])
+            retire_agent(client)
         raise
+    return watched
 
 
 @activity
@@ -62,16 +71,19 @@ def stop_monitoring(container: str = None, label: str = None, configuration: dic
     Returns:
         {"stopped": the names of the containers that were monitored until now}.
     """
+    if (container is None) == (label is None):
+        raise InvalidArgument("give either container or label, not both and not neither")
     client = connect(configuration)
     agent = find_agent(client)
     stopped: list[str] = []
     if agent is not None:
-        watched = agent.ask("status")["targets"]
-        try:
-            names = [target.name for target in select_containers(client, container, label)]
-        except ContainerError:  # it has ended, which is no reason to go on watching it
-            names = [one["name"] for one in watched if container and (one["name"] == container or one["id"].startswith(container))]
-        for name in names:
+        watched = {one["id"]: one["name"] for one in agent.ask("status")["targets"]}
+        if label is not None:
+            ids = [target.id for target in select_containers(client, None, label)]
+        else:  # one that has ended is no reason to go on watching it
+            found = name_and_id(client, container or "", [(name, one) for one, name in watched.items()])
+            ids = [found[1]] if found else []
+        for name in [watched[one] for one in ids if one in watched]:
             stopped += agent.ask("unwatch", container=name)["stopped"]
     retire_agent(client)
     return {"stopped": stopped}

@@ -18,7 +18,7 @@ from chaosorca.agent.monitors.resources import ResourceMonitor
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
 from chaosorca.agent.snapshot import Snapshot
 from chaosorca.agent.targets import Target, find_target
-from chaosorca.model.errors import AgentError, InvalidArgument, OrcaError
+from chaosorca.model.errors import AgentError, InvalidArgument
 from chaosorca.model.fault import Fault
 
 MONITORS = ("syscalls", "http", "resources")
@@ -30,7 +30,9 @@ class Agent:
     """One per Docker host. Its public methods up to `status` are what the server offers; each returns JSON."""
 
     def __init__(self, arch: str) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # of targets and monitors
+        self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program compiles
+        self._retired = False
         self._ledger = Ledger()
         self._syscalls = SyscallMonitor(arch)
         self._http = HttpMonitor()
@@ -49,34 +51,34 @@ class Agent:
         unknown = [monitor for monitor in monitors if monitor not in MONITORS]
         if unknown:
             raise InvalidArgument(f"there is no monitor {unknown[0]!r}: there are {', '.join(MONITORS)}")
+        # Before any lock: compiling takes its time, and scrapes go on meanwhile.
+        if {"syscalls", "resources"} & set(monitors):
+            self._syscalls.prepare()
+        if "http" in monitors:
+            self._http.prepare()
         with self._lock:
+            self._refuse_if_retired()
             target = find_target(container)
-            known = self._targets.get(target.name)
-            active = self._monitors.get(target.name, set())
-            if known is None:
+            is_new = target.name not in self._targets
+            if is_new and self._faults.active_on(target.name) is None:
                 self._ledger.forget(target.name)
-            # The resource monitor needs the kernel's count of what ended threads had read and written.
-            wanted = [monitor for monitor in MONITORS if monitor in {*monitors, *active}]
-            warnings = []
-            if "syscalls" in wanted or "resources" in wanted:
-                try:
-                    self._syscalls.watch(target)
-                except OrcaError:
-                    if "syscalls" in wanted:
-                        raise
+            wanted = {*monitors, *self._monitors.get(target.name, ())}
+            try:
+                self._attach(target, wanted)
+            except BaseException:
+                if is_new:
+                    self.unwatch(target.name)
+                raise
             if "resources" in wanted and not self._syscalls.io_of_ended_threads:
-                warnings.append("this kernel has no BTF: what processes of `docker exec` read and wrote is lost when they end")
-            if "http" in wanted:
-                try:
-                    self._http.watch(target)
-                except AgentError as error:
-                    wanted.remove("http")
-                    warnings.append(str(error))
-            target.warnings = warnings
+                target.warnings.append(
+                    "this kernel has no BTF: what a process of `docker exec` read and wrote is lost when it ends"
+                )
+            if target.shared_network:
+                target.warnings.append("it shares its network with another container: HTTP and network figures are those of both")
             self._targets[target.name] = target
-            self._monitors[target.name] = set(wanted)
+            self._monitors[target.name] = wanted
             self._fault_changed(target.name)
-            return self._describe(target)
+            return {**self._describe(target), "new": is_new}
 
     def unwatch(self, container: str) -> dict[str, Any]:
         """Stop monitoring a container, by name; success if nobody does."""
@@ -98,15 +100,20 @@ class Agent:
             fault: a `Fault`, as its `to_json` gives it.
             fault_id, run: its own id, and that of the run that it belongs to.
         """
-        with self._lock:
+        with self._faults_lock:
+            self._refuse_if_retired()
             return self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run)
 
     def stop_fault(
-        self, container: str | None = None, syscall: str | None = None, run: str | None = None, fault_id: str | None = None
+        self,
+        container: str | None = None,
+        syscalls: list[str] | None = None,
+        run: str | None = None,
+        fault_id: str | None = None,
     ) -> dict[str, Any]:
-        """End the active faults of a container (name or id), with a system call, of a run, of an id; of none: all."""
-        with self._lock:
-            return {"stopped": self._faults.stop("it was stopped", container, syscall, run, fault_id)}
+        """End the active faults of a container (name or id), with one of some system calls, of a run, of an id; of none: all."""
+        with self._faults_lock:
+            return {"stopped": self._faults.stop("it was stopped", container, syscalls, run, fault_id)}
 
     def status(self) -> dict[str, Any]:
         """Everything that is watched, and all faults."""
@@ -117,9 +124,15 @@ class Agent:
                 "faults": self._faults.status(),
             }
 
+    def retire(self) -> dict[str, Any]:
+        """Refuse all further work if there is nothing to do, so that the agent can be removed without a race."""
+        with self._lock, self._faults_lock:
+            self._retired = not self._targets and not any(fault["active"] for fault in self._faults.status())
+            return {"retired": self._retired}
+
     def shut_down(self) -> None:
         """End all faults; the kernel does the rest when the process ends."""
-        with self._lock:
+        with self._faults_lock:
             self._faults.stop("the agent was ended")
 
     def keep_up(self) -> None:
@@ -127,8 +140,9 @@ class Agent:
         while True:
             time.sleep(_TICK)
             try:
-                with self._lock:
+                with self._faults_lock:
                     self._faults.tick()
+                with self._lock:
                     for target in self._targets.values():
                         self._follow(target)
                 self._http.give_up_on_old()
@@ -137,9 +151,10 @@ class Agent:
 
     def snapshot(self) -> Snapshot:
         """All figures now. Does not wait for anything that the agent is being asked to do."""
+        # A container that is down for a moment keeps its counters: they go on when it comes back.
+        monitors = dict(self._monitors)
         targets = [target for target in list(self._targets.values()) if target.cgroup.exists()]
-        names = {target.name for target in targets}
-        monitors = {name: monitors for name, monitors in list(self._monitors.items()) if name in names}
+        running = {target.name for target in targets}
 
         def of(monitor: str, values: dict[Any, Any]) -> dict[Any, Any]:
             return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
@@ -147,7 +162,7 @@ class Agent:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         cost = self._syscalls.cost()
         return Snapshot(
-            monitored=sorted((name, monitor) for name, active in monitors.items() for monitor in active),
+            monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
             syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
             syscall_durations=_sum(of("syscalls", self._syscalls.durations()), of("syscalls", self._ledger.durations())),
             http=of("http", self._http.counts()),
@@ -158,7 +173,7 @@ class Agent:
             fault_active={
                 (fault["container"], fault["text"]): float(fault["active"])
                 for fault in self._faults.status()
-                if fault["active"] or fault["container"] in names
+                if fault["active"] or fault["container"] in monitors
             },
             resources=self._resources.read([target for target in targets if "resources" in monitors.get(target.name, ())]),
             map_entries={(table,): float(count) for table, count in cost["entries"].items()},
@@ -167,13 +182,33 @@ class Agent:
             agent_resident_bytes=_resident_bytes(Path("/proc/self/statm")),
         )
 
+    def _attach(self, target: Target, wanted: set[str]) -> None:
+        """Have the monitors watch a target; those of `wanted` that cannot, but need not, are taken out of it with a warning."""
+        try:
+            # The resource monitor, too, wants the kernel's count of what ended threads had read and written.
+            if wanted & {"syscalls", "resources"}:
+                self._syscalls.watch(target)
+        except AgentError:
+            if "syscalls" in wanted:
+                raise
+        try:
+            if "http" in wanted:
+                self._http.watch(target)
+        except AgentError as error:
+            wanted.remove("http")
+            target.warnings.append(str(error))
+
     def _follow(self, target: Target) -> None:
         """A container that was restarted has new control groups and a new network namespace."""
-        if not target.cgroup.exists():
-            return
-        self._syscalls.watch(target)
-        if "http" in self._monitors[target.name]:
-            self._http.watch(target)
+        if target.cgroup.exists():
+            try:
+                self._attach(target, set(self._monitors[target.name]))
+            except (AgentError, OSError):
+                _log.debug("container %s is on its way down or up", target.name, exc_info=True)
+
+    def _refuse_if_retired(self) -> None:
+        if self._retired:
+            raise AgentError("the agent is being removed because it had nothing to do: try again")
 
     def _ended_io(self) -> Any:
         return self._syscalls.ended_io() if self._syscalls.io_of_ended_threads else None

@@ -67,7 +67,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     yield _gauge("chaosorca_fault_active", "1 while a fault is active, 0 after", ["container", "fault"], snapshot.fault_active)
 
     resources = {(name,): value for name, value in snapshot.resources.items()}
-    figures: list[tuple[str, str, Any, Callable[[Resources], float]]] = [
+    figures: list[tuple[str, str, Any, Callable[[Resources], float | None]]] = [
         ("container_cpu_usage_seconds", "Processor time used", CounterMetricFamily, lambda r: r.cpu_seconds),
         ("container_memory_usage_bytes", "Memory in use, page cache included", GaugeMetricFamily, lambda r: r.memory_bytes),
         ("container_network_receive_bytes", "Bytes received", CounterMetricFamily, lambda r: r.received),
@@ -78,7 +78,8 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     for name, what, kind, figure in figures:
         family = kind(name, what, labels=["name"])
         for name_label, value in resources.items():
-            family.add_metric(name_label, figure(value))
+            if (number := figure(value)) is not None:
+                family.add_metric(name_label, number)
         yield family
 
     yield _counter("chaosorca_agent_cpu_seconds", "Processor time used by the agent", [], {(): snapshot.agent_cpu_seconds})

@@ -21,6 +21,7 @@ from chaosorca.model.fault import Fault
 from chaosorca.model.syscalls import syscall_numbers
 
 _ATTACH_WITHIN = 3.0
+_NEWCOMERS_WITHIN = 0.5
 _RELEASED_WITHIN = 2.0
 _GRACE = 5.0
 _HISTORY = 200
@@ -112,7 +113,7 @@ class Faults:
         self._injections.append(injection)
         self._on_change(target.name)
         try:
-            self._attach(injection, pids)
+            self._attach(injection, pids, _ATTACH_WITHIN)
             if not injection.tracers:
                 reasons = "; ".join(sorted(set(injection.not_attached.values())))
                 raise AgentError(f"no process of container {target.name!r} could be attached: {reasons}")
@@ -133,16 +134,20 @@ class Faults:
         self,
         reason: str,
         container: str | None = None,
-        syscall: str | None = None,
+        syscalls: list[str] | None = None,
         run: str | None = None,
         fault_id: str | None = None,
     ) -> list[dict[str, Any]]:
-        """End all active faults of a container, with a system call, of a run, of an id; None: any. Returns what each had done."""
+        """End all active faults of a container (name or id), with one of some system calls, of a run, of an id; None: any.
+
+        Returns:
+            what each had done.
+        """
         ended = []
         for injection in [injection for injection in self._injections if injection.active]:
             if container not in (None, injection.target.name, injection.target.id):
                 continue
-            if syscall is not None and syscall not in injection.fault.syscalls:
+            if syscalls is not None and not set(syscalls) & set(injection.fault.syscalls):
                 continue
             if run not in (None, injection.run) or fault_id not in (None, injection.id):
                 continue
@@ -159,9 +164,11 @@ class Faults:
                 self._end(injection, "its duration was over")
                 continue
             injection.tracers = [tracer for tracer in injection.tracers if tracer.alive()]
-            newcomers = [pid for pid in injection.target.pids() if self._is_free(pid) and pid not in injection.not_attached]
+            pids = injection.target.pids()
+            injection.not_attached = {pid: why for pid, why in injection.not_attached.items() if pid in pids}
+            newcomers = [pid for pid in pids if self._is_free(pid) and pid not in injection.not_attached]
             if newcomers:
-                self._attach(injection, newcomers)
+                self._attach(injection, newcomers, _NEWCOMERS_WITHIN)
         ended = [injection for injection in self._injections if not injection.active]
         for injection in ended[:-_HISTORY]:
             self._injections.remove(injection)
@@ -174,16 +181,16 @@ class Faults:
         """All faults, ended ones included, oldest first."""
         return [injection.to_json() for injection in self._injections]
 
-    def _attach(self, injection: Injection, pids: list[int]) -> None:
+    def _attach(self, injection: Injection, pids: list[int], within: float) -> None:
         left = injection.deadline - time.monotonic() + _GRACE
         tracer = self._spawner.submit(
             Strace, injection.fault, pids, left, lambda call: self._on_call(injection, call), self._proc
         ).result()
-        missing = tracer.wait_attached(_ATTACH_WITHIN)
+        injection.tracers.append(tracer)
+        missing = tracer.wait_attached(within)
         injection.not_attached.update(missing)
-        if tracer.alive() and len(missing) < len(pids):
-            injection.tracers.append(tracer)
-        else:
+        if not tracer.alive() or len(missing) == len(pids):
+            injection.tracers.remove(tracer)
             tracer.stop()
 
     def _end(self, injection: Injection, reason: str) -> None:

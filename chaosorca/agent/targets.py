@@ -20,6 +20,7 @@ class Target:
     id: str
     cgroup: Cgroup
     host_network: bool = False
+    shared_network: bool = False
     warnings: list[str] = field(default_factory=list)
     proc: Path = Path("/proc")
 
@@ -36,7 +37,7 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
 
     Arguments:
         container: its `name`, which its series carry; its full `id`; its first process's `pid` in the host's pid namespace;
-            whether it is on the host's network (`host_network`).
+            whether it is on the host's network (`host_network`), or on another container's (`shared_network`).
 
     Raises:
         AgentError: no such process, or it is in no control group of the container's own.
@@ -48,4 +49,5 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
         raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again") from None
     except ValueError:
         raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart") from None
-    return Target(name, container["id"], cgroup, bool(container.get("host_network")), proc=proc)
+    host, shared = bool(container.get("host_network")), bool(container.get("shared_network"))
+    return Target(name, container["id"], cgroup, host, shared, proc=proc)

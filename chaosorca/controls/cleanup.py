@@ -33,16 +33,18 @@ def before_experiment_control(context: Any, configuration: Any = None, experimen
 def after_experiment_control(context: Any, configuration: Any = None, experiment: Any = None, **kwargs: Any) -> None:
     """End the faults that this run started."""
     if not is_dry(experiment):
-        _end_faults(configuration)
+        end_faults(configuration)
 
 
 def cleanup_control() -> None:
     """End them where the experiment was left without its last controls."""
     if _pending:
-        _end_faults(_pending["configuration"])
+        end_faults(_pending["configuration"])
 
 
-def _end_faults(configuration: Any) -> None:
+def end_faults(configuration: Any) -> None:
+    """End the faults that this run started, and the agent if that leaves it with nothing to do; errors are logged."""
+
     def end() -> None:
         client = connect(configuration)
         agent = find_agent(client)
@@ -50,5 +52,5 @@ def _end_faults(configuration: Any) -> None:
             logger.info("cleanup: ended the fault %s on container %s", fault["text"], fault["container"])
         retire_agent(client)
 
-    _pending.clear()
     logging_errors("control cleanup", end)
+    _pending.clear()  # not before: an interruption of it is made good by `cleanup_control`

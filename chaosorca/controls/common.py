@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chaoslib import substitute
-from chaoslib.exceptions import InvalidActivity
+from chaoslib.exceptions import ActivityFailed, InterruptExecution, InvalidActivity
 from logzero import logger
 
 from chaosorca.exceptions import OrcaError
@@ -19,6 +19,12 @@ from chaosorca.model.nearest import nearest
 def is_dry(experiment: Mapping[str, Any] | None) -> bool:
     """Whether Chaos Toolkit only pretends: it skips activities then, but not controls."""
     return bool((experiment or {}).get("dry"))
+
+
+def uses_cleanup(experiment: Mapping[str, Any] | None) -> bool:
+    """Whether an experiment has the `cleanup` control."""
+    controls = (experiment or {}).get("controls") or []
+    return any((one.get("provider") or {}).get("module") == "chaosorca.controls.cleanup" for one in controls)
 
 
 def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None) -> list[str]:
@@ -66,7 +72,9 @@ def logging_errors(doing: str, function: Callable[[], object]) -> None:
     """Do the work of a control that must not end the experiment: its errors are logged."""
     try:
         function()
-    except OrcaError as error:
+    except InterruptExecution:
+        raise  # SIGTERM, which is not the control's own
+    except (OrcaError, ActivityFailed) as error:
         logger.error("%s failed: %s", doing, error)
     except Exception as error:
         logger.error("%s failed: %s: %s", doing, type(error).__name__, error)

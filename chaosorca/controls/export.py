@@ -22,7 +22,8 @@ from typing import Any
 
 from logzero import logger
 
-from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors
+from chaosorca.controls.cleanup import end_faults
+from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, uses_cleanup
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.exceptions import InvalidArgument, OrcaError
@@ -83,7 +84,11 @@ def after_experiment_control(
     if is_dry(experiment):
         return
 
+    if uses_cleanup(experiment):
+        end_faults(configuration)  # first, so that the files know of their end
+
     def write() -> None:
+        _remember_stopped_faults(state or {})
         try:
             _collect(configuration, arguments)
         except OrcaError as error:
@@ -133,6 +138,15 @@ def _collect(configuration: Any, arguments: dict[str, Any]) -> None:
             before = _collected.tables.get((name, metric))
             if before is None or len(table.times) >= len(before.times):  # a new Prometheus would know less
                 _collected.tables[name, metric] = table
+
+
+def _remember_stopped_faults(journal: dict[str, Any]) -> None:
+    """What `stop_fault` returned: the agent that could tell of these faults may be gone."""
+    for run in [*(journal.get("run") or []), *(journal.get("rollbacks") or [])]:
+        output = run.get("output")
+        if (run.get("activity") or {}).get("provider", {}).get("module") == "chaosorca.actions.faults" and isinstance(output, dict):
+            for fault in output.get("stopped", []):
+                _collected.faults[fault["fault"]] = fault
 
 
 def _directory(given: Any, title: str) -> Path:

@@ -18,7 +18,6 @@ from logzero import logger
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, named_containers
-from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.containers import check_label
 from chaosorca.engine.prometheus import is_running
@@ -77,13 +76,11 @@ def before_experiment_control(
             url = start_prometheus(port=0, configuration=configuration)["url"]
             _started.prometheus = True
             logger.info("observe: Prometheus is at %s", url)
-        agent = find_agent(client)
-        before = {one["name"] for one in agent.ask("status")["targets"]} if agent else set()
         watched: list[str] = []
         for name in names or [""]:
             for target in start_monitoring(container=name or None, label=None if name else label, configuration=configuration):
                 watched.append(target["name"])
-                if target["name"] not in before:
+                if target["new"]:
                     _started.containers.append(target["name"])
                 for warning in target["warnings"]:
                     logger.warning("observe: %s", warning)
@@ -111,9 +108,13 @@ def cleanup_control() -> None:
 
 
 def _stop() -> None:
-    global _started
-    started, _started = _started, _Started()
-    for name in started.containers:
-        logging_errors("control observe", partial(stop_monitoring, container=name, configuration=started.configuration))
-    if started.prometheus:
-        logging_errors("control observe", partial(stop_prometheus, configuration=started.configuration))
+    # What has been stopped is struck off one by one: an interruption leaves the rest to `cleanup_control`.
+    while _started.containers:
+        logging_errors(
+            "control observe",
+            partial(stop_monitoring, container=_started.containers[-1], configuration=_started.configuration),
+        )
+        _started.containers.pop()
+    if _started.prometheus:
+        logging_errors("control observe", partial(stop_prometheus, configuration=_started.configuration))
+        _started.prometheus = False

@@ -24,6 +24,7 @@ CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEA
 
 _MEMORY = "512m"
 _READY_WITHIN = 20.0
+_STARTED_WITHIN = 5.0
 
 
 class Agent:
@@ -53,6 +54,10 @@ class Agent:
         status = self.ask("status")
         return not status["targets"] and not any(fault["active"] for fault in status["faults"])
 
+    def retire(self) -> bool:
+        """Have it refuse further work if it has nothing to do; return whether it does."""
+        return bool(self.ask("retire")["retired"])
+
 
 def find_agent(client: docker.DockerClient) -> Agent | None:
     """The agent if it runs, whatever its version."""
@@ -68,9 +73,9 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
         EngineError: its image could not be built, or its container not started.
     """
     image = ensure_image(client, "agent", configuration)
-    container = _container(client)
+    container = _started_container(client)
     if container is not None:
-        if container.status == "running" and image in container.image.tags:
+        if container.status == "running" and _is_of(container, image):
             return Agent(container)
         if container.status == "running" and not Agent(container).is_idle():
             raise AgentError(
@@ -78,7 +83,28 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
                 "end its faults and monitoring with that version, or remove it with `docker rm -f chaosorca-agent`"
             )
         _remove(container)
-    network = ensure_network(client)
+    try:
+        return _start(client, image)
+    except BaseException:  # Ctrl-C too
+        left = _container(client)
+        if left is not None:
+            _remove(left)
+        remove_unused_network(client)
+        raise
+
+
+def retire_agent(client: docker.DockerClient) -> bool:
+    """Remove the agent if it has nothing to do, and the network with it; return whether it is gone."""
+    container = _container(client)
+    if container is not None:
+        if container.status == "running" and not Agent(container).retire():
+            return False
+        _remove(container)
+    remove_unused_network(client)
+    return True
+
+
+def _start(client: docker.DockerClient, image: str) -> Agent:
     logger.info("starting the agent, container %s", AGENT)
     with engine_errors(f"starting container {AGENT!r}"):
         try:
@@ -86,7 +112,7 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
                 image,
                 name=AGENT,
                 detach=True,
-                network=network,
+                network=ensure_network(client),
                 pid_mode="host",
                 cgroupns="host",
                 cap_drop=["ALL"],
@@ -100,10 +126,6 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
             )
         except docker.errors.APIError as error:
             if error.status_code != 409:
-                left = _container(client)
-                if left is not None:
-                    _remove(left)
-                remove_unused_network(client)
                 raise
             container = client.containers.get(AGENT)  # another start was faster
     agent = Agent(container)
@@ -111,15 +133,20 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
     return agent
 
 
-def retire_agent(client: docker.DockerClient) -> bool:
-    """Remove the agent if it has nothing to do, and the network with it; return whether it is gone."""
-    container = _container(client)
-    if container is not None:
-        if container.status == "running" and not Agent(container).is_idle():
+def _started_container(client: docker.DockerClient) -> DockerContainer | None:
+    """The agent's container; one that somebody else is just starting is given the time to."""
+    end = time.monotonic() + _STARTED_WITHIN
+    while (container := _container(client)) is not None and container.status == "created" and time.monotonic() < end:
+        time.sleep(0.1)
+    return container
+
+
+def _is_of(container: DockerContainer, image: str) -> bool:
+    with engine_errors(f"looking for the image of container {AGENT!r}"):
+        try:
+            return image in container.image.tags
+        except docker.errors.ImageNotFound:
             return False
-        _remove(container)
-    remove_unused_network(client)
-    return True
 
 
 def _container(client: docker.DockerClient) -> DockerContainer | None:
@@ -154,7 +181,6 @@ def _wait_until_ready(agent: Agent, container: DockerContainer) -> None:
                 container.reload()
                 if container.status not in ("created", "running") or time.monotonic() > end:
                     said = container.logs(tail=5).decode(errors="replace").strip()
-                    _remove(container)
                     raise AgentError(f"the agent did not get ready ({error}); it said: {said or 'nothing'}") from error
         time.sleep(0.1)
 

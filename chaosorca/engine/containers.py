@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class Container:
     id: str
     pid: int
     host_network: bool
+    shared_network: bool
 
     def to_json(self) -> dict[str, Any]:
         """The container as the agent is told of it."""
@@ -43,6 +45,28 @@ def find_container(client: docker.DockerClient, reference: str) -> Container:
             names = [container.name for container in client.containers.list(all=True, ignore_removed=True)]
             raise ContainerError(f"container {reference!r} does not exist{nearest(reference, names)}") from None
     return _checked(found.attrs)
+
+
+def name_and_id(client: docker.DockerClient, reference: str, known: Iterable[tuple[str, str]] = ()) -> tuple[str, str] | None:
+    """Tell which container is meant by a name, an id or an id's prefix, whatever its state.
+
+    Arguments:
+        client: the engine.
+        reference: the name or id.
+        known: names and ids of further containers, which the engine may not have any more.
+
+    Returns:
+        its name and id, None if there is no such container.
+    """
+    with engine_errors(f"looking for container {reference!r}"):
+        try:
+            found = client.containers.get(reference)
+            return str(found.name), str(found.id)
+        except docker.errors.NotFound:
+            pass
+    candidates = list(known)
+    by_name = [one for one in candidates if one[0] == reference.lstrip("/")]
+    return next(iter(by_name or [one for one in candidates if one[1].startswith(reference)]), None)
 
 
 def select_containers(client: docker.DockerClient, container: str | None, label: str | None) -> list[Container]:
@@ -86,4 +110,5 @@ def _checked(attrs: dict[str, Any]) -> Container:
         raise ContainerError(f"container {name!r} is paused: unpause it with `docker unpause {name}`")
     if not state.get("Running") or state.get("Restarting"):
         raise ContainerError(f"container {name!r} is not running ({state['Status']}): start it with `docker start {name}`")
-    return Container(name, attrs["Id"], int(state["Pid"]), attrs["HostConfig"].get("NetworkMode") == "host")
+    network = str(attrs["HostConfig"].get("NetworkMode"))
+    return Container(name, attrs["Id"], int(state["Pid"]), network == "host", network.startswith("container:"))

@@ -27,6 +27,11 @@ _PORT = "9090/tcp"
 _AGENT_PORT = 9309
 _READY_WITHIN = 30.0
 
+_REMOTE = (
+    "the Docker Engine is on another machine, where Prometheus's port on 127.0.0.1 cannot be reached from here, which is not "
+    "supported yet: let a Prometheus of yours scrape the agent, and set prometheus_base_url"
+)
+
 _CONFIGURATION = """\
 global:
   scrape_interval: {interval}
@@ -66,6 +71,8 @@ def start_prometheus(
         EngineError: the port is taken, or the container could not be started; nothing is left.
         PrometheusError: it runs already with another port or interval, or does not get ready.
     """
+    if not is_local(client):
+        raise PrometheusError(_REMOTE)
     running = _container(client)
     if running is not None and running.status == "running":
         url = _url(running)
@@ -153,10 +160,7 @@ def prometheus_url(client: docker.DockerClient) -> str:
             "or set prometheus_base_url"
         )
     if not is_local(client):
-        raise PrometheusError(
-            "Prometheus runs on another machine's 127.0.0.1: forward its port and set prometheus_base_url; "
-            "asking it through the Docker Engine is not supported yet"
-        )
+        raise PrometheusError(_REMOTE)
     return _url(container)
 
 
@@ -183,7 +187,8 @@ def _wait_until_ready(url: str, container: DockerContainer) -> None:
     end = time.monotonic() + _READY_WITHIN
     while True:
         try:
-            if requests.get(f"{url}/api/v1/targets", timeout=2).json()["data"]["activeTargets"]:
+            # Not by a proxy: it is on this machine.
+            if requests.get(f"{url}/api/v1/targets", timeout=2, proxies={"http": ""}).json()["data"]["activeTargets"]:
                 return
         except (requests.RequestException, KeyError):
             pass

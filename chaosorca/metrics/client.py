@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -27,6 +28,8 @@ class Prometheus:
     def __init__(self, base_url: str, session: requests.Session | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self._session = session or requests.Session()
+        if (urlsplit(self.base_url).hostname or "") in ("127.0.0.1", "localhost", "::1"):
+            self._session.trust_env = False  # no proxy for this machine
 
     def number(self, expression: str) -> float | None:
         """The value of an expression that gives at most one number now; None if it gives none."""

@@ -64,6 +64,8 @@ def check_known(name: str) -> str:
     Raises:
         InvalidArgument: no such system call; the sentence offers the nearest names.
     """
+    if not isinstance(name, str):
+        raise InvalidArgument(f"syscall {name!r} is no name of a system call")
     known = {one for arch in set(_MACHINES.values()) for one in syscall_numbers(arch)}
     if name not in known:
         raise InvalidArgument(f"system call {name!r} does not exist{nearest(name, sorted(known))}")

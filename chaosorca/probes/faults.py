@@ -3,7 +3,7 @@
 from chaosorca.activity import activity
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
-from chaosorca.engine.containers import find_container
+from chaosorca.engine.containers import name_and_id
 from chaosorca.exceptions import AgentError, ContainerError
 from chaosorca.model.syscalls import check_known
 
@@ -63,13 +63,7 @@ def _faults(container: str, configuration: dict | None) -> list[dict]:
     client = connect(configuration)
     agent = find_agent(client)
     faults = agent.ask("status")["faults"] if agent else []
-    ours = [one for one in faults if one["container"] == container or one["container_id"].startswith(container)]
-    if not ours:
-        try:
-            name = find_container(client, container).name
-        except ContainerError as error:
-            if "does not exist" in str(error):
-                raise
-            return []
-        ours = [one for one in faults if one["container"] == name]
-    return ours
+    found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
+    if found is None:
+        raise ContainerError(f"container {container!r} does not exist, and no fault on it is known")
+    return [one for one in faults if one["container_id"] == found[1]]

@@ -69,6 +69,7 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     validation = chaos(web, tmp_path, "validate", str(experiment))
     output, _ = validation.communicate(timeout=60)
     assert validation.returncode == 0, output
+    assert web.get("not-there") == 404  # nginx writes to its error log, as it will when files cannot be opened
     before = identity(web)
 
     run = chaos(web, tmp_path, "run", str(experiment))
@@ -133,7 +134,8 @@ def test_an_experiment_that_is_interrupted_leaves_no_fault(
     output, _ = run.communicate(timeout=120)
     assert web.get() == 200, output
     assert web.tracers() == {0}
-    assert list((tmp_path / "chaosorca-results").glob("*/events.csv")), output
+    (events,) = (tmp_path / "chaosorca-results").glob("*/events.csv")
+    assert [row["event"] for row in rows(events) if row["container"] == web.name] == ["fault_begin", "fault_end"], output
 
 
 def test_a_dry_run_touches_nothing(web: Web, tmp_path: Path, client: docker.DockerClient) -> None:

@@ -9,7 +9,7 @@ import docker.errors
 import pytest
 import requests
 
-from chaosorca.engine.containers import Container, find_container, select_containers
+from chaosorca.engine.containers import Container, find_container, name_and_id, select_containers
 from chaosorca.exceptions import ContainerError, EngineError, InvalidArgument
 
 ID = "0123456789abcdef" * 4
@@ -57,11 +57,29 @@ class FakeClient:
 
 
 @pytest.mark.parametrize("reference", ["web", ID, ID[:12]])
-@pytest.mark.parametrize(("network", "on_host"), [("bridge", False), ("host", True), ("default", False), ("container:x", False)])
-def test_a_running_container_is_found_by_name_id_and_prefix(reference: str, network: str, on_host: bool) -> None:
+@pytest.mark.parametrize(
+    ("network", "on_host", "shared"),
+    [("bridge", False, False), ("host", True, False), ("default", False, False), ("container:x", False, True)],
+)
+def test_a_running_container_is_found_by_name_id_and_prefix(reference: str, network: str, on_host: bool, shared: bool) -> None:
     found = find_container(FakeClient(FakeContainer("web", network=network)), reference)
-    assert found == Container("web", ID, 4242, on_host)
-    assert found.to_json() == {"name": "web", "id": ID, "pid": 4242, "host_network": on_host}
+    assert found == Container("web", ID, 4242, on_host, shared)
+    assert found.to_json() == {"name": "web", "id": ID, "pid": 4242, "host_network": on_host, "shared_network": shared}
+
+
+@pytest.mark.parametrize(
+    ("reference", "known", "found"),
+    [
+        ("web", [], ("web", ID)),
+        (ID[:12], [("web", "f" * 64)], ("web", ID)),
+        ("gone", [("gone", "a" * 64), ("other", "b" * 64)], ("gone", "a" * 64)),
+        ("b" * 12, [("gone", "a" * 64), ("other", "b" * 64)], ("other", "b" * 64)),
+        ("bb", [("other", "b" * 64), ("bb", "a" * 64)], ("bb", "a" * 64)),
+        ("nobody", [("gone", "a" * 64)], None),
+    ],
+)
+def test_a_name_goes_before_an_ids_prefix(reference: str, known: list[tuple[str, str]], found: tuple[str, str] | None) -> None:
+    assert name_and_id(FakeClient(FakeContainer("web")), reference, known) == found
 
 
 @pytest.mark.parametrize(

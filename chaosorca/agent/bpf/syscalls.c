@@ -18,6 +18,7 @@ struct call {
     u64 began;
     u32 nr;
     struct watched watched;
+    u32 pad; /* older kernels refuse a value with bytes that were never written */
 };
 
 struct count_key {

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CON
 _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined"]
 _UNANSWERED_AFTER = 60.0
+_LOOK_EVERY = 5.0
 
 
 @dataclass
@@ -42,10 +44,21 @@ class HttpMonitor:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
+        self._given_up: Counter[tuple[int, int, int]] = Counter()
+        self._looked_for_old = 0.0
         self._program: Any = None
         self._instructions = b""
         self._targets: dict[str, _Watched] = {}
         self._next = 1
+
+    def prepare(self) -> None:
+        """Compile the program, if that has not been done: the first time takes a second or more."""
+        with self._preparing:
+            if self._program is None:
+                program = kernel.compile_program("http", {})
+                self._instructions = program.dump_func(b"http")
+                self._program = program
 
     def watch(self, target: Target) -> None:
         """Begin to follow a target's requests, or follow it to the network namespace that it has now.
@@ -65,13 +78,11 @@ class HttpMonitor:
             namespace = procfs.namespace(self._proc, pid, "net")
         except OSError:
             return
+        self.prepare()
         with self._lock:
             before = self._targets.get(target.name)
             if before and before.namespace == namespace:
                 return
-            if self._program is None:
-                self._program = kernel.compile_program("http", {})
-                self._instructions = self._program.dump_func(b"http")
             number = before.number if before else self._next
             self._next += 0 if before else 1
             code = kernel.replace_constant(self._instructions, _TARGET, number)
@@ -100,11 +111,17 @@ class HttpMonitor:
         """Requests by container, role, method and code (`none`: never answered)."""
         with self._lock:
             names = self._names_of_targets()
-            return {
-                (names[key.target], _ROLES[key.role], _METHODS[key.method], str(key.code) if key.code else "none"): leaf
-                for key, leaf in kernel.entries(self._program, "counts")
-                if key.target in names
-            }
+            counts = Counter(
+                {
+                    (names[key.target], _ROLES[key.role], _METHODS[key.method], str(key.code) if key.code else "none"): leaf
+                    for key, leaf in kernel.entries(self._program, "counts")
+                    if key.target in names
+                }
+            )
+            for (number, role, method), count in self._given_up.items():
+                if number in names:
+                    counts[names[number], _ROLES[role], _METHODS[method], "none"] += count
+            return dict(counts)
 
     def durations(self) -> dict[tuple[str, str], Histogram]:
         """Latency histograms by container and role."""
@@ -137,18 +154,17 @@ class HttpMonitor:
             return result
 
     def give_up_on_old(self) -> None:
-        """Count requests that have waited for their answer for a minute as never answered."""
+        """Count requests that have waited for their answer for a minute as never answered. Looks every few seconds at the most."""
         with self._lock:
-            if self._program is None:
+            now = time.monotonic()
+            if self._program is None or now - self._looked_for_old < _LOOK_EVERY:
                 return
-            oldest = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(_UNANSWERED_AFTER * 1e9)
-            counts = self._program["counts"]
+            self._looked_for_old = now
+            oldest = int((now - _UNANSWERED_AFTER) * 1e9)
             for key, leaf in kernel.entries(self._program, "connections"):
                 if leaf.open and leaf.began < oldest:
                     self._delete("connections", key)
-                    count = counts.Key(target=key.target, code=0, role=leaf.role, method=leaf.method)
-                    known = counts[count].value if count in counts else 0
-                    counts[count] = counts.Leaf(known + 1)
+                    self._given_up[key.target, leaf.role, leaf.method] += 1
 
     def _delete(self, table: str, key: Any) -> None:
         with contextlib.suppress(KeyError):  # the kernel may have been faster

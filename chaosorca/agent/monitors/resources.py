@@ -13,12 +13,12 @@ from chaosorca.agent.targets import Target
 
 @dataclass(frozen=True)
 class Resources:
-    """What a container uses: seconds since its start, and bytes."""
+    """What a container uses: seconds since its start, and bytes; no network figures of one that is on the host's network."""
 
     cpu_seconds: float
     memory_bytes: int
-    received: int
-    transmitted: int
+    received: int | None
+    transmitted: int | None
     io: Io
 
 
@@ -60,5 +60,5 @@ class ResourceMonitor:
             io = sum((procfs.thread_io(self._proc, pid) for pid in pids), ended.get(target.name, Io()))
         before = self._io.get(target.name, Io())
         io = self._io[target.name] = Io(max(io.read, before.read), max(io.written, before.written))
-        received, transmitted = procfs.network_bytes(self._proc, pids[0])
+        received, transmitted = (None, None) if target.host_network else procfs.network_bytes(self._proc, pids[0])
         return Resources(target.cgroup.cpu_seconds(), target.cgroup.memory_bytes(), received, transmitted, io)

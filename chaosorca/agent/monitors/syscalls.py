@@ -21,12 +21,23 @@ class SyscallMonitor:
         self._names = syscall_names(arch)
         self._numbers = syscall_numbers(arch)
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
         self._program: Any = None
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._untimed: dict[str, set[int]] = {}
         self._next = 1
         self.io_of_ended_threads = False
+
+    def prepare(self) -> None:
+        """Compile and attach the programs, if that has not been done: the first time takes a second or more."""
+        with self._preparing:
+            if self._program is None:
+                offsets = kernel.io_accounting_offsets()
+                numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
+                program = kernel.compile_program("syscalls", {**numbers, **offsets})
+                self.io_of_ended_threads = bool(offsets)
+                self._program = program
 
     def watch(self, target: Target) -> None:
         """Begin to count a target's calls, or follow it to the control groups that it has now."""
@@ -36,12 +47,8 @@ class SyscallMonitor:
                 f"the system calls of container {target.name!r} cannot be told apart: "
                 "it has no control group of its own in the unified hierarchy"
             )
+        self.prepare()
         with self._lock:
-            if self._program is None:
-                offsets = kernel.io_accounting_offsets()
-                numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
-                self._program = kernel.compile_program("syscalls", {**numbers, **offsets})
-                self.io_of_ended_threads = bool(offsets)
             if target.name not in self._targets:
                 self._targets[target.name] = self._next
                 self._next += 1
