@@ -21,6 +21,7 @@ class FakeContainer:
         self, name: str, state: dict[str, Any] | None = None, labels: dict[str, str] | None = None, network: str = "bridge"
     ) -> None:
         self.name = name
+        self.id = ID
         self.attrs = {
             "Name": f"/{name}",
             "Id": ID,
