@@ -110,22 +110,30 @@ def fault() -> None:
 
 
 @fault.command("start")
-@_name
-@click.option("--syscall", "-s", required=True, help="The system call, or several separated by commas.")
+@click.option("--name", "-n", help="The container's name or id.")
+@click.option("--label", "-l", help="Instead of a name, a label (key=value) that selects several.")
+@click.option("--syscall", "-s", required=True, help="System calls, families (open*), classes (%file), separated by commas.")
 @click.option("--error", "-e", help="The errno that calls fail with, as in EACCES.")
+@click.option("--retval", help="A forged result, from 0 on.")
+@click.option("--signal", help="A signal that the thread gets as it enters the call, as in SIGUSR1.")
 @click.option("--delay-enter", help="How long a call is held before it is made, as in 100ms.")
 @click.option("--delay-exit", help="How long its result is held back, as in 100ms.")
 @click.option("--when", help="On which calls of each thread, as strace counts them: 3, 3+, 1+3, 2..9+2.")
 @click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
+@click.option("--placebo", is_flag=True, help="Attach as the fault would, and inject nothing.")
+@click.option("--dry-run", is_flag=True, help="Say whom the fault would touch, and touch nobody.")
 @click.pass_obj
-def fault_start(configuration: dict[str, Any], /, name: str, **options: Any) -> None:
+def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
     """Make system calls of all processes of a container fail or slow."""
     started = start_fault(container=name, configuration=configuration, **options)
+    what = f"{', '.join(started['effects'])} on {', '.join(started['syscalls'])}"
+    what = f"placebo of {what}" if options["placebo"] else what
     for one in started["containers"]:
-        click.echo(
-            f"fault {started['fault']} on {one['name']}: {', '.join(started['effects'])} on {', '.join(started['syscalls'])}, "
-            f"attached to {one['attached']} processes, ends {started['ends']}"
-        )
+        if options["dry_run"]:
+            click.echo(f"a fault on {one['name']}: {what}, would be attached to {one['attached']} processes")
+        else:
+            attached = f"attached to {one['attached']} processes, ends {started['ends']}"
+            click.echo(f"fault {started['fault']} on {one['name']}: {what}, {attached}")
     for warning in started["warnings"]:
         click.echo(f"warning: {warning}", err=True)
 

@@ -3,15 +3,16 @@
 import contextlib
 import uuid
 
+from docker import DockerClient
 from logzero import logger
 
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect, engine_errors
-from chaosorca.engine.containers import find_container, name_and_id
+from chaosorca.engine.containers import Container, check_selection, count_processes, name_and_id, select_containers
 from chaosorca.engine.run import RUN_ID
-from chaosorca.exceptions import InvalidArgument, OrcaError
-from chaosorca.model.fault import INJECTORS, parse_fault
+from chaosorca.exceptions import AgentError, InvalidArgument, OrcaError
+from chaosorca.model.fault import INJECTORS, Fault, parse_fault
 from chaosorca.model.nearest import nearest
 from chaosorca.model.syscalls import check_known, machine
 from chaosorca.model.values import as_bool, as_int, as_number
@@ -46,68 +47,79 @@ def start_fault(
     Make system calls of all processes of a running container fail or slow, until the fault is stopped or its duration is over.
 
     Arguments:
-        syscall: the system call, or several separated by commas.
+        syscall: system calls, families ("open*") and classes ("%file", "%network", as strace has them), separated by commas.
         container: the container's name, id or id's prefix.
+        label: instead of a container, a label (key=value) that selects several running ones.
         error: the errno that calls fail with, by name, as in "EACCES"; they are not made then.
+        retval: a forged result, from 0 on; calls are not made then.
+        signal: a signal that the thread gets as it enters the call, by name, as in "SIGUSR1".
         delay_enter: how long a call is held before it is made, with a unit, as in "100ms".
         delay_exit: how long its result is held back, with a unit.
         when: on which calls of each thread, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
         duration: how long the fault lasts, with a unit; the agent keeps this clock.
         injector: "strace", or "auto" for the best one that can do it.
-        retval, signal, probability, max_faults, process, path, label, placebo, dry_run, abort_when: not supported yet.
+        placebo: attach to the same processes for the same system calls, and inject nothing: what a fair comparison needs,
+            since tracing alone slows a program down.
+        dry_run: say whom the fault would touch, and touch nobody.
+        probability, max_faults, process, path, abort_when: not supported yet.
 
     Returns:
         {"fault": id, "containers": [{"name", "id", "attached", "not_attached": [{"pid", "reason"}]}], "injector", "syscalls",
-        "effects", "begins", "ends", "warnings"}; times are ISO 8601 in UTC.
+        "effects", "begins", "ends", "warnings"}; times are ISO 8601 in UTC. Of a dry run there is no id and no time, and
+        "attached" is how many processes would be.
 
     Raises:
         ActivityFailed: an argument makes no sense or is not supported yet, the container must not be touched, has a fault
             already, or no process of it could be attached; nothing is left then.
     """
     _refuse_unsupported(
-        retval=retval,
-        signal=signal,
         process=process,
         path=path,
-        label=label,
         abort_when=abort_when,
         probability=as_number(probability, "probability", 0, 1) != 1,
         max_faults=as_int(max_faults, "max_faults", 0, 2**31) != 0,
-        placebo=as_bool(placebo, "placebo"),
-        dry_run=as_bool(dry_run, "dry_run"),
     )
+    is_placebo, is_dry_run = as_bool(placebo, "placebo"), as_bool(dry_run, "dry_run")
     if injector not in INJECTORS:
         raise InvalidArgument(
             f"injector {injector!r} does not exist{nearest(str(injector), INJECTORS)}: there are {', '.join(INJECTORS)}"
         )
-    if container is None:
-        raise InvalidArgument("give the container whose system calls are to fail")
+    check_selection(container, label)
     client = connect(configuration)
     with engine_errors("asking for its architecture"):
         arch = machine(client.version()["Arch"])
-    fault = parse_fault(arch, syscall, error, delay_enter, delay_exit, when, duration)
-    target = find_container(client, container)
+    fault = parse_fault(arch, syscall, error, delay_enter, delay_exit, when, duration, retval, signal, is_placebo)
+    targets = select_containers(client, container, label)
+    if is_dry_run:
+        return _dry_run(client, fault, targets)
     agent = ensure_agent(client, configuration)
     fault_id = uuid.uuid4().hex[:12]
+    started: list[dict] = []
     try:
-        done = agent.ask("start_fault", container=target.to_json(), fault=fault.to_json(), fault_id=fault_id, run=RUN_ID)
+        for target in targets:
+            request = {"container": target.to_json(), "fault": fault.to_json(), "fault_id": fault_id, "run": RUN_ID}
+            started.append(agent.ask("start_fault", **request))
     except BaseException:
         # Whatever was the matter, also Ctrl-C while the agent attaches: this fault is not to stay.
         with contextlib.suppress(OrcaError):
             agent.ask("stop_fault", fault_id=fault_id)
             retire_agent(client)
         raise
-    warnings = [f"process {one['pid']} was not attached: {one['reason']}" for one in done["not_attached"]]
+    warnings = [
+        f"process {one['pid']} of container {done['name']} was not attached: {one['reason']}"
+        for done in started
+        for one in done["not_attached"]
+    ]
     for warning in warnings:
-        logger.warning("fault %s on container %s: %s", done["text"], target.name, warning)
+        logger.warning("fault %s: %s", fault.text, warning)
     return {
         "fault": fault_id,
-        "containers": [{key: done[key] for key in ("name", "id", "attached", "not_attached")}],
+        "containers": [{key: done[key] for key in ("name", "id", "attached", "not_attached")} for done in started],
         "injector": "strace",
-        "syscalls": done["syscalls"],
-        "effects": done["effects"],
-        "begins": done["begins"],
-        "ends": done["ends"],
+        "syscalls": list(fault.syscalls),
+        "effects": list(fault.effects),
+        "begins": min(done["begins"] for done in started),
+        "ends": max(done["ends"] for done in started),
         "warnings": warnings,
     }
 
@@ -125,8 +137,8 @@ def stop_fault(
 
     Arguments:
         container: the container's name, id or id's prefix.
+        label: instead of a container, a label (key=value) that selects several running ones.
         syscall: only the faults on this system call, or on one of several separated by commas.
-        label: not supported yet.
 
     Returns:
         {"stopped": [{"fault", "container", "text", "begins", "ended", "injected": {system call: calls tampered with}, …}]}.
@@ -134,18 +146,20 @@ def stop_fault(
     Raises:
         ActivityFailed: a process of the container could not be released.
     """
-    _refuse_unsupported(label=label)
-    if container is None:
-        raise InvalidArgument("give the container whose faults are to end, or use stop_all_faults")
+    check_selection(container, label)
     syscalls = [check_known(name.strip()) for name in str(syscall).split(",")] if syscall is not None else None
     client = connect(configuration)
     agent = find_agent(client)
     if agent is None:
         retire_agent(client)  # one that has died
         return {"stopped": []}
-    faults = agent.ask("status")["faults"]
-    found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
-    return agent.ask("stop_fault", container=found[1], syscalls=syscalls) if found else {"stopped": []}
+    if label is not None:
+        ids = [target.id for target in select_containers(client, None, label)]
+    else:
+        faults = agent.ask("status")["faults"]
+        found = name_and_id(client, container or "", [(one["container"], one["container_id"]) for one in reversed(faults)])
+        ids = [found[1]] if found else []
+    return {"stopped": [one for each in ids for one in agent.ask("stop_fault", container=each, syscalls=syscalls)["stopped"]]}
 
 
 @activity
@@ -161,6 +175,27 @@ def stop_all_faults(configuration: dict = None, secrets: dict = None) -> dict:
     result = agent.ask("stop_fault") if agent else {"stopped": []}
     retire_agent(client)
     return result
+
+
+def _dry_run(client: DockerClient, fault: Fault, targets: list[Container]) -> dict:
+    agent = find_agent(client)
+    active = {one["container"]: one["text"] for one in agent.ask("status")["faults"] if one["active"]} if agent else {}
+    for target in targets:
+        if target.name in active:
+            raise AgentError(f"container {target.name!r} has the fault {active[target.name]!r} already: stop it first")
+    return {
+        "fault": None,
+        "containers": [
+            {"name": target.name, "id": target.id, "attached": count_processes(client, target), "not_attached": []}
+            for target in targets
+        ],
+        "injector": "strace",
+        "syscalls": list(fault.syscalls),
+        "effects": list(fault.effects),
+        "begins": None,
+        "ends": None,
+        "warnings": ["this was a dry run: nothing was attached"],
+    }
 
 
 def _refuse_unsupported(**arguments: object) -> None:

@@ -5,7 +5,7 @@ import contextlib
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect
-from chaosorca.engine.containers import name_and_id, select_containers
+from chaosorca.engine.containers import check_selection, name_and_id, select_containers
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.model.values import as_bool
 
@@ -42,6 +42,7 @@ def start_monitoring(
     monitors = [name for name, value in wanted.items() if as_bool(value, name)]
     if not monitors:
         raise InvalidArgument("nothing is to be monitored: leave at least one of syscalls, http, resources true")
+    check_selection(container, label)
     client = connect(configuration)
     targets = select_containers(client, container, label)
     agent = ensure_agent(client, configuration)
@@ -71,8 +72,7 @@ def stop_monitoring(container: str = None, label: str = None, configuration: dic
     Returns:
         {"stopped": the names of the containers that were monitored until now}.
     """
-    if (container is None) == (label is None):
-        raise InvalidArgument("give either container or label, not both and not neither")
+    check_selection(container, label)
     client = connect(configuration)
     agent = find_agent(client)
     stopped: list[str] = []

@@ -19,6 +19,7 @@ from chaosorca.agent.tracers.strace import Call, Strace, check_known
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.syscalls import syscall_numbers
+from chaosorca.model.when import when_matches
 
 _ATTACH_WITHIN = 3.0
 _NEWCOMERS_WITHIN = 0.5
@@ -40,6 +41,7 @@ class Injection:
     tracers: list[Strace] = field(default_factory=list)
     not_attached: dict[int, str] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
+    made: Counter[tuple[int, str]] = field(default_factory=Counter)  # calls of each thread, where they have to be counted
     ended: float | None = None
     reason: str = ""
 
@@ -58,6 +60,7 @@ class Injection:
             "text": self.fault.text,
             "syscalls": list(self.fault.syscalls),
             "effects": list(self.fault.effects),
+            "placebo": self.fault.placebo,
             "active": self.active,
             "begins": _iso(self.begins),
             "ends": _iso(self.begins + self.fault.duration / 1e6),
@@ -222,10 +225,12 @@ class Faults:
 
     def _on_call(self, injection: Injection, call: Call) -> None:
         name, fault = injection.target.name, injection.fault
-        if call.injected or call.delayed:
+        if self._is_tampered(injection, call):
             with self._counting:  # several tracers of one fault tell of their calls at once
                 injection.fired[call.syscall] += 1
             self._ledger.injected(name, call.syscall, "+".join(fault.effects))
+        if not call.returned:
+            return
         seconds = call.seconds + (fault.delay_exit or 0) / 1e6 * call.delayed
         if call.injected:
             # It never entered the kernel, so the kernel has neither counted nor timed it.
@@ -234,10 +239,18 @@ class Faults:
         elif timed_by_tracer(fault):
             self._ledger.duration(name, call.syscall, seconds)
 
+    def _is_tampered(self, injection: Injection, call: Call) -> bool:
+        """Whether the fault has acted on a call. strace marks what it does to calls, but not the signals that it sends."""
+        if injection.fault.effects != ("signal",) or injection.fault.placebo:
+            return call.injected or call.delayed
+        with self._counting:
+            injection.made[call.thread, call.syscall] += 1
+            return when_matches(injection.fault.when, injection.made[call.thread, call.syscall])
+
 
 def timed_by_tracer(fault: Fault) -> tuple[str, ...]:
     """The system calls whose durations only the tracer knows: those that are delayed and still made."""
-    return fault.syscalls if (fault.delay_enter or fault.delay_exit) else ()
+    return fault.syscalls if (fault.delay_enter or fault.delay_exit) and not fault.placebo else ()
 
 
 def _iso(seconds: float) -> str:

@@ -76,16 +76,32 @@ def select_containers(client: docker.DockerClient, container: str | None, label:
         InvalidArgument: neither or both are given, or the label is none.
         ContainerError: nothing was found, or something found must not be touched.
     """
-    if (container is None) == (label is None):
-        raise InvalidArgument("give either container or label, not both and not neither")
+    check_selection(container, label)
     if container is not None:
         return [find_container(client, container)]
-    check_label(label)
     with engine_errors(f"looking for containers with label {label!r}"):
         found = client.containers.list(filters={"label": label}, ignore_removed=True)
     if not found:
         raise ContainerError(f"no running container has the label {label!r}: check it with `docker ps --filter label={label}`")
     return [_checked(one.attrs) for one in sorted(found, key=lambda one: one.name)]
+
+
+def count_processes(client: docker.DockerClient, container: Container) -> int:
+    """How many processes a container has now, as `docker top` shows them."""
+    with engine_errors(f"listing the processes of container {container.name!r}"):
+        return len(client.api.top(container.id)["Processes"])
+
+
+def check_selection(container: str | None, label: str | None) -> None:
+    """Check that either a container or a label is given.
+
+    Raises:
+        InvalidArgument: neither or both are, or the label is none.
+    """
+    if (container is None) == (label is None):
+        raise InvalidArgument("give either container or label, not both and not neither")
+    if label is not None:
+        check_label(label)
 
 
 def check_label(label: object) -> str:

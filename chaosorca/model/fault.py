@@ -8,10 +8,14 @@ from typing import Any
 from chaosorca.model.duration import format_duration, parse_duration
 from chaosorca.model.errno import check_errno
 from chaosorca.model.errors import InvalidArgument
-from chaosorca.model.syscalls import check_syscall
+from chaosorca.model.signals import check_signal
+from chaosorca.model.syscalls import expand_syscalls
+from chaosorca.model.values import as_int
 from chaosorca.model.when import check_when
 
 INJECTORS = ("auto", "strace")
+EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
+"""What a fault does to a call, in the order in which the call meets it."""
 
 
 @dataclass(frozen=True)
@@ -20,22 +24,29 @@ class Fault:
 
     syscalls: tuple[str, ...]
     error: str | None = None
+    retval: int | None = None
+    signal: str | None = None
     delay_enter: int | None = None
     delay_exit: int | None = None
     when: str | None = None
     duration: int = 600_000_000
+    placebo: bool = False
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """The names of the effects, in the order in which a call meets them."""
-        return tuple(name for name in ("delay_enter", "error", "delay_exit") if getattr(self, name) is not None)
+        """The names of the effects, in the order in which a call meets them. A placebo has those that it stands for."""
+        return tuple(name for name in EFFECTS if getattr(self, name) is not None)
 
     @property
     def text(self) -> str:
         """The fault in one line, as in `openat,read:error=EACCES:delay_enter=100ms:when=2+`; equal faults have equal texts."""
-        parts = [",".join(self.syscalls)]
+        parts = (["placebo"] if self.placebo else []) + [",".join(self.syscalls)]
         if self.error:
             parts.append(f"error={self.error}")
+        if self.retval is not None:
+            parts.append(f"retval={self.retval}")
+        if self.signal:
+            parts.append(f"signal={self.signal}")
         if self.delay_enter:
             parts.append(f"delay_enter={format_duration(self.delay_enter)}")
         if self.delay_exit:
@@ -62,38 +73,39 @@ def parse_fault(
     delay_exit: object = None,
     when: object = None,
     duration: object = "10m",
+    retval: object = None,
+    signal: object = None,
+    placebo: bool = False,
 ) -> Fault:
     """Check a fault as a user wrote it, before anything starts.
 
     Arguments:
         arch: the Docker host's architecture, `x86_64` or `aarch64`.
-        syscall: one system call, or several separated by commas.
+        syscall: system calls, families (`open*`) and classes (`%file`), separated by commas.
         error: the name of an errno.
+        retval: a forged result, from 0 on; the call is not made.
+        signal: the name of a signal that the thread gets as it enters the call.
         delay_enter, delay_exit: how long a call is held before and after it, with a unit.
         when: strace's expression (see `model.when`).
         duration: how long the fault lasts, with a unit.
+        placebo: attach as the fault would, and inject nothing.
 
     Raises:
         InvalidArgument: a part that does not exist, or no effect at all.
     """
     fault = Fault(
-        syscalls=_syscalls(syscall, arch),
+        syscalls=expand_syscalls(syscall, arch),
         error=check_errno(error) if error not in (None, "") else None,
+        retval=as_int(retval, "retval", 0, 2**63 - 1) if retval is not None else None,
+        signal=check_signal(signal) if signal is not None else None,
         delay_enter=parse_duration(delay_enter, "delay_enter") if delay_enter is not None else None,
         delay_exit=parse_duration(delay_exit, "delay_exit") if delay_exit is not None else None,
         when=check_when(str(when)) if when is not None else None,
         duration=parse_duration(duration, "duration"),
+        placebo=placebo,
     )
     if not fault.effects:
-        raise InvalidArgument(f"the fault on {','.join(fault.syscalls)!r} has no effect: give error, delay_enter or delay_exit")
+        raise InvalidArgument(f"the fault on {','.join(fault.syscalls)!r} has no effect: give one of {', '.join(EFFECTS)}")
+    if fault.error is not None and fault.retval is not None:
+        raise InvalidArgument(f"a call cannot both fail with {fault.error} and return {fault.retval}: give either error or retval")
     return fault
-
-
-def _syscalls(syscall: object, arch: str) -> tuple[str, ...]:
-    names = [name.strip() for name in syscall.split(",")] if isinstance(syscall, str) else []
-    if not names or not all(names):
-        raise InvalidArgument(f"syscall {syscall!r} names no system call: give one, or several as in 'openat,read'")
-    for name in names:
-        if name.startswith("%") or "*" in name:
-            raise InvalidArgument(f"syscall {name!r} is a class or family, which is not supported yet: name the system calls")
-    return tuple(dict.fromkeys(check_syscall(name, arch) for name in names))

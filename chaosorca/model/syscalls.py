@@ -1,10 +1,12 @@
 """The system calls of Linux by name and number, for x86-64 and arm64.
 
-The table `syscalls.tsv` was made from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
+The table `syscalls.tsv` was made from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h; its classes are
+those that strace 6.1 has for them (strace(1), "Filtering"), as it shows them itself for each call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
@@ -26,13 +28,80 @@ def machine(name: str) -> str:
     return _MACHINES[name]
 
 
+_FAMILIES = {
+    "open*": ("open", "openat", "openat2", "creat"),
+    "stat*": ("stat", "lstat", "fstat", "newfstatat", "statx"),
+    "read*": ("read", "pread64", "readv", "preadv", "preadv2"),
+    "write*": ("write", "pwrite64", "writev", "pwritev", "pwritev2"),
+    "fork*": ("fork", "vfork", "clone", "clone3"),
+}
+"""Families whose members do one thing in several ways; any other `name*` is what begins so."""
+
+
 @cache
 def syscall_numbers(arch: str) -> dict[str, int]:
     """Return the number of each system call that exists on an architecture (`x86_64` or `aarch64`)."""
-    lines = resources.files("chaosorca.model").joinpath("syscalls.tsv").read_text().splitlines()
-    column = lines[0].split("\t").index(arch)
-    rows = (line.split("\t") for line in lines[1:])
-    return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
+    return {row["name"]: int(row[arch]) for row in _rows() if row[arch] != "-"}
+
+
+@cache
+def syscall_classes() -> dict[str, frozenset[str]]:
+    """Return the system calls of each of strace's classes (`file`, `network`, …)."""
+    classes: dict[str, set[str]] = {}
+    for row in _rows():
+        for name in row["classes"].split(","):
+            if name != "-":
+                classes.setdefault(name, set()).add(row["name"])
+    return {name: frozenset(members) for name, members in classes.items()}
+
+
+@cache
+def _rows() -> tuple[dict[str, str], ...]:
+    header, *lines = resources.files("chaosorca.model").joinpath("syscalls.tsv").read_text().splitlines()
+    names = header.split("\t")
+    return tuple(dict(zip(names, line.split("\t"), strict=True)) for line in lines)
+
+
+def expand_syscalls(text: object, arch: str) -> tuple[str, ...]:
+    """Return the system calls that a text means: names, families (`open*`) and classes (`%file`), separated by commas.
+
+    Members of a family or class that an architecture does not have are left out.
+
+    Raises:
+        InvalidArgument: a part means nothing, or nothing on this architecture.
+    """
+    parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
+    if not parts or not all(parts):
+        raise InvalidArgument(
+            f"syscall {text!r} names no system call: give one, or several as in 'openat,read', 'open*' or '%file'"
+        )
+    return tuple(dict.fromkeys(name for part in parts for name in _expand(part, arch)))
+
+
+def _expand(part: str, arch: str) -> list[str]:
+    numbers = syscall_numbers(arch)
+    if part.startswith("%"):
+        classes = syscall_classes()
+        if part[1:] not in classes:
+            raise InvalidArgument(
+                f"class {part!r} of system calls does not exist{nearest(part[1:], classes)} (there are {_listed(classes)})"
+            )
+        members = sorted(classes[part[1:]] & numbers.keys(), key=numbers.__getitem__)
+    elif part.endswith("*"):
+        members = [name for name in _FAMILIES.get(part) or sorted(numbers) if name in numbers]
+        if part not in _FAMILIES:
+            members = [name for name in members if name.startswith(part[:-1])] if len(part) > 1 else []
+    else:
+        return [check_syscall(part, arch)]
+    if not members:
+        raise InvalidArgument(
+            f"syscall {part!r} means no system call of {arch}: name one, or one of the classes {_listed(syscall_classes())}"
+        )
+    return members
+
+
+def _listed(classes: Iterable[str]) -> str:
+    return ", ".join(f"%{name}" for name in sorted(classes))
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from chaosorca.model.errors import InvalidArgument
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -29,7 +31,10 @@ def as_number(value: object, what: str, least: float, most: float) -> float:
 
 def as_int(value: object, what: str, least: int, most: int) -> int:
     """Return a whole number given as one or as text, within bounds."""
-    number = as_number(value, what, least, most)
-    if number != int(number):
+    if isinstance(value, bool) or not re.fullmatch(r"\s*-?[0-9]+(\.0+)?\s*", str(value)):
+        as_number(value, what, least, most)  # says what else is wrong with it
         raise InvalidArgument(f"{what} {value!r} is no whole number")
-    return int(number)
+    number = int(str(value).split(".")[0])  # not by way of a float, which would round large ones
+    if not least <= number <= most:
+        raise InvalidArgument(f"{what} {value!r} is not a number from {least} to {most}")
+    return number

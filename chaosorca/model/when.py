@@ -16,6 +16,17 @@ LARGEST = 65535
 _TEXT = re.compile(r"(\d+)(?:\.\.(\d+))?(?:(\+)(\d+)?)?")
 
 
+def when_matches(text: str | None, call: int) -> bool:
+    """Whether a fault acts on a thread's call of this number (from 1 on); without an expression it acts on every one."""
+    match = _TEXT.fullmatch(text) if text else None
+    if match is None:
+        return True
+    first, last, step = int(match[1]), match[2], int(match[4] or 1)
+    if last is None and match[3] is None:
+        return call == first
+    return first <= call <= int(last or call) and (call - first) % step == 0
+
+
 def check_when(text: str) -> str:
     """Return the expression without leading zeros or spaces.
 

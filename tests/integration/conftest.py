@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from docker.models.containers import Container
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 OWN = {"label": "chaosorca.role"}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may trace, stop or kill processes of containers by hand")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from statistics import median
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, wait_for
+from conftest import Web, needs_root, ours, wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
@@ -85,6 +85,84 @@ def test_when_counts_the_calls_of_each_thread(run_container: Callable[..., Conta
     assert faults_injected(container.name) == 3
 
 
+def run_perl(run_container: Callable[..., Container], script: str) -> Container:
+    """A perl program that waits for three seconds, so that a fault can be attached, and then does its work without a pause."""
+    return run_container(["perl", "-e", f"$| = 1; sleep 3; {script} sleep 60"])
+
+
+def lines(container: Container, count: int) -> list[str]:
+    wait_for(lambda: len(container.logs().splitlines()) == count)
+    return container.logs().decode().splitlines()
+
+
+def test_a_forged_result_is_what_the_program_sees(run_container: Callable[..., Container]) -> None:
+    container = run_perl(run_container, 'for (1..4) { print getppid(), "\\n" }')
+    start_fault(container=container.name, syscall="getppid", retval=4711, when="2+2")
+    assert lines(container, 4) == ["0", "4711", "0", "4711"]
+    assert faults_injected(container.name) == 2
+
+
+@pytest.mark.parametrize(("when", "number"), [(None, 6), ("2+2", 3), ("2..3", 2), ("5", 1)])
+def test_a_signal_arrives_and_is_counted(when: str | None, number: int, run_container: Callable[..., Container]) -> None:
+    container = run_perl(run_container, '$SIG{USR1} = sub { $n++ }; for (1..6) { getppid() } print "$n\\n";')
+    start_fault(container=container.name, syscall="getppid", signal="USR1", when=when)
+    assert lines(container, 1) == [str(number)]
+    wait_for(lambda: faults_injected(container.name) == number, 2)
+
+
+def test_a_signal_that_kills_is_counted(run_container: Callable[..., Container]) -> None:
+    container = run_perl(run_container, "getppid(); getppid();")
+    start_fault(container=container.name, syscall="getppid", signal="SIGKILL", when="2")
+    assert container.wait(timeout=10)["StatusCode"] == 137
+    wait_for(lambda: faults_injected(container.name) == 1, 2)
+
+
+def test_families_and_classes(run_container: Callable[..., Container]) -> None:
+    container = run_perl(run_container, f'{_OPEN} print mkdir("/new") ? "made" : $!, "\\n"; print getppid(), "\\n";')
+    started = start_fault(container=container.name, syscall="open*,%file", error="EROFS")
+    assert started["syscalls"][:4] == ["open", "openat", "openat2", "creat"]
+    assert "mkdir" in started["syscalls"]
+    assert lines(container, 3) == ["Read-only file system", "Read-only file system", "0"]
+    assert faults_injected(container.name, syscall="openat") == 1
+
+
+def test_a_placebo_is_attached_and_injects_nothing(web: Web) -> None:
+    started = start_fault(container=web.name, syscall="openat", error="EACCES", placebo="true")
+    assert started["containers"][0]["attached"] == len(web.pids())
+    assert 0 not in web.tracers()
+    assert [web.get() for _ in range(200)] == [200] * 200
+    assert fault_active(web.name) is True
+    (stopped,) = stop_fault(container=web.name)["stopped"]
+    assert (stopped["placebo"], stopped["injected"]) == (True, {})
+    assert web.tracers() == {0}
+
+
+def test_a_dry_run_says_whom_and_touches_nobody(web: Web, client: docker.DockerClient) -> None:
+    told = start_fault(container=web.name, syscall="openat", error="EACCES", dry_run=True)
+    assert told["containers"] == [{"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}]
+    assert (told["fault"], told["begins"], told["syscalls"]) == (None, None, ["openat"])
+    assert web.tracers() == {0}
+    assert ours(client) == []
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' already"):
+        start_fault(container=web.name, syscall="read", error="EIO", dry_run=True)
+
+
+def test_a_label_selects_several_and_either_all_or_none_get_the_fault(run_container: Callable[..., Container]) -> None:
+    value = str(time.monotonic_ns())
+    containers = [run_container(["sleep", "60"], labels={"orca-test": value}) for _ in range(3)]
+    names = sorted(container.name for container in containers)
+    started = start_fault(label=f"orca-test={value}", syscall="openat", error="EACCES")
+    assert [one["name"] for one in started["containers"]] == names
+    assert [fault_active(name) for name in names] == [True] * 3
+    stop_fault(container=names[1])
+    assert [fault_active(name) for name in names] == [True, False, True]
+    with pytest.raises(ActivityFailed, match="already"):
+        start_fault(label=f"orca-test={value}", syscall="read", error="EIO")
+    assert [fault_active(name) for name in names] == [True, False, True], "the one in the middle did not keep half a fault"
+    assert sorted(one["container"] for one in stop_fault(label=f"orca-test={value}")["stopped"]) == [names[0], names[2]]
+
+
 def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", duration="1500ms")
     assert web.get() == 403
@@ -127,12 +205,13 @@ def test_stopping_where_there_is_nothing_is_success(web: Web) -> None:
         faults_injected(web.name)
 
 
+@needs_root
 def test_a_container_that_is_traced_already_is_left_alone(web: Web) -> None:
     pid = web.pids()[0]
-    debugger = subprocess.Popen(["strace", "-qq", "-o", "/dev/null", "-e", "trace=none", "-p", str(pid)])
+    debugger = subprocess.Popen([sys.executable, "-c", _DEBUGGER, str(pid)])
     try:
         wait_for(lambda: debugger.pid in web.tracers())
-        with pytest.raises(ActivityFailed, match=rf"being traced already, by process {debugger.pid} \(strace\)"):
+        with pytest.raises(ActivityFailed, match=rf"being traced already, by process {debugger.pid} \(python"):
             start_fault(container=web.name, syscall="openat", error="EACCES")
         assert debugger.pid in web.tracers()
     finally:
@@ -140,7 +219,7 @@ def test_a_container_that_is_traced_already_is_left_alone(web: Web) -> None:
         debugger.wait()
 
 
-@pytest.mark.parametrize("killed", ["agent container", "agent process", "tracer"])
+@pytest.mark.parametrize("killed", ["agent container", "agent process", pytest.param("tracer", marks=needs_root)])
 def test_whatever_is_killed_the_target_goes_on(killed: str, web: Web, client: docker.DockerClient) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", delay_enter="20ms")
     assert web.get() == 403
@@ -157,6 +236,7 @@ def test_whatever_is_killed_the_target_goes_on(killed: str, web: Web, client: do
         assert web.tracers() == {0}
 
 
+@needs_root
 def test_a_stopped_tracer_is_killed_when_its_fault_ends(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES")
     (tracer,) = web.tracers()
@@ -205,6 +285,15 @@ def test_a_fault_is_injected_within_a_second_of_its_start(web: Web) -> None:
         load.wait()
     stop_monitoring(container=web.name)
     assert median(took) < 1.0, took
+
+
+_DEBUGGER = """
+import ctypes, sys, time
+PTRACE_SEIZE = 0x4206
+if ctypes.CDLL(None, use_errno=True).ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, None):
+    sys.exit(f"ptrace: errno {ctypes.get_errno()}")
+time.sleep(60)
+"""
 
 
 _HAMMER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,52 +20,55 @@ from chaosorca.model.syscalls import syscall_numbers
     [
         (
             "9834  openat(0xffffff9c, 0x561183fbd361, 0x800, 0) = 0xc <0.000010>",
-            Call("openat", "", False, False, 0.000010),
+            Call("openat", "", False, False, 0.000010, 0),
         ),
         (
             "21606 openat(0xffffff9c, 0x55d6393d3c90, 0x80000, 0) = -1 ENOENT (No such file or directory) <0.000003>",
-            Call("openat", "ENOENT", False, False, 0.000003),
+            Call("openat", "ENOENT", False, False, 0.000003, 0),
         ),
         (
             "9834  openat(0xffffff9c, 0x561183fbd361, 0x800, 0) = -1 EACCES (Permission denied) (INJECTED) <0.000004>",
-            Call("openat", "EACCES", True, False, 0.000004),
+            Call("openat", "EACCES", True, False, 0.000004, 0),
         ),
         (
             "9834  openat(0xffffff9c, 0x561183fbd361, 0x800, 0) = -1 EACCES (Permission denied) (INJECTED) (DELAYED) <0.000004>",
-            Call("openat", "EACCES", True, True, 0.000004),
+            Call("openat", "EACCES", True, True, 0.000004, 0),
         ),
-        ("9834  openat(0xffffff9c, 0x1, 0x800, 0) = 0xc (DELAYED) <0.050083>", Call("openat", "", False, True, 0.050083)),
-        ("9834  openat(0xffffff9c, 0x1, 0, 0) = 0 (INJECTED) <0.000004>", Call("openat", "", True, False, 0.000004)),
-        ("9834  <... openat resumed>) = 0x3 (DELAYED) <0.05>", Call("openat", "", False, True, 0.05)),
-        ("9834  <... openat resumed>)         = 0x3 <0.000100>", Call("openat", "", False, False, 0.0001)),
+        ("9834  openat(0xffffff9c, 0x1, 0x800, 0) = 0xc (DELAYED) <0.050083>", Call("openat", "", False, True, 0.050083, 0)),
+        ("9834  openat(0xffffff9c, 0x1, 0, 0) = 0 (INJECTED) <0.000004>", Call("openat", "", True, False, 0.000004, 0)),
+        ("9834  <... openat resumed>) = 0x3 (DELAYED) <0.05>", Call("openat", "", False, True, 0.05, 0)),
+        ("9834  <... openat resumed>)         = 0x3 <0.000100>", Call("openat", "", False, False, 0.0001, 0)),
         (
             "9834  <... openat resumed>) = -1 EACCES (Permission denied) (INJECTED) (DELAYED) <0.000004>",
-            Call("openat", "EACCES", True, True, 0.000004),
+            Call("openat", "EACCES", True, True, 0.000004, 0),
         ),
-        ("7 close(0x3)                      = 0 <0.000005>", Call("close", "", False, False, 0.000005)),
-        ("9834  getpid()                    = 0x266a <0.000002>", Call("getpid", "", False, False, 0.000002)),
-        ("9834  read(0x3, 0x7ffd, 0x400) = 0 <1.000123>", Call("read", "", False, False, 1.000123)),
-        ("4194304 read(0x3, 0x7ffd, 0x400) = 0 <12.5>", Call("read", "", False, False, 12.5)),
+        ("7 close(0x3)                      = 0 <0.000005>", Call("close", "", False, False, 0.000005, 0)),
+        ("9834  getpid()                    = 0x266a <0.000002>", Call("getpid", "", False, False, 0.000002, 0)),
+        ("9834  read(0x3, 0x7ffd, 0x400) = 0 <1.000123>", Call("read", "", False, False, 1.000123, 0)),
+        ("4194304 read(0x3, 0x7ffd, 0x400) = 0 <12.5>", Call("read", "", False, False, 12.5, 0)),
         (
             "9834  openat2(0xffffff9c, 0x1, 0x2, 0x18) = -1 E2BIG (Argument list too long) <0.1>",
-            Call("openat2", "E2BIG", False, False, 0.1),
+            Call("openat2", "E2BIG", False, False, 0.1, 0),
         ),
-        ("9834  syscall_0x1c3(0x3, 0x1, 0x2, 0, 0, 0) = 0 <0.000007>", Call("syscall_0x1c3", "", False, False, 0.000007)),
+        ("9834  syscall_0x1c3(0x3, 0x1, 0x2, 0, 0, 0) = 0 <0.000007>", Call("syscall_0x1c3", "", False, False, 0.000007, 0)),
         (
             "21617 <... clock_nanosleep resumed>)    = -1 ERESTART_RESTARTBLOCK (Unknown error 516) (DELAYED) <0.198403>",
-            Call("clock_nanosleep", "ERESTART_RESTARTBLOCK", False, True, 0.198403),
+            Call("clock_nanosleep", "ERESTART_RESTARTBLOCK", False, True, 0.198403, 0),
         ),
         (
             "9834  read(0x3, 0x1, 0x2) = -1 ERESTARTSYS (Unknown error 512) <0.2>",
-            Call("read", "ERESTARTSYS", False, False, 0.2),
+            Call("read", "ERESTARTSYS", False, False, 0.2, 0),
         ),
-        ("9834  read(0x3, 0x1, 0x2) = 0x5", Call("read", "", False, False, 0.0)),
-        ("9834  write(0x1, 0x1, 0x2) = 0x2 (INJECTED)", Call("write", "", True, False, 0.0)),
+        ("9834  read(0x3, 0x1, 0x2) = 0x5", Call("read", "", False, False, 0.0, 0)),
+        ("9834  write(0x1, 0x1, 0x2) = 0x2 (INJECTED)", Call("write", "", True, False, 0.0, 0)),
     ],
 )
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_a_finished_call_is_read(line: str, call: Call, end: str) -> None:
-    assert parse_line(line + end) == call
+    read = parse_line(line + end)
+    assert read is not None
+    assert replace(read, thread=0) == call
+    assert read.thread == int(line.split()[0])
 
 
 @pytest.mark.parametrize(
@@ -103,8 +107,10 @@ def test_any_other_line_is_no_call(line: str) -> None:
         "9834  exit_group(0)                     = ?",
     ],
 )
-def test_a_call_that_never_returned_is_no_finished_call(line: str) -> None:
-    assert parse_line(line) is None
+def test_a_call_in_which_its_thread_was_killed_has_not_returned(line: str) -> None:
+    read = parse_line(line)
+    assert read is not None
+    assert (read.returned, read.error, read.injected, read.delayed, read.seconds) == (False, "", False, False, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,8 @@ def test_a_call_that_never_returned_is_no_finished_call(line: str) -> None:
         ({"syscall": "openat,read", "error": "EWOULDBLOCK"}, "openat,read", "inject=openat,read:error=EAGAIN"),
         ({"syscall": "read", "delay_enter": "100ms"}, "read", "inject=read:delay_enter=100000us"),
         ({"syscall": "read", "delay_exit": "250us"}, "read", "inject=read:delay_exit=250us"),
+        ({"syscall": "read", "retval": "5"}, "read", "inject=read:retval=5"),
+        ({"syscall": "read", "retval": 0, "signal": "usr1"}, "read", "inject=read:retval=0:signal=SIGUSR1"),
         ({"syscall": "read", "error": "EIO", "when": "02..9+2"}, "read", "inject=read:error=EIO:when=2..9+2"),
         (
             {"syscall": "openat,read", "error": "EIO", "delay_enter": "1ms", "delay_exit": "2s", "when": "3+", "duration": "5s"},
@@ -167,3 +175,11 @@ def test_system_calls_that_strace_knows_pass(arch: str, names: list[str]) -> Non
 def test_system_calls_that_are_newer_than_strace_are_refused(names: list[str], refused: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^system call '{refused}' is newer than strace"):
         check_known(names, syscall_numbers("x86_64"))
+
+
+def test_a_placebo_traces_the_same_calls_and_injects_nothing() -> None:
+    fault = parse_fault("x86_64", "openat,read", error="EIO", when="3+")
+    placebo = parse_fault("x86_64", "openat,read", error="EIO", when="3+", placebo=True)
+    with_fault, with_placebo = strace_command(fault, [10], 7), strace_command(placebo, [10], 7)
+    at = with_fault.index("inject=openat,read:error=EIO:when=3+")
+    assert with_placebo == with_fault[: at - 1] + with_fault[at + 1 :]

@@ -62,10 +62,13 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
     assert parse_fault(X86, "openat", "EACCES", delay_exit="1ms").to_json() == {
         "syscalls": ["openat"],
         "error": "EACCES",
+        "retval": None,
+        "signal": None,
         "delay_enter": None,
         "delay_exit": 1_000,
         "when": None,
         "duration": 600_000_000,
+        "placebo": False,
     }
 
 
@@ -73,7 +76,7 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
     ("arguments", "says"),
     [
         # no effect
-        ({"syscall": "openat"}, "the fault on 'openat' has no effect: give error, delay_enter or delay_exit"),
+        ({"syscall": "openat"}, "the fault on 'openat' has no effect: give one of delay_enter, error, retval, signal, delay_exit"),
         ({"syscall": "openat,read"}, "the fault on 'openat,read' has no effect"),
         ({"syscall": "openat", "when": "3"}, "has no effect"),
         ({"syscall": "openat", "error": ""}, "has no effect"),
@@ -115,8 +118,8 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
         ({"syscall": "file", "error": "EIO"}, "system call 'file' does not exist"),
         # classes and families
         *[
-            ({"syscall": syscall, "error": "EIO"}, "is a class or family, which is not supported yet")
-            for syscall in ("%file", "%network", "open*", "*", "read,%file", "read,open*", "%")
+            ({"syscall": syscall, "error": "EIO"}, says)
+            for syscall, says in (("%fiel", "did you mean 'file'"), ("read,%", "class '%'"), ("*", "means no system call"))
         ],
         # errors
         ({"syscall": "openat", "error": "EACESS"}, "error 'EACESS' is no errno of Linux: did you mean 'EACCES'"),

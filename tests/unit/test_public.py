@@ -55,7 +55,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "probes.faults.fault_active": {"container": REQUIRED},
 }
 ACTIVITY_MODULES = sorted({name.rpartition(".")[0] for name in SIGNATURES})
-CONTROLS = ["cleanup", "export", "observe"]
+CONTROLS = ["cleanup", "export", "observe", "verify"]
 
 
 def load(name: str) -> Any:
@@ -178,17 +178,15 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
             {"container": "x", "http": "false", "syscalls": False, "resources": "0"},
             "nothing is to be monitored",
         ),
-        ("actions.faults.start_fault", {"syscall": "openat", "error": "EIO"}, "give the container"),
-        ("actions.faults.stop_fault", {}, "give the container whose faults are to end, or use stop_all_faults"),
-        ("actions.faults.stop_fault", {"label": "a=b"}, "argument label is not supported yet"),
+        ("actions.faults.start_fault", {"syscall": "openat", "error": "EIO"}, "give either container or label"),
+        ("actions.faults.stop_fault", {}, "give either container or label"),
+        ("actions.faults.stop_fault", {"label": "ab"}, "label 'ab' is not written as key=value"),
         *[
             ("actions.faults.start_fault", {"syscall": "openat", "container": "x", "error": "EIO", key: value}, says)
             for key, value, says in (
-                ("retval", "0", "argument retval is not supported yet"),
-                ("signal", "SIGSEGV", "argument signal is not supported yet"),
                 ("process", "nginx", "argument process is not supported yet"),
                 ("path", "/etc", "argument path is not supported yet"),
-                ("label", "a=b", "argument label is not supported yet"),
+                ("label", "a=b", "give either container or label"),
                 ("abort_when", "error_ratio > 0.5 for 10s", "argument abort_when is not supported yet"),
                 ("probability", 0.5, "argument probability is not supported yet"),
                 ("probability", "0.5", "argument probability is not supported yet"),
@@ -197,9 +195,8 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
                 ("max_faults", 3, "argument max_faults is not supported yet"),
                 ("max_faults", "-1", "max_faults '-1' is not a number"),
                 ("max_faults", 1.5, "max_faults 1.5 is no whole number"),
-                ("placebo", True, "argument placebo is not supported yet"),
                 ("placebo", "maybe", "placebo 'maybe' is neither true nor false"),
-                ("dry_run", "true", "argument dry_run is not supported yet"),
+                ("dry_run", 2, "dry_run 2 is neither true nor false"),
                 ("injector", "ptrac", "injector 'ptrac' does not exist"),
                 ("injector", "", "injector '' does not exist"),
             )
@@ -271,6 +268,7 @@ def test_every_control_is_covered() -> None:
                 "report": True,
             },
         ),
+        ("verify", {"min_injected": "3"}),
         ("export", {"metrics": "cpu,http, latency,io,mem,netr,nets,syscall", "report": "no"}),
         ("export", {"containers": None, "metrics": None}),
         ("export", dict.fromkeys(("directory", "containers", "metrics", "step", "window", "report"), "${x}")),
@@ -300,6 +298,8 @@ def test_a_control_accepts_good_arguments_and_variables(name: str, arguments: An
         ("observe", {"keep": None}, "keep None is neither true nor false"),
         ("observe", {"label": 5}, "label"),
         ("observe", {"label": "app"}, "label"),
+        ("verify", {"min_injected": -1}, "min_injected -1 is not a number from 0"),
+        ("verify", {"min_injected": "many"}, "min_injected 'many' is no number"),
         ("export", {"directry": "x"}, "has no argument 'directry': did you mean 'directory'"),
         ("export", {"directory": ""}, "directory '' is no path"),
         ("export", {"directory": 5}, "directory 5 is no path"),

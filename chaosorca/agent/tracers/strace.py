@@ -24,7 +24,7 @@ from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import Fault
 
 _LINE = re.compile(
-    r"\d+ +(?:<\.\.\. )?(?P<name>\w+)(?: resumed>|\().*\) += (?P<result>.*?)"
+    r"(?P<thread>\d+) +(?:<\.\.\. )?(?P<name>\w+)(?: resumed>|\().*\) += (?P<result>.*?)"
     r"(?P<marks>(?: \((?:INJECTED|DELAYED)\))*)(?: <(?P<seconds>[\d.]+)>)?"
 )
 _NEWEST = 450
@@ -35,23 +35,33 @@ _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
 @dataclass(frozen=True)
 class Call:
-    """A finished call of the faulted system call: what the program saw of it, but for a delay after it."""
+    """A call of the faulted system call that has ended: what the program saw of it, but for a delay after it."""
 
     syscall: str
     error: str
     injected: bool
     delayed: bool
     seconds: float
+    thread: int
+    returned: bool = True
 
 
 def parse_line(line: str) -> Call | None:
-    """Return the finished call that a line of strace's output tells of; None for any other, a call that never returned (?) too."""
+    """Return the call that a line of strace's output tells of the end of; None for any other line."""
     match = _LINE.fullmatch(line.rstrip("\n"))
-    if match is None or match["result"].startswith("?"):
+    if match is None:
         return None
     error = re.match(r"-1 (E[A-Z0-9_]+)\b", match["result"])
     marks = match["marks"]
-    return Call(match["name"], error[1] if error else "", "(INJECTED)" in marks, "(DELAYED)" in marks, float(match["seconds"] or 0))
+    return Call(
+        syscall=match["name"],
+        error=error[1] if error else "",
+        injected="(INJECTED)" in marks,
+        delayed="(DELAYED)" in marks,
+        seconds=float(match["seconds"] or 0),
+        thread=int(match["thread"]),
+        returned=not match["result"].startswith("?"),  # the thread was killed in it
+    )
 
 
 def check_known(syscalls: Sequence[str], numbers: dict[str, int]) -> None:
@@ -79,6 +89,10 @@ def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[st
     inject = [f"inject={names}"]
     if fault.error:
         inject.append(f"error={fault.error}")
+    if fault.retval is not None:
+        inject.append(f"retval={fault.retval}")
+    if fault.signal:
+        inject.append(f"signal={fault.signal}")
     if fault.delay_enter:
         inject.append(f"delay_enter={fault.delay_enter}us")
     if fault.delay_exit:
@@ -86,7 +100,9 @@ def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[st
     if fault.when:
         inject.append(f"when={fault.when}")
     quiet = ["-f", "-qq", "-T", "-e", "signal=none", "-o", f"/dev/fd/{output_fd}"]
-    what = ["-e", f"trace={names}", "-e", f"raw={names}", "-e", ":".join(inject)]
+    what = ["-e", f"trace={names}", "-e", f"raw={names}"]
+    if not fault.placebo:
+        what += ["-e", ":".join(inject)]
     return ["strace", *quiet, *what, "-p", ",".join(map(str, pids))]
 
 

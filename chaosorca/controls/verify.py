@@ -1,0 +1,135 @@
+"""The `verify` control: a fault that did not happen makes the experiment fail, instead of passing for a service that withstood it.
+
+Before the experiment every `start_fault` of its method is tried as a dry run, and one that cannot work interrupts it before
+anything starts. After it, the journal's status is `failed`, with the reasons under `"chaosorca"`, when a fault was not attached
+everywhere or fired less than it should have.
+
+Arguments:
+    min_injected: how many calls each fault has to have tampered with; a placebo none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from chaoslib import substitute
+from chaoslib.exceptions import ActivityFailed, InterruptExecution
+from logzero import logger
+
+from chaosorca.actions.faults import start_fault
+from chaosorca.controls.common import check_arguments, is_dry, logging_errors
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+from chaosorca.model.values import as_bool, as_int
+
+__all__ = [
+    "after_experiment_control",
+    "after_method_control",
+    "before_experiment_control",
+    "before_rollback_control",
+    "validate_control",
+]
+
+_MODULE, _FUNCTION = "chaosorca.actions.faults", "start_fault"
+_injected: dict[str, dict[str, int]] = {}
+
+
+def validate_control(control: dict[str, Any]) -> None:
+    """Check the arguments for `chaos validate`."""
+    check_arguments(control, {"min_injected": _check_least})
+
+
+def before_experiment_control(
+    context: Any, min_injected: Any = 1, configuration: Any = None, experiment: Any = None, **kwargs: Any
+) -> None:
+    """Try every fault as a dry run; one that cannot work interrupts the experiment."""
+    _injected.clear()
+    if is_dry(experiment):
+        return
+    try:
+        _check_least(min_injected)
+        for activity in _start_faults(context.get("method", [])):
+            arguments = substitute(activity["provider"].get("arguments") or {}, configuration, None)
+            start_fault(**{**arguments, "dry_run": True, "configuration": configuration})
+    except (ActivityFailed, ValueError, TypeError) as error:
+        logger.error("verify: %s", error)
+        raise InterruptExecution(f"a fault of this experiment cannot work: {error}") from error
+
+
+def after_method_control(context: Any, configuration: Any = None, experiment: Any = None, **kwargs: Any) -> None:
+    """Ask how often faults have fired, while somebody knows."""
+    if not is_dry(experiment):
+        logging_errors("control verify", lambda: _ask(configuration))
+
+
+before_rollback_control = after_method_control
+
+
+def after_experiment_control(
+    context: Any, min_injected: Any = 1, configuration: Any = None, experiment: Any = None, state: Any = None, **kwargs: Any
+) -> None:
+    """Mark the journal as failed where a fault was not what it was meant to be."""
+    if is_dry(experiment) or not isinstance(state, dict):
+        return
+    logging_errors("control verify", lambda: _ask(configuration))
+    reasons = failures(state, _injected, _check_least(min_injected))
+    for reason in reasons:
+        logger.error("verify: %s", reason)
+    if reasons:
+        state["status"] = "failed"
+        state["chaosorca"] = {"failed": reasons}
+
+
+def failures(journal: Mapping[str, Any], injected: Mapping[str, Mapping[str, int]], least: int) -> list[str]:
+    """Tell what was wrong with the faults of an experiment.
+
+    Arguments:
+        journal: the experiment's journal.
+        injected: for each fault's id, the calls that it has tampered with by container, as the agent told it.
+        least: how many each has to have tampered with.
+
+    Returns:
+        a sentence for each fault that could not be started, was not attached everywhere, or fired less.
+    """
+    runs = [run for run in journal.get("run") or [] if isinstance(run, dict)]
+    counts: dict[str, dict[str, int]] = {fault: dict(by_container) for fault, by_container in injected.items()}
+    for run in [*runs, *(journal.get("rollbacks") or [])]:
+        output = run.get("output")
+        for one in output.get("stopped", []) if isinstance(output, dict) else []:
+            counts.setdefault(one["fault"], {})[one["container"]] = sum(one["injected"].values())
+    reasons = []
+    for run in runs:
+        if not list(_start_faults([run.get("activity") or {}])):
+            continue
+        name, output = run["activity"].get("name", _FUNCTION), run.get("output")
+        if run.get("status") != "succeeded" or not isinstance(output, dict):
+            reasons.append(f"fault {name!r} was not started")
+            continue
+        arguments = run["activity"]["provider"].get("arguments") or {}
+        needed = 0 if as_bool(arguments.get("placebo", False), "placebo") else least
+        for target in output["containers"]:
+            missing = len(target["not_attached"])
+            if missing:
+                reasons.append(f"fault {name!r} was not attached to {missing} processes of container {target['name']!r}")
+            fired = counts.get(output["fault"], {}).get(target["name"])
+            if fired is None and needed:
+                reasons.append(f"how often fault {name!r} fired on container {target['name']!r} is not known: the agent is gone")
+            elif fired is not None and fired < needed:
+                reasons.append(f"fault {name!r} fired {fired} times on container {target['name']!r}, and not {needed} as it has to")
+    return reasons
+
+
+def _start_faults(activities: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    providers = [(activity, activity.get("provider") or {}) for activity in activities]
+    return [activity for activity, provider in providers if (provider.get("module"), provider.get("func")) == (_MODULE, _FUNCTION)]
+
+
+def _ask(configuration: Any) -> None:
+    agent = find_agent(connect(configuration))
+    for fault in agent.ask("status")["faults"] if agent else []:
+        _injected.setdefault(fault["fault"], {})[fault["container"]] = sum(fault["injected"].values())
+
+
+def _check_least(value: Any) -> int:
+    return as_int(value, "min_injected", 0, 2**31)

@@ -1,0 +1,29 @@
+"""The signals of Linux by name: the standard ones, which x86-64 and arm64 number alike (signal(7))."""
+
+from __future__ import annotations
+
+from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.nearest import nearest
+
+SIGNALS = (
+    *("SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1", "SIGSEGV"),
+    *("SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"),
+    *("SIGURG", "SIGXCPU", "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS"),
+)
+_ALIASES = {"SIGPOLL": "SIGIO", "SIGIOT": "SIGABRT", "SIGCLD": "SIGCHLD"}
+
+
+def check_signal(name: object) -> str:
+    """Return the canonical name of a signal given by name, in any case, with or without `SIG`.
+
+    Raises:
+        InvalidArgument: no such signal; the sentence offers the nearest names.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgument(f"signal {name!r} is no name of a signal: write it as in 'SIGUSR1'")
+    upper = name.strip().upper()
+    upper = upper if upper.startswith("SIG") else f"SIG{upper}"
+    upper = _ALIASES.get(upper, upper)
+    if upper not in SIGNALS:
+        raise InvalidArgument(f"signal {name!r} does not exist{nearest(upper, SIGNALS)}")
+    return upper

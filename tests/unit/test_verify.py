@@ -1,0 +1,82 @@
+"""What the `verify` control makes of a journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chaosorca.controls.verify import failures
+
+
+def run(output: Any, status: str = "succeeded", **arguments: Any) -> dict[str, Any]:
+    provider = {"type": "python", "module": "chaosorca.actions.faults", "func": "start_fault", "arguments": arguments}
+    return {"activity": {"name": "break-it", "type": "action", "provider": provider}, "status": status, "output": output}
+
+
+def started(*containers: dict[str, Any]) -> dict[str, Any]:
+    return {"fault": "f1", "containers": list(containers)}
+
+
+def target(name: str = "web", not_attached: int = 0) -> dict[str, Any]:
+    return {"name": name, "id": "0" * 64, "attached": 3, "not_attached": [{"pid": n, "reason": "no"} for n in range(not_attached)]}
+
+
+STOPPED = {
+    "activity": {"provider": {"module": "chaosorca.actions.faults", "func": "stop_fault"}},
+    "status": "succeeded",
+    "output": {"stopped": [{"fault": "f1", "container": "web", "injected": {"openat": 3, "read": 4}}]},
+}
+OTHER = {
+    "activity": {"name": "pause", "provider": {"type": "process", "path": "true", "arguments": ["x"]}},
+    "output": {"stdout": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("runs", "injected", "least", "reasons"),
+    [
+        ([], {}, 1, []),
+        ([OTHER], {}, 1, []),
+        ([run(started(target()))], {"f1": {"web": 1}}, 1, []),
+        ([run(started(target())), STOPPED], {}, 7, []),
+        ([run(started(target())), STOPPED], {}, 8, ["fault 'break-it' fired 7 times on container 'web', and not 8 as it has to"]),
+        (
+            [run(started(target()))],
+            {"f1": {"web": 0}},
+            1,
+            ["fault 'break-it' fired 0 times on container 'web', and not 1 as it has to"],
+        ),
+        ([run(started(target()))], {"f1": {"web": 0}}, 0, []),
+        ([run(started(target()), placebo=True)], {"f1": {"web": 0}}, 1, []),
+        ([run(started(target()), placebo="true")], {}, 1, []),
+        ([run(None, "failed")], {}, 1, ["fault 'break-it' was not started"]),
+        ([run(None)], {}, 1, ["fault 'break-it' was not started"]),
+        (
+            [run(started(target(not_attached=2)))],
+            {"f1": {"web": 5}},
+            1,
+            ["fault 'break-it' was not attached to 2 processes of container 'web'"],
+        ),
+        (
+            [run(started(target()))],
+            {"other": {"web": 5}},
+            1,
+            ["how often fault 'break-it' fired on container 'web' is not known: the agent is gone"],
+        ),
+        (
+            [run(started(target("a"), target("b")))],
+            {"f1": {"a": 1, "b": 0}},
+            1,
+            ["fault 'break-it' fired 0 times on container 'b', and not 1 as it has to"],
+        ),
+    ],
+)
+def test_a_fault_that_did_not_happen_is_a_failure(
+    runs: list[dict[str, Any]], injected: dict[str, dict[str, int]], least: int, reasons: list[str]
+) -> None:
+    assert failures({"run": runs}, injected, least) == reasons
+
+
+def test_an_interrupted_journal_has_no_runs() -> None:
+    assert failures({"run": None, "rollbacks": None}, {}, 1) == []
