@@ -32,7 +32,8 @@ def growth(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: 
         begins_at_zero: whether a counter without a sample yet is at 0; else it is not known.
 
     Returns:
-        a value for each time: None at the first one and after a gap.
+        a value for each time: None at the first one and after a gap. A series that is new has the scrape's value 0 first (see
+        `agent.exporter`), so what it begins with stands one scrape later than it may have happened.
     """
     values = {round(at, 3): value for at, value in samples}
     result: Column = []
@@ -48,24 +49,7 @@ def growth(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: 
         else:
             result.append(value - before if value >= before else value)
         previous, before = at, value
-    return _spread_first(axis, values, result) if begins_at_zero else result
-
-
-def _spread_first(axis: Sequence[float], values: dict[float, float], grown: Column) -> Column:
-    """Spread what a new series begins with over the two intervals in which it may have happened.
-
-    The agent gives a new series as 0 in the scrape that finds it and its value in the next one, so that `rate()` loses nothing.
-    What it grew by until then happened since the scrape before the first of the two, not since the first. At the axis's own
-    beginning it stays where it is: a table's first row is of the second time, and has no row before it to tell how long it took.
-    """
-    first = next((index for index, at in enumerate(axis) if round(at, 3) in values), 0)
-    if not 2 <= first < len(axis) - 1 or values[round(axis[first], 3)] != 0:
-        return grown
-    earlier, later = grown[first], grown[first + 1]
-    if earlier is None or later is None:
-        return grown
-    share = (axis[first] - axis[first - 1]) / (axis[first + 1] - axis[first - 1])
-    return [*grown[:first], later * share, later * (1 - share), *grown[first + 2 :]]
+    return result
 
 
 def per_second(axis: Sequence[float], grown: Column, window: float = 0.0) -> Column:

@@ -39,14 +39,13 @@ def test_thin_leaves_times_that_are_about_a_step_apart(axis: list[float], step: 
         ([0, 1, 2], [(0, 5), (1, 7), (2, 10)], [None, 2, 3]),
         ([0, 1, 2, 3], [(0, 5), (1, 7), (2, 3), (3, 4)], [None, 2, 3, 1]),  # began again
         ([0, 1, 2, 3], [(0, 5), (1, 0), (2, 0), (3, 2)], [None, 0, 0, 2]),
-        # appears as 0 first: what it begins with is spread over the two intervals in which it may have happened
-        ([0, 1, 2, 3], [(2, 0), (3, 27)], [None, 0, 13.5, 13.5]),
-        ([0, 1, 2, 5, 6], [(2, 0), (5, 8), (6, 9)], [None, 0, 2, 6, 1]),
+        ([0, 1, 2, 3], [(2, 0), (3, 27)], [None, 0, 0, 27]),  # appears as 0 first
+        ([0, 1, 2, 5, 6], [(2, 0), (5, 8), (6, 9)], [None, 0, 0, 8, 1]),
         ([0, 1, 2, 3, 4], [(2, 0), (3, 0), (4, 27)], [None, 0, 0, 0, 27]),
-        ([0, 1, 2, 3], [(1, 0), (2, 27), (3, 27)], [None, 0, 27, 0]),  # but not at the beginning of a table
+        ([0, 1, 2, 3], [(1, 0), (2, 27), (3, 27)], [None, 0, 27, 0]),
         ([0, 1, 2], [(0, 0), (1, 27), (2, 27)], [None, 27, 0]),
         ([0, 1, 2, 3], [(3, 0)], [None, 0, 0, 0]),
-        ([0, 1, 9, 10, 11], [(9, 0), (10, 5), (11, 5)], [None, 0, None, 5, 0]),  # nor after a gap
+        ([0, 1, 9, 10, 11], [(9, 0), (10, 5), (11, 5)], [None, 0, None, 5, 0]),  # after a gap
         ([0, 1, 2, 3], [(2, 4), (3, 6)], [None, 0, 4, 2]),  # appears late, with a value
         ([0, 1, 9, 10], [(0, 1), (1, 2), (9, 50), (10, 51)], [None, 1, None, 1]),  # a gap
         ([0, 3, 6], [(0, 1), (3, 2), (6, 3)], [None, 1, 1]),  # as long as the gap, which is none yet
@@ -98,7 +97,7 @@ def test_per_second_divides_by_the_time_that_it_took(
 
 @pytest.mark.parametrize(
     ("first", "share"),
-    [(0, [1.0, 0.0]), (1, [0.0, 1.0, 0.0]), (2, [0.0, 0.5, 0.5]), (3, [0.0, 0.0, 0.5, 0.5])],
+    [(0, [1.0, 0.0]), (1, [0.0, 1.0, 0.0]), (2, [0.0, 0.0, 1.0]), (3, [0.0, 0.0, 0.0, 1.0])],
     ids=["known before", "from the first row", "new", "new later"],
 )
 @pytest.mark.parametrize("interval", [0.25, 0.5, 1.0, 1.003, 2.0, 5.017])
