@@ -13,6 +13,7 @@ from docker.models.containers import Container as DockerContainer
 from logzero import logger
 
 from chaosorca.engine.client import engine_errors
+from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT, ROLE_LABEL
 from chaosorca.engine.network import ensure_network, remove_unused_network
@@ -150,14 +151,7 @@ def _is_of(container: DockerContainer, image: str) -> bool:
 
 
 def _container(client: docker.DockerClient) -> DockerContainer | None:
-    with engine_errors(f"looking for container {AGENT!r}"):
-        try:
-            found = client.containers.get(AGENT)
-        except docker.errors.NotFound:
-            return None
-    if found.labels.get(ROLE_LABEL) != "agent":
-        raise EngineError(f"container {AGENT!r} is not chaosorca's: rename it, chaosorca needs this name")
-    return found
+    return own_container(client, AGENT, "agent")
 
 
 def _remove(container: DockerContainer) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import docker
 import docker.errors
+from docker.models.containers import Container as DockerContainer
 
 from chaosorca.engine.client import engine_errors
 from chaosorca.engine.names import PROTECTED_LABEL, ROLE_LABEL
-from chaosorca.exceptions import ContainerError, InvalidArgument
+from chaosorca.exceptions import ContainerError, EngineError, InvalidArgument
 from chaosorca.model.nearest import nearest
 
 
@@ -84,6 +85,22 @@ def select_containers(client: docker.DockerClient, container: str | None, label:
     if not found:
         raise ContainerError(f"no running container has the label {label!r}: check it with `docker ps --filter label={label}`")
     return [_checked(one.attrs) for one in sorted(found, key=lambda one: one.name)]
+
+
+def own_container(client: docker.DockerClient, name: str, role: str) -> DockerContainer | None:
+    """The container of ours that has this name and role, in whatever state; None if there is none.
+
+    Raises:
+        EngineError: somebody else's container has the name.
+    """
+    with engine_errors(f"looking for container {name!r}"):
+        try:
+            found = client.containers.get(name)
+        except docker.errors.NotFound:
+            return None
+    if found.labels.get(ROLE_LABEL) != role:
+        raise EngineError(f"container {name!r} is not chaosorca's: rename it, chaosorca needs this name")
+    return found
 
 
 def count_processes(client: docker.DockerClient, container: Container) -> int:

@@ -16,6 +16,7 @@ from docker.models.volumes import Volume
 from logzero import logger
 
 from chaosorca.engine.client import engine_errors, is_local
+from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT, PROMETHEUS, PROMETHEUS_DATA, ROLE_LABEL
 from chaosorca.engine.network import ensure_network, remove_unused_network
@@ -165,14 +166,7 @@ def prometheus_url(client: docker.DockerClient) -> str:
 
 
 def _container(client: docker.DockerClient) -> DockerContainer | None:
-    with engine_errors(f"looking for container {PROMETHEUS!r}"):
-        try:
-            found = client.containers.get(PROMETHEUS)
-        except docker.errors.NotFound:
-            return None
-    if found.labels.get(ROLE_LABEL) != "prometheus":
-        raise EngineError(f"container {PROMETHEUS!r} is not chaosorca's: rename it, chaosorca needs this name")
-    return found
+    return own_container(client, PROMETHEUS, "prometheus")
 
 
 def _url(container: DockerContainer) -> str:
