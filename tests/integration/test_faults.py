@@ -317,3 +317,37 @@ def scrape(web: Web) -> dict[str, float]:
         with urllib.request.urlopen(f"http://{address}:9309/metrics") as answer:
             text = answer.read().decode()
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if not line.startswith("#")}
+
+
+def address(container: Container) -> str:
+    """Where a container answers now: a restart gives it another port."""
+    container.reload()
+    return f"http://127.0.0.1:{container.attrs['NetworkSettings']['Ports']['80/tcp'][0]['HostPort']}/"
+
+
+@pytest.mark.parametrize("how", ["restart", "kill and start"])
+def test_a_restarted_container_gets_the_fault_again(how: str, web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    if how == "restart":
+        web.container.restart(timeout=1)
+    else:
+        web.container.kill()
+        web.container.wait()
+        assert fault_active(web.name) is True
+        web.container.start()
+    web.url = address(web.container)
+    assert wait_for(lambda: web.get() == 403, 5) < 2
+    stop_fault(container=web.container.short_id)
+    assert web.get() == 200
+    assert web.tracers() == {0}
+
+
+def test_the_fault_of_a_paused_container_can_be_stopped(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    web.container.pause()
+    begin = time.monotonic()
+    stop_fault(container=web.name)
+    assert time.monotonic() - begin < 2
+    web.container.unpause()
+    assert web.get() == 200
+    assert web.tracers() == {0}
