@@ -120,6 +120,7 @@ def fault() -> None:
 @click.option("--delay-exit", help="How long its result is held back, as in 100ms.")
 @click.option("--when", help="On which calls of each thread, as strace counts them: 3, 3+, 1+3, 2..9+2.")
 @click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
+@click.option("--abort-when", help="End the fault when this holds, as in 'error_ratio > 0.5 for 10s'.")
 @click.option("--placebo", is_flag=True, help="Attach as the fault would, and inject nothing.")
 @click.option("--dry-run", is_flag=True, help="Say whom the fault would touch, and touch nobody.")
 @click.pass_obj

@@ -61,7 +61,9 @@ def start_fault(
         placebo: attach to the same processes for the same system calls, and inject nothing: what a fair comparison needs,
             since tracing alone slows a program down.
         dry_run: say whom the fault would touch, and touch nobody.
-        probability, max_faults, process, path, abort_when: not supported yet.
+        abort_when: end the fault when this holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
+            "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9"; the agent watches it by its own counters.
+        probability, max_faults, process, path: not supported yet.
 
     Returns:
         {"fault": id, "containers": [{"name", "id", "attached", "not_attached": [{"pid", "reason"}]}], "injector", "syscalls",
@@ -75,7 +77,6 @@ def start_fault(
     _refuse_unsupported(
         process=process,
         path=path,
-        abort_when=abort_when,
         probability=as_number(probability, "probability", 0, 1) != 1,
         max_faults=as_int(max_faults, "max_faults", 0, 2**31) != 0,
     )
@@ -88,7 +89,7 @@ def start_fault(
     client = connect(configuration)
     with engine_errors("asking for its architecture"):
         arch = machine(client.version()["Arch"])
-    fault = parse_fault(arch, syscall, error, delay_enter, delay_exit, when, duration, retval, signal, is_placebo)
+    fault = parse_fault(arch, syscall, error, delay_enter, delay_exit, when, duration, retval, signal, is_placebo, abort_when)
     targets = select_containers(client, container, label)
     if is_dry_run:
         return _dry_run(client, fault, targets)

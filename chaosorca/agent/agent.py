@@ -7,11 +7,14 @@ import os
 import resource
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from chaosorca import __version__
+from chaosorca.agent.abort import Requests
 from chaosorca.agent.faults import Faults, timed_by_tracer
+from chaosorca.agent.histogram import Histogram
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.monitors.http import HttpMonitor
 from chaosorca.agent.monitors.resources import ResourceMonitor
@@ -37,7 +40,7 @@ class Agent:
         self._syscalls = SyscallMonitor(arch)
         self._http = HttpMonitor()
         self._resources = ResourceMonitor(self._ended_io)
-        self._faults = Faults(arch, self._ledger, self._fault_changed)
+        self._faults = Faults(arch, self._ledger, self._fault_changed, self._requests_to)
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
 
@@ -216,6 +219,15 @@ class Agent:
     def _fault_changed(self, container: str) -> None:
         injection = self._faults.active_on(container)
         self._syscalls.leave_timing_to_tracer(container, timed_by_tracer(injection.fault) if injection else ())
+
+    def _requests_to(self, container: str) -> Requests | None:
+        if "http" not in self._monitors.get(container, ()):
+            return None
+        by_code: Counter[str] = Counter()
+        for (name, role, _method, code), count in self._http.counts().items():
+            if (name, role) == (container, "server"):
+                by_code[code] += count
+        return Requests(dict(by_code), self._http.durations().get((container, "server"), Histogram()))
 
     def _describe(self, target: Target) -> dict[str, Any]:
         return {

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from chaosorca.agent import proc as procfs
+from chaosorca.agent.abort import AbortWatch, Requests
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.strace import Call, Strace, check_known
+from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.syscalls import syscall_numbers
@@ -40,6 +42,7 @@ class Injection:
     deadline: float
     tracers: list[Strace] = field(default_factory=list)
     not_attached: dict[int, str] = field(default_factory=dict)
+    abort: AbortWatch | None = None
     fired: Counter[str] = field(default_factory=Counter)
     made: Counter[tuple[int, str]] = field(default_factory=Counter)  # calls of each thread, where they have to be counted
     ended: float | None = None
@@ -66,6 +69,7 @@ class Injection:
             "ends": _iso(self.begins + self.fault.duration / 1e6),
             "ended": _iso(self.ended) if self.ended is not None else None,
             "reason": self.reason,
+            "abort_when": self.fault.abort_when,
             "injected": dict(self.fired),
             "not_attached": [{"pid": pid, "reason": why} for pid, why in sorted(self.not_attached.items())],
         }
@@ -74,14 +78,23 @@ class Injection:
 class Faults:
     """Starts and ends faults, attaches them to processes that arrive later, and keeps their clocks."""
 
-    def __init__(self, arch: str, ledger: Ledger, on_change: Callable[[str], None], proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        arch: str,
+        ledger: Ledger,
+        on_change: Callable[[str], None],
+        requests: Callable[[str], Requests | None],
+        proc: Path = Path("/proc"),
+    ) -> None:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
             ledger: where tampered calls are written down.
             on_change: is told a container's name when its active fault is about to start, or has ended.
+            requests: the HTTP requests to a container so far, None for one whose HTTP is not monitored.
             proc: the proc file system.
         """
+        self._requests = requests
         self._numbers = syscall_numbers(arch)
         self._ledger = ledger
         self._on_change = on_change
@@ -107,12 +120,17 @@ class Faults:
                 f"container {target.name!r} has the fault {running.fault.text!r} already: "
                 "stop it first, two faults on one container are not supported yet"
             )
+        abort = AbortWatch(parse_abort_when(fault.abort_when)) if fault.abort_when else None
+        if abort and self._requests(target.name) is None:
+            raise AgentError(
+                f"abort_when {fault.abort_when!r} needs the HTTP monitoring of container {target.name!r}: start it first"
+            )
         pids = target.pids()
         if not pids:
             raise AgentError(f"container {target.name!r} has no process: start it again")
         self._refuse_traced(target, pids)
         now = time.time()
-        injection = Injection(fault_id, run, target, fault, now, time.monotonic() + fault.duration / 1e6)
+        injection = Injection(fault_id, run, target, fault, now, time.monotonic() + fault.duration / 1e6, abort=abort)
         self._injections.append(injection)
         self._on_change(target.name)
         try:
@@ -167,6 +185,10 @@ class Faults:
                 self._end(injection, "its duration was over")
                 continue
             injection.tracers = [tracer for tracer in injection.tracers if tracer.alive()]
+            reason = self._abort_reason(injection)
+            if reason:
+                self._end(injection, reason)
+                continue
             pids = injection.target.pids()
             injection.not_attached = {pid: why for pid, why in injection.not_attached.items() if pid in pids}
             newcomers = [pid for pid in pids if self._is_free(pid) and pid not in injection.not_attached]
@@ -195,6 +217,10 @@ class Faults:
         if not tracer.alive() or len(missing) == len(pids):
             injection.tracers.remove(tracer)
             tracer.stop()
+
+    def _abort_reason(self, injection: Injection) -> str | None:
+        requests = self._requests(injection.target.name) if injection.abort else None
+        return injection.abort.feed(time.monotonic(), requests) if injection.abort and requests else None
 
     def _end(self, injection: Injection, reason: str) -> None:
         for tracer in injection.tracers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.duration import format_duration, parse_duration
 from chaosorca.model.errno import check_errno
 from chaosorca.model.errors import InvalidArgument
@@ -31,6 +32,7 @@ class Fault:
     when: str | None = None
     duration: int = 600_000_000
     placebo: bool = False
+    abort_when: str | None = None
 
     @property
     def effects(self) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ def parse_fault(
     retval: object = None,
     signal: object = None,
     placebo: bool = False,
+    abort_when: object = None,
 ) -> Fault:
     """Check a fault as a user wrote it, before anything starts.
 
@@ -89,6 +92,7 @@ def parse_fault(
         when: strace's expression (see `model.when`).
         duration: how long the fault lasts, with a unit.
         placebo: attach as the fault would, and inject nothing.
+        abort_when: the condition under which it ends by itself (see `model.abort`).
 
     Raises:
         InvalidArgument: a part that does not exist, or no effect at all.
@@ -103,6 +107,7 @@ def parse_fault(
         when=check_when(str(when)) if when is not None else None,
         duration=parse_duration(duration, "duration"),
         placebo=placebo,
+        abort_when=parse_abort_when(abort_when).text if abort_when is not None else None,
     )
     if not fault.effects:
         raise InvalidArgument(f"the fault on {','.join(fault.syscalls)!r} has no effect: give one of {', '.join(EFFECTS)}")

@@ -46,7 +46,8 @@ GOOD = {"syscall": "openat", "error": "EACCES"}
         ({"probability": "0.5"}, "argument probability is not supported yet"),
         ({"probability": 2}, "probability 2 is not a number from 0 to 1"),
         ({"max_faults": 3}, "argument max_faults is not supported yet"),
-        ({"abort_when": "error_ratio > 0.5"}, "argument abort_when is not supported yet"),
+        ({"abort_when": "errors > 0.5"}, "abort_when knows no 'errors'"),
+        ({"abort_when": "error_ratio > 0.5 for 10s"}, "needs the HTTP monitoring of container"),
     ],
 )
 def test_a_fault_that_makes_no_sense_is_refused(

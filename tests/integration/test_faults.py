@@ -18,6 +18,8 @@ from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
 
@@ -249,9 +251,6 @@ def test_a_stopped_tracer_is_killed_when_its_fault_ends(web: Web) -> None:
 
 
 def test_calls_are_counted_as_the_program_experienced_them(web: Web) -> None:
-    from chaosorca.engine.agent import find_agent
-    from chaosorca.engine.client import connect
-
     start_monitoring(container=web.name)
     start_fault(container=web.name, syscall="openat", error="EACCES", delay_enter="20ms")
     assert [web.get() for _ in range(10)] == [403] * 10
@@ -351,3 +350,19 @@ def test_the_fault_of_a_paused_container_can_be_stopped(web: Web) -> None:
     web.container.unpause()
     assert web.get() == 200
     assert web.tracers() == {0}
+
+
+def test_a_fault_ends_when_it_does_too_much(monitored: Web) -> None:
+    condition = "error_ratio(4xx,5xx,none) > 0.5 for 2s"
+    load = subprocess.Popen([sys.executable, "-c", _HAMMER, monitored.url])
+    try:
+        start_fault(container=monitored.name, syscall="openat", error="EACCES", abort_when=condition)
+        assert monitored.get() == 403
+        assert 1.0 < wait_for(lambda: monitored.get() == 200, 10) < 4.0
+    finally:
+        load.kill()
+        load.wait()
+    assert fault_active(monitored.name) is False
+    (ended,) = find_agent(connect()).ask("status")["faults"]
+    assert ended["reason"].startswith(f"{condition} held (error_ratio ")
+    assert monitored.tracers() == {0}

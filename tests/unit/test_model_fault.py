@@ -69,6 +69,7 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
         "when": None,
         "duration": 600_000_000,
         "placebo": False,
+        "abort_when": None,
     }
 
 

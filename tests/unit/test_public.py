@@ -187,7 +187,6 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
                 ("process", "nginx", "argument process is not supported yet"),
                 ("path", "/etc", "argument path is not supported yet"),
                 ("label", "a=b", "give either container or label"),
-                ("abort_when", "error_ratio > 0.5 for 10s", "argument abort_when is not supported yet"),
                 ("probability", 0.5, "argument probability is not supported yet"),
                 ("probability", "0.5", "argument probability is not supported yet"),
                 ("probability", 2, "probability 2 is not a number from 0 to 1"),

@@ -1,0 +1,76 @@
+"""When a fault ends by itself because of what it does: `error_ratio > 0.5 for 10s`.
+
+    MEASURE[(OF)] COMPARISON BOUND [for DURATION]
+
+`error_ratio` (of `5xx,none`, or of a list of codes and classes) is compared with a number from 0 to 1, `request_rate` (of all, or
+of such a list) with requests/s, `latency` (the 0.95-quantile, or another) with a duration. It is taken over the last second, and has
+to hold all through the duration, default 5s.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chaosorca.model.duration import format_duration, parse_duration
+from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.nearest import nearest
+from chaosorca.model.status import status_regex
+from chaosorca.model.values import as_number
+
+MEASURES = ("error_ratio", "request_rate", "latency")
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_TEXT = re.compile(r"(\w+)\s*(?:\(([^)]*)\))?\s*(>=|<=|>|<)\s*(\S+)(?:\s+for\s+(\S+))?")
+_MOST_REQUESTS = 1e9
+
+
+@dataclass(frozen=True)
+class AbortCondition:
+    """A condition whose every part has been checked.
+
+    `status` is the regular expression of the codes that count, `quantile` that of a latency; `bound` is a share, requests/s, or
+    seconds; `seconds` is how long it has to hold.
+    """
+
+    text: str
+    measure: str
+    status: str
+    quantile: float
+    comparison: str
+    bound: float
+    seconds: float
+
+    def is_met_by(self, value: float) -> bool:
+        """Whether a value of the measure is beyond the bound."""
+        return _COMPARISONS[self.comparison](value, self.bound)
+
+
+def parse_abort_when(text: object) -> AbortCondition:
+    """Check a condition as a user wrote it.
+
+    Raises:
+        InvalidArgument: it is not in the grammar, or a part makes no sense.
+    """
+    match = _TEXT.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise InvalidArgument(f"abort_when {text!r} is no condition: write it as in 'error_ratio > 0.5 for 10s'")
+    measure, of, comparison, limit, span = match.groups()
+    if measure not in MEASURES:
+        raise InvalidArgument(f"abort_when knows no {measure!r}{nearest(measure, MEASURES)} (there are {', '.join(MEASURES)})")
+    duration = parse_duration(span or "5s", "abort_when's duration")
+    status, quantile = ".*", 0.95
+    if measure == "latency":
+        quantile = as_number(of, "abort_when's quantile", 0, 1) if of else 0.95
+        bound = parse_duration(limit, "abort_when's latency") / 1e6
+    else:
+        status = status_regex(of or "5xx,none") if of or measure == "error_ratio" else ".*"
+        bound = as_number(limit, f"abort_when's {measure}", 0, 1 if measure == "error_ratio" else _MOST_REQUESTS)
+    canonical = f"{measure}{f'({of})' if of else ''} {comparison} {limit} for {format_duration(duration)}"
+    return AbortCondition(canonical, measure, status, quantile, comparison, bound, duration / 1e6)
