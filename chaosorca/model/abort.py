@@ -3,8 +3,8 @@
     MEASURE[(OF)] COMPARISON BOUND [for DURATION]
 
 `error_ratio` (of `5xx,none`, or of a list of codes and classes) is compared with a number from 0 to 1, `request_rate` (of all, or
-of such a list) with requests/s, `latency` (the 0.95-quantile, or another) with a duration. It is taken over the last second, and has
-to hold all through the duration, default 5s.
+of such a list) with requests/s, `latency` (the 0.95-quantile, or another) with a duration. It is taken over the last second, and
+has to hold all through the duration, default 5s.
 """
 
 from __future__ import annotations

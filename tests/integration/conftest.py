@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -21,6 +23,78 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 OWN = {"label": "chaosorca.role"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may trace, stop or kill processes of containers by hand")
+
+
+ALREADY_PASSED = "chaosorca/passed"
+_STATES_KEPT = 4  # of each Python that the tests are run with
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run also what has passed already on these very files")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "always: run it even where it has passed on these very files")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has passed on these very files, kernel, engine and Python: a second run is for what is not known yet.
+
+    The main path (`always`) is run every time, everything is with `--all` and in CI.
+    """
+    config.stash[_state] = state = _digest()
+    if config.getoption("--all") or os.environ.get("CI"):
+        return
+    passed = set(config.cache.get(ALREADY_PASSED, {}).get(state, [])) if config.cache else set()
+    left_out = [item for item in items if item.nodeid in passed and not item.get_closest_marker("always")]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[_left_out] = len(left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remember what has passed, its teardown included."""
+    cache, state = session.config.cache, session.config.stash.get(_state, "")
+    if cache and state:
+        known = cache.get(ALREADY_PASSED, {})
+        passed = set(known.pop(state, [])) | session.config.stash.get(_passed, set())
+        known[state] = sorted(passed - session.config.stash.get(_failed, set()))
+        cache.set(ALREADY_PASSED, dict(list(known.items())[-_STATES_KEPT:]))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if terminalreporter.stats.get("deselected"):
+        number = len(terminalreporter.stats["deselected"])
+        terminalreporter.write_line(
+            f"{number} tests have passed on these very files before and were not run again (--all runs them)"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        item.config.stash.setdefault(_failed, set()).add(item.nodeid)
+    elif report.when == "call" and report.passed:
+        item.config.stash.setdefault(_passed, set()).add(item.nodeid)
+    return report
+
+
+_state, _left_out = pytest.StashKey[str](), pytest.StashKey[int]()
+_passed, _failed = pytest.StashKey[set[str]](), pytest.StashKey[set[str]]()
+
+
+def _digest() -> str:
+    """Everything that a result depends on, as far as it can be told: files, kernel, engine, Python, user."""
+    digest = hashlib.sha256()
+    for folder in ("chaosorca", "experiments", "scripts", "tests/integration"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    engine = docker.from_env().info()
+    digest.update(f"{platform.release()} {engine['ID']} {engine['ServerVersion']} {sys.version} {os.geteuid()}".encode())
+    return digest.hexdigest()
 
 
 @dataclass

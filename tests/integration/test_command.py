@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import docker
+import pytest
 from conftest import Web, orca, ours
 
 
@@ -24,6 +25,7 @@ def sums(text: str) -> dict[str, float]:
     return result
 
 
+@pytest.mark.always
 def test_monitor_fault_metric(web: Web, client: docker.DockerClient, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = orca(*arguments)

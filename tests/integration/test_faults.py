@@ -32,6 +32,7 @@ def end_all_faults(nothing_left: None) -> object:
     stop_all_faults()
 
 
+@pytest.mark.always
 def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
     started = start_fault(container=web.name, syscall="openat", error="ENOENT")
     (target,) = started["containers"]
