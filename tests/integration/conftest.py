@@ -63,11 +63,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         cache.set(ALREADY_PASSED, dict(list(known.items())[-_STATES_KEPT:]))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if terminalreporter.stats.get("deselected"):
-        number = len(terminalreporter.stats["deselected"])
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if number := config.stash.get(_left_out, 0):
         terminalreporter.write_line(
-            f"{number} tests have passed on these very files before and were not run again (--all runs them)"
+            f"{number} tests have passed on these very files already and were not run again: --all runs them"
         )
 
 
