@@ -65,9 +65,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if number := config.stash.get(_left_out, 0):
-        terminalreporter.write_line(
-            f"{number} tests have passed on these very files already and were not run again: --all runs them"
-        )
+        terminalreporter.write_line(f"{number} tests have passed on these very files before and were not run: --all runs them")
 
 
 @pytest.hookimpl(wrapper=True)
