@@ -26,6 +26,7 @@ from chaosorca.model.fault import Fault
 
 MONITORS = ("syscalls", "http", "resources")
 _TICK = 0.2
+_RETIRED_FOR = 15.0
 _log = logging.getLogger("chaosorca.agent")
 
 
@@ -35,7 +36,7 @@ class Agent:
     def __init__(self, arch: str) -> None:
         self._lock = threading.RLock()  # of targets and monitors
         self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program compiles
-        self._retired = False
+        self._retired_at = -_RETIRED_FOR
         self._ledger = Ledger()
         self._syscalls = SyscallMonitor(arch)
         self._http = HttpMonitor()
@@ -130,8 +131,10 @@ class Agent:
     def retire(self) -> dict[str, Any]:
         """Refuse all further work if there is nothing to do, so that the agent can be removed without a race."""
         with self._lock, self._faults_lock:
-            self._retired = not self._targets and not any(fault["active"] for fault in self._faults.status())
-            return {"retired": self._retired}
+            idle = not self._targets and not any(fault["active"] for fault in self._faults.status())
+            if idle:
+                self._retired_at = time.monotonic()
+            return {"retired": idle}
 
     def shut_down(self) -> None:
         """End all faults; the kernel does the rest when the process ends."""
@@ -210,7 +213,8 @@ class Agent:
                 _log.debug("container %s is on its way down or up", target.name, exc_info=True)
 
     def _refuse_if_retired(self) -> None:
-        if self._retired:
+        # Whoever asked it to retire may have failed to remove it: it does not refuse for ever.
+        if time.monotonic() - self._retired_at < _RETIRED_FOR:
             raise AgentError("the agent is being removed because it had nothing to do: try again")
 
     def _ended_io(self) -> Any:

@@ -42,15 +42,22 @@ def cleanup_control() -> None:
         end_faults(_pending["configuration"])
 
 
-def end_faults(configuration: Any) -> None:
-    """End the faults that this run started, and the agent if that leaves it with nothing to do; errors are logged."""
+def end_faults(configuration: Any) -> list[dict[str, Any]]:
+    """End the faults that this run started, and the agent if that leaves it with nothing to do; errors are logged.
+
+    Returns:
+        the faults that were ended.
+    """
+    ended: list[dict[str, Any]] = []
 
     def end() -> None:
         client = connect(configuration)
         agent = find_agent(client)
-        for fault in agent.ask("stop_fault", run=RUN_ID)["stopped"] if agent else []:
+        ended.extend(agent.ask("stop_fault", run=RUN_ID)["stopped"] if agent else [])
+        for fault in ended:
             logger.info("cleanup: ended the fault %s on container %s", fault["text"], fault["container"])
         retire_agent(client)
 
     logging_errors("control cleanup", end)
     _pending.clear()  # not before: an interruption of it is made good by `cleanup_control`
+    return ended

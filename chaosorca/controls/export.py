@@ -44,7 +44,7 @@ __all__ = [
 class _Collected:
     began: float = 0.0
     tables: dict[tuple[str, str], tables.Table] = field(default_factory=dict)
-    faults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # by id and container
 
 
 _collected = _Collected()
@@ -84,8 +84,8 @@ def after_experiment_control(
     if is_dry(experiment):
         return
 
-    if uses_cleanup(experiment):
-        end_faults(configuration)  # first, so that the files know of their end
+    if uses_cleanup(experiment):  # first, so that the files know of their end
+        _remember(end_faults(configuration))
 
     def write() -> None:
         _remember_stopped_faults(state or {})
@@ -122,7 +122,7 @@ def _collect(configuration: Any, arguments: dict[str, Any]) -> None:
         agent = find_agent(connect(configuration))
         for fault in agent.ask("status")["faults"] if agent else []:
             if events.fault_events([fault])[0].at >= _collected.began:
-                _collected.faults[fault["fault"]] = fault
+                _remember([fault])
     except OrcaError as error:
         logger.warning("export: the agent could not be asked about faults: %s", error)
     prometheus = open_prometheus(configuration)
@@ -145,8 +145,11 @@ def _remember_stopped_faults(journal: dict[str, Any]) -> None:
     for run in [*(journal.get("run") or []), *(journal.get("rollbacks") or [])]:
         output = run.get("output")
         if (run.get("activity") or {}).get("provider", {}).get("module") == "chaosorca.actions.faults" and isinstance(output, dict):
-            for fault in output.get("stopped", []):
-                _collected.faults[fault["fault"]] = fault
+            _remember(output.get("stopped", []))
+
+
+def _remember(faults: list[dict[str, Any]]) -> None:
+    _collected.faults.update({(fault["fault"], fault["container"]): fault for fault in faults})
 
 
 def _directory(given: Any, title: str) -> Path:

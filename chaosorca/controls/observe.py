@@ -19,7 +19,7 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, named_containers
 from chaosorca.engine.client import connect
-from chaosorca.engine.containers import check_label
+from chaosorca.engine.containers import check_label, select_containers
 from chaosorca.engine.prometheus import is_running
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.metrics import measure
@@ -72,6 +72,8 @@ def before_experiment_control(
         if not names and not label:
             raise InvalidArgument("the observe control knows no container: give it containers or label")
         client = connect(configuration)
+        for name in names or [""]:  # before anything starts
+            select_containers(client, name or None, None if name else label)
         if not (configuration or {}).get("prometheus_base_url") and not is_running(client):
             url = start_prometheus(port=0, configuration=configuration)["url"]
             _started.prometheus = True
