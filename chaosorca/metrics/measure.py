@@ -14,7 +14,7 @@ from chaosorca.metrics.promql import selector, total_rate
 
 STALE_AFTER = 3
 """Scrapes that may be missing before a container counts as not monitored."""
-_LOOK_BACK = 300.0
+LOOK_BACK = 300.0
 
 
 def check_monitored(prometheus: Prometheus, container: str, monitor: str, window: float) -> None:
@@ -29,7 +29,7 @@ def check_monitored(prometheus: Prometheus, container: str, monitor: str, window
         NoData: it is not monitored, its last sample is older than three scrapes, or the window holds less than two.
     """
     series = selector("chaosorca_monitored", container=container, monitor=monitor)
-    found = prometheus.samples(series, max(_LOOK_BACK, window))
+    found = prometheus.samples(series, max(LOOK_BACK, window))
     samples = max((one.samples for one in found), key=lambda samples: samples[-1][0], default=[])
     now = prometheus.number("time()") or 0.0
     if not samples:
@@ -53,6 +53,24 @@ def rate(prometheus: Prometheus, series: str, container: str, monitor: str, wind
     """Return what the selected series of a monitored container grow by in a second; 0 where there is none."""
     check_monitored(prometheus, container, monitor, window)
     return prometheus.number(total_rate(series, window)) or 0.0
+
+
+def figure(prometheus: Prometheus, expression: str, container: str, monitor: str, window: float, what: str) -> float:
+    """Return a number that is there only if there is something to measure.
+
+    Arguments:
+        expression: PromQL that gives at most one number.
+        container, monitor, window: see `check_monitored`.
+        what: why there may be none, for the error.
+
+    Raises:
+        NoData: the expression gave nothing, or no number.
+    """
+    check_monitored(prometheus, container, monitor, window)
+    number = prometheus.number(expression)
+    if number is None or isnan(number):
+        raise NoData(f"{expression} gave no number for the last {window:g} s: {what}")
+    return number
 
 
 def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor: str, window: float) -> float:

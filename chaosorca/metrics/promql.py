@@ -16,6 +16,11 @@ def total_rate(series: str, window: float) -> str:
     return f"sum(rate({series}[{round(window * 1000)}ms]))"
 
 
+def quantile(q: float, buckets: str, window: float) -> str:
+    """Return the q-quantile of what the selected histograms' buckets (`…_bucket`) grew by in a window in seconds."""
+    return f"histogram_quantile({q:g}, sum by (le) (rate({buckets}[{round(window * 1000)}ms])))"
+
+
 def _matcher(name: str, value: str) -> str:
     operator, text = ("=~", value[1:]) if value.startswith("~") else ("=", value)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -2,13 +2,14 @@
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import InvalidArgument
-from chaosorca.metrics import measure
+from chaosorca.metrics import measure, promql
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.status import status_regex
+from chaosorca.model.values import as_number
 from chaosorca.sources import open_prometheus, series_name
 
-__all__ = ["error_ratio", "request_rate"]
+__all__ = ["error_ratio", "latency", "request_rate"]
 
 _REQUESTS = "chaosorca_http_requests_total"
 
@@ -77,6 +78,37 @@ def error_ratio(
     whole = selector(_REQUESTS, container=name, role=role)
     part = selector(_REQUESTS, container=name, role=role, code=code)
     return measure.ratio(open_prometheus(configuration), part, whole, name, "http", seconds)
+
+
+@activity
+def latency(
+    container: str,
+    quantile: float = 0.95,
+    role: str = "server",
+    window: str = "15s",
+    configuration: dict = None,
+    secrets: dict = None,
+) -> float:
+    """
+    Measure how long HTTP requests take, from the request to the first packet of its answer.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+        quantile: which quantile, from 0 to 1; it is interpolated within powers of two, as Prometheus's histogram_quantile() does.
+        role: "server" or "client", as in `request_rate`.
+        window: the time over which it is taken, with a unit.
+
+    Returns:
+        seconds.
+
+    Raises:
+        ActivityFailed: no request was answered, nobody monitors the container, or its last sample is older than three scrapes.
+    """
+    q, seconds = as_number(quantile, "quantile", 0, 1), parse_seconds(window, "window")
+    name = series_name(container, configuration)
+    buckets = selector("chaosorca_http_request_duration_seconds_bucket", container=name, role=_role(role))
+    expression = promql.quantile(q, buckets, seconds)
+    return measure.figure(open_prometheus(configuration), expression, name, "http", seconds, "no request was answered in it")
 
 
 def _role(role: str) -> str:

@@ -2,11 +2,13 @@
 
 from chaosorca.activity import activity
 from chaosorca.metrics import measure
-from chaosorca.metrics.promql import selector
+from chaosorca.metrics.promql import selector, total_rate
 from chaosorca.model.duration import parse_seconds
 from chaosorca.sources import open_prometheus, series_name
 
-__all__ = ["cpu_usage"]
+__all__ = ["cpu_usage", "io_rate", "memory_usage", "network_receive_rate", "network_transmit_rate"]
+
+_MISSING = "the agent could not read it, or, of network figures, the container is on the host's network"
 
 
 @activity
@@ -24,7 +26,84 @@ def cpu_usage(container: str, window: str = "15s", configuration: dict = None, s
     Raises:
         ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
     """
+    return _rate(container, window, configuration, "container_cpu_usage_seconds_total")
+
+
+@activity
+def memory_usage(container: str, configuration: dict = None, secrets: dict = None) -> float:
+    """
+    Measure how much memory a container uses, page cache included.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+
+    Returns:
+        bytes.
+
+    Raises:
+        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+    """
+    name = series_name(container, configuration)
+    expression = f"sum({selector('container_memory_usage_bytes', name=name)})"
+    return measure.figure(open_prometheus(configuration), expression, name, "resources", measure.LOOK_BACK, _MISSING)
+
+
+@activity
+def network_receive_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
+    """
+    Measure how much a container receives, loopback left out.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+        window: the time over which it is averaged, with a unit.
+
+    Returns:
+        bytes/s.
+
+    Raises:
+        ActivityFailed: nobody monitors the container, its last sample is older than three scrapes, or it is on the host's network.
+    """
+    return _rate(container, window, configuration, "container_network_receive_bytes_total")
+
+
+@activity
+def network_transmit_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
+    """
+    Measure how much a container transmits, loopback left out.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+        window: the time over which it is averaged, with a unit.
+
+    Returns:
+        bytes/s.
+
+    Raises:
+        ActivityFailed: nobody monitors the container, its last sample is older than three scrapes, or it is on the host's network.
+    """
+    return _rate(container, window, configuration, "container_network_transmit_bytes_total")
+
+
+@activity
+def io_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
+    """
+    Measure how much a container reads from and writes to storage.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+        window: the time over which it is averaged, with a unit.
+
+    Returns:
+        bytes/s, read and written together.
+
+    Raises:
+        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+    """
+    return _rate(container, window, configuration, "container_fs_reads_bytes_total", "container_fs_writes_bytes_total")
+
+
+def _rate(container: str, window: str, configuration: dict | None, *metrics: str) -> float:
     seconds = parse_seconds(window, "window")
     name = series_name(container, configuration)
-    series = selector("container_cpu_usage_seconds_total", name=name)
-    return measure.rate(open_prometheus(configuration), series, name, "resources", seconds)
+    expression = " + ".join(total_rate(selector(metric, name=name), seconds) for metric in metrics)
+    return measure.figure(open_prometheus(configuration), expression, name, "resources", seconds, _MISSING)

@@ -1,14 +1,15 @@
 """System calls of a container, as its programs experience them."""
 
 from chaosorca.activity import activity
-from chaosorca.metrics import measure
+from chaosorca.metrics import measure, promql
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.errno import check_errno
 from chaosorca.model.syscalls import check_known
+from chaosorca.model.values import as_number
 from chaosorca.sources import open_prometheus, series_name
 
-__all__ = ["syscall_rate"]
+__all__ = ["syscall_latency", "syscall_rate"]
 
 
 @activity
@@ -44,3 +45,34 @@ def syscall_rate(
     name = series_name(container, configuration)
     series = selector("chaosorca_syscalls_total", container=name, **labels)
     return measure.rate(open_prometheus(configuration), series, name, "syscalls", seconds)
+
+
+@activity
+def syscall_latency(
+    container: str,
+    syscall: str,
+    quantile: float = 0.95,
+    window: str = "15s",
+    configuration: dict = None,
+    secrets: dict = None,
+) -> float:
+    """
+    Measure how long a system call takes, injected delays included.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+        syscall: the system call, by its full name.
+        quantile: which quantile, from 0 to 1; it is interpolated within powers of two, as Prometheus's histogram_quantile() does.
+        window: the time over which it is taken, with a unit.
+
+    Returns:
+        seconds.
+
+    Raises:
+        ActivityFailed: no such call ended, nobody monitors the container, or its last sample is older than three scrapes.
+    """
+    q, seconds = as_number(quantile, "quantile", 0, 1), parse_seconds(window, "window")
+    name = series_name(container, configuration)
+    buckets = selector("chaosorca_syscall_duration_seconds_bucket", container=name, syscall=check_known(syscall))
+    expression = promql.quantile(q, buckets, seconds)
+    return measure.figure(open_prometheus(configuration), expression, name, "syscalls", seconds, "no such call ended in it")

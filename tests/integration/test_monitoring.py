@@ -22,9 +22,9 @@ from chaosorca.engine.containers import find_container
 from chaosorca.engine.names import AGENT
 from chaosorca.metrics.measure import wait_for_scrapes
 from chaosorca.metrics.tables import Table, read_table
-from chaosorca.probes.http import error_ratio, request_rate
-from chaosorca.probes.resources import cpu_usage
-from chaosorca.probes.syscalls import syscall_rate
+from chaosorca.probes.http import error_ratio, latency, request_rate
+from chaosorca.probes.resources import cpu_usage, io_rate, memory_usage, network_receive_rate, network_transmit_rate
+from chaosorca.probes.syscalls import syscall_latency, syscall_rate
 from chaosorca.sources import open_prometheus
 
 
@@ -138,6 +138,16 @@ def test_processor_memory_and_network_are_those_of_the_container(monitored: Web)
         monitored.get()
     wait_for_scrapes(open_prometheus(None), [monitored.name], 2)
     assert 50 * body < total(table(monitored.name, "nets"), "bytes") < 50 * 4 * body
+    assert 0.0 < latency(monitored.name, quantile="0.5") <= latency(monitored.name, quantile=0.99) < 0.1
+    assert 0.0 < syscall_latency(monitored.name, "openat") < 0.1
+    with pytest.raises(ActivityFailed, match="no such call ended in it"):
+        syscall_latency(monitored.name, "mount")
+    with pytest.raises(ActivityFailed, match="no request was answered in it"):
+        latency(monitored.name, role="client")
+    assert network_receive_rate(monitored.name) > 0
+    assert network_transmit_rate(monitored.name) > network_receive_rate(monitored.name)
+    assert io_rate(monitored.name) >= 0
+    assert memory_usage(monitored.name) > 10**6
     (memory,) = {value is not None and 10**6 < value < 10**9 for value in table(monitored.name, "mem").columns["bytes"]}
     assert memory
 

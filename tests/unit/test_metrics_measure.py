@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chaosorca.exceptions import NoData, PrometheusError
-from chaosorca.metrics.measure import check_monitored, rate, ratio, scrape_interval, wait_for_scrapes
+from chaosorca.metrics.measure import check_monitored, figure, rate, ratio, scrape_interval, wait_for_scrapes
 
 START = 1_700_000_000.0
 SERIES = 'chaosorca_monitored{job="chaosorca",container="web",monitor="http"}'
@@ -137,3 +137,22 @@ def test_waiting_for_scrapes_that_do_not_come_names_the_containers(prometheus: A
     ]
     with pytest.raises(PrometheusError, match=r"has not scraped the agent 1 times in 0\.1 s for api, web: "):
         wait_for_scrapes(prometheus(old), ["web", "db", "api"], 1, within=0.1)
+
+
+def test_a_figure_is_its_number(monitored: Any) -> None:
+    assert figure(monitored([2, 1, 0], {"x": 0.25}), "x", "web", "http", 15, "why") == 0.25
+    assert figure(monitored([2, 1, 0], {"x": 0.0}), "x", "web", "http", 15, "why") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ages", "numbers", "says"),
+    [
+        ([2, 1, 0], {}, "x gave no number for the last 15 s: why"),
+        ([2, 1, 0], {"x": math.nan}, "x gave no number for the last 15 s: why"),
+        ([], {"x": 1.0}, "nobody monitors"),
+        ([9, 8], {"x": 1.0}, "has no sample for 8.0 s"),
+    ],
+)
+def test_no_number_is_no_figure(monitored: Any, ages: list[float], numbers: dict[str, float], says: str) -> None:
+    with pytest.raises(NoData, match=re.escape(says)):
+        figure(monitored(ages, numbers), "x", "web", "http", 15, "why")

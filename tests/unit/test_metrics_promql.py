@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaosorca.metrics.promql import selector, total_rate
+from chaosorca.metrics.promql import quantile, selector, total_rate
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,7 @@ def test_a_selector_names_our_job_and_escapes_values(labels: dict[str, str], tex
 )
 def test_a_total_rate_has_its_window_in_milliseconds(window: float, text: str) -> None:
     assert total_rate("m", window) == text
+
+
+def test_a_quantile_adds_up_buckets_before_it_interpolates() -> None:
+    assert quantile(0.95, 'm_bucket{a="b"}', 15.0) == 'histogram_quantile(0.95, sum by (le) (rate(m_bucket{a="b"}[15000ms])))'

@@ -49,8 +49,14 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "actions.faults.stop_all_faults": {},
     "probes.http.request_rate": {"container": REQUIRED, "status": None, "role": "server", "window": "15s"},
     "probes.http.error_ratio": {"container": REQUIRED, "status": "5xx,none", "role": "server", "window": "15s"},
+    "probes.http.latency": {"container": REQUIRED, "quantile": 0.95, "role": "server", "window": "15s"},
+    "probes.syscalls.syscall_latency": {"container": REQUIRED, "syscall": REQUIRED, "quantile": 0.95, "window": "15s"},
     "probes.syscalls.syscall_rate": {"container": REQUIRED, "syscall": None, "error": None, "window": "15s"},
     "probes.resources.cpu_usage": {"container": REQUIRED, "window": "15s"},
+    "probes.resources.memory_usage": {"container": REQUIRED},
+    "probes.resources.network_receive_rate": {"container": REQUIRED, "window": "15s"},
+    "probes.resources.network_transmit_rate": {"container": REQUIRED, "window": "15s"},
+    "probes.resources.io_rate": {"container": REQUIRED, "window": "15s"},
     "probes.faults.faults_injected": {"container": REQUIRED, "syscall": None, "fault": None},
     "probes.faults.fault_active": {"container": REQUIRED},
 }
@@ -206,6 +212,15 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
         ("probes.http.error_ratio", {"container": "x", "status": ""}, "status '' is no HTTP code"),
         ("probes.http.error_ratio", {"container": "x", "role": ""}, "role '' is neither"),
         ("probes.http.error_ratio", {"container": "x", "window": 15}, "window 15 has no unit"),
+        ("probes.http.latency", {"container": "x", "quantile": 95}, "quantile 95 is not a number from 0 to 1"),
+        ("probes.http.latency", {"container": "x", "role": "proxy"}, "role 'proxy' is neither 'server' nor 'client'"),
+        ("probes.syscalls.syscall_latency", {"container": "x", "syscall": "opennat"}, "did you mean 'openat'"),
+        (
+            "probes.syscalls.syscall_latency",
+            {"container": "x", "syscall": "read", "quantile": "p95"},
+            "quantile 'p95' is no number",
+        ),
+        ("probes.resources.io_rate", {"container": "x", "window": 15}, "window 15 has no unit"),
         ("probes.syscalls.syscall_rate", {"container": "x", "syscall": "opennat"}, "did you mean 'openat'"),
         ("probes.syscalls.syscall_rate", {"container": "x", "error": "EACESS"}, "did you mean 'EACCES'"),
         ("probes.syscalls.syscall_rate", {"container": "x", "window": "soon"}, "window 'soon' is no duration"),
@@ -234,7 +249,7 @@ def test_an_engine_that_is_not_there_is_a_failed_activity(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SIGNATURES if name.startswith("probes.") and "faults" not in name])
 def test_a_prometheus_that_is_not_there_is_a_failed_activity(name: str) -> None:
     with pytest.raises(ActivityFailed, match=r"^Prometheus cannot be reached at http://127\.0\.0\.1:1: "):
-        load(name)(container="x", configuration=NOWHERE)
+        load(name)(container="x", **({"syscall": "read"} if name.endswith("syscall_latency") else {}), configuration=NOWHERE)
 
 
 def control(name: str, arguments: Any) -> dict[str, Any]:
