@@ -29,7 +29,7 @@ from chaosorca.sources import open_prometheus, series_name
 
 FAILED, WRONG_USE = 1, 2
 
-_STARTED_BY = {"chaosorca.started-by": "monit"}
+_STARTED_BY, _MONIT = "chaosorca.started-by", "monit"
 _name = click.option("--name", "-n", required=True, help="The container's name or id.")
 
 
@@ -240,8 +240,7 @@ def _describe(one: dict[str, Any]) -> str:
 def _leave_nothing(configuration: dict[str, Any]) -> None:
     """Remove the agent where it has nothing left to do, and then the Prometheus that `monit start` had started."""
     client = connect(configuration)
-    (key, value), *_ = _STARTED_BY.items()
-    if retire_agent(client) and prometheus.prometheus_label(client, key) == value:
+    if retire_agent(client) and prometheus.prometheus_label(client, _STARTED_BY) == _MONIT:
         stop_prometheus(configuration=configuration)
         click.echo("stopped the Prometheus that `monit start` had started, and its data (`prom start` starts one that stays)")
 
@@ -251,12 +250,13 @@ def _ensure_prometheus(configuration: dict[str, Any]) -> None:
     client = connect(configuration)
     if configuration.get("prometheus_base_url") or prometheus.is_running(client):
         return
+    labels = {_STARTED_BY: _MONIT}
     try:
-        started = prometheus.start_prometheus(client, configuration, 9090, 1_000_000, labels=_STARTED_BY)
+        started = prometheus.start_prometheus(client, configuration, 9090, 1_000_000, labels=labels)
     except EngineError as error:
         if "is taken" not in str(error):
             raise
-        started = prometheus.start_prometheus(client, configuration, 0, 1_000_000, labels=_STARTED_BY)
+        started = prometheus.start_prometheus(client, configuration, 0, 1_000_000, labels=labels)
     click.echo(f"Prometheus started at {started['url']}", err=True)
 
 

@@ -9,12 +9,12 @@ from logzero import logger
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect, engine_errors
-from chaosorca.engine.containers import Container, check_selection, count_processes, name_and_id, select_containers
+from chaosorca.engine.containers import Container, check_selection, count_processes, select_containers, selected_ids
 from chaosorca.engine.run import RUN_ID
 from chaosorca.exceptions import AgentError, InvalidArgument, OrcaError
 from chaosorca.model.fault import INJECTORS, Fault, parse_fault
 from chaosorca.model.nearest import nearest
-from chaosorca.model.syscalls import check_known, machine
+from chaosorca.model.syscalls import expand_syscalls, machine
 from chaosorca.model.values import as_bool, as_int, as_number
 
 __all__ = ["start_fault", "stop_all_faults", "stop_fault"]
@@ -87,9 +87,9 @@ def start_fault(
         )
     check_selection(container, label)
     client = connect(configuration)
-    with engine_errors("asking for its architecture"):
-        arch = machine(client.version()["Arch"])
-    fault = parse_fault(arch, syscall, error, delay_enter, delay_exit, when, duration, retval, signal, is_placebo, abort_when)
+    fault = parse_fault(
+        _architecture(client), syscall, error, delay_enter, delay_exit, when, duration, retval, signal, is_placebo, abort_when
+    )
     targets = select_containers(client, container, label)
     if is_dry_run:
         return _dry_run(client, fault, targets)
@@ -139,7 +139,7 @@ def stop_fault(
     Arguments:
         container: the container's name, id or id's prefix.
         label: instead of a container, a label (key=value) that selects several running ones.
-        syscall: only the faults on this system call, or on one of several separated by commas.
+        syscall: only the faults on one of these system calls, written as in `start_fault`.
 
     Returns:
         {"stopped": [{"fault", "container", "text", "begins", "ended", "injected": {system call: calls tampered with}, …}]}.
@@ -148,18 +148,14 @@ def stop_fault(
         ActivityFailed: a process of the container could not be released.
     """
     check_selection(container, label)
-    syscalls = [check_known(name.strip()) for name in str(syscall).split(",")] if syscall is not None else None
     client = connect(configuration)
+    syscalls = list(expand_syscalls(syscall, _architecture(client))) if syscall is not None else None
     agent = find_agent(client)
     if agent is None:
         retire_agent(client)  # one that has died
         return {"stopped": []}
-    if label is not None:
-        ids = [target.id for target in select_containers(client, None, label)]
-    else:
-        faults = agent.ask("status")["faults"]
-        found = name_and_id(client, container or "", [(one["container"], one["container_id"]) for one in reversed(faults)])
-        ids = [found[1]] if found else []
+    faults = agent.ask("status")["faults"]
+    ids = selected_ids(client, container, label, [(one["container"], one["container_id"]) for one in reversed(faults)])
     return {"stopped": [one for each in ids for one in agent.ask("stop_fault", container=each, syscalls=syscalls)["stopped"]]}
 
 
@@ -176,6 +172,11 @@ def stop_all_faults(configuration: dict = None, secrets: dict = None) -> dict:
     result = agent.ask("stop_fault") if agent else {"stopped": []}
     retire_agent(client)
     return result
+
+
+def _architecture(client: DockerClient) -> str:
+    with engine_errors("asking for its architecture"):
+        return machine(client.version()["Arch"])
 
 
 def _dry_run(client: DockerClient, fault: Fault, targets: list[Container]) -> dict:

@@ -5,7 +5,7 @@ import contextlib
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect
-from chaosorca.engine.containers import check_selection, name_and_id, select_containers
+from chaosorca.engine.containers import check_selection, select_containers, selected_ids
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.model.values import as_bool
 
@@ -78,11 +78,7 @@ def stop_monitoring(container: str = None, label: str = None, configuration: dic
     stopped: list[str] = []
     if agent is not None:
         watched = {one["id"]: one["name"] for one in agent.ask("status")["targets"]}
-        if label is not None:
-            ids = [target.id for target in select_containers(client, None, label)]
-        else:  # one that has ended is no reason to go on watching it
-            found = name_and_id(client, container or "", [(name, one) for one, name in watched.items()])
-            ids = [found[1]] if found else []
+        ids = selected_ids(client, container, label, [(name, one) for one, name in watched.items()])
         for name in [watched[one] for one in ids if one in watched]:
             stopped += agent.ask("unwatch", container=name)["stopped"]
     retire_agent(client)

@@ -70,6 +70,21 @@ def name_and_id(client: docker.DockerClient, reference: str, known: Iterable[tup
     return next(iter(by_name or [one for one in candidates if one[1].startswith(reference)]), None)
 
 
+def selected_ids(
+    client: docker.DockerClient, container: str | None, label: str | None, known: Iterable[tuple[str, str]]
+) -> list[str]:
+    """The ids of the container of a name, or of all running ones with a label: of one that has ended, too, if it is `known`.
+
+    For what is to be undone, where a container that has ended is no error. Arguments are those of `select_containers` and
+    `name_and_id`.
+    """
+    check_selection(container, label)
+    if container is None:
+        return [one.id for one in select_containers(client, None, label)]
+    found = name_and_id(client, container, known)
+    return [found[1]] if found else []
+
+
 def select_containers(client: docker.DockerClient, container: str | None, label: str | None) -> list[Container]:
     """Find the container of a name, or all running ones with a label (`key=value`); exactly one of the two is given.
 

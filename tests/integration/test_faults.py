@@ -127,6 +127,8 @@ def test_families_and_classes(run_container: Callable[..., Container]) -> None:
     assert "mkdir" in started["syscalls"]
     assert lines(container, 3) == ["Read-only file system", "Read-only file system", "0"]
     assert faults_injected(container.name, syscall="openat") == 1
+    assert stop_fault(container=container.name, syscall="%network") == {"stopped": []}
+    assert [one["fault"] for one in stop_fault(container=container.name, syscall="open*")["stopped"]] == [started["fault"]]
 
 
 def test_a_placebo_is_attached_and_injects_nothing(web: Web) -> None:

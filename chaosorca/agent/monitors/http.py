@@ -106,6 +106,7 @@ class HttpMonitor:
             for table in ("counts", "durations", "unparsed", "connections"):
                 for key in [key for key in self._program[table] if key.target == watched.number]:
                     self._delete(table, key)
+            self._given_up = Counter({key: count for key, count in self._given_up.items() if key[0] != watched.number})
 
     def counts(self) -> dict[tuple[str, str, str, str], int]:
         """Requests by container, role, method and code (`none`: never answered)."""
