@@ -88,7 +88,17 @@ def start_fault(
     check_selection(container, label)
     client = connect(configuration)
     fault = parse_fault(
-        _architecture(client), syscall, error, delay_enter, delay_exit, when, duration, retval, signal, is_placebo, abort_when
+        _architecture(client),
+        syscall,
+        error,
+        retval,
+        signal,
+        delay_enter,
+        delay_exit,
+        when,
+        duration=duration,
+        placebo=is_placebo,
+        abort_when=abort_when,
     )
     targets = select_containers(client, container, label)
     if is_dry_run:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
 
 from chaosorca.model.abort import parse_abort_when
+from chaosorca.model.arguments import names_a_file
 from chaosorca.model.duration import format_duration, parse_duration
 from chaosorca.model.errno import check_errno
 from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.nearest import nearest
 from chaosorca.model.signals import check_signal
-from chaosorca.model.syscalls import expand_syscalls
-from chaosorca.model.values import as_int
+from chaosorca.model.syscalls import expand_syscalls, split_syscalls
+from chaosorca.model.values import as_int, as_number
 from chaosorca.model.when import check_when
 
-INJECTORS = ("auto", "strace")
+INJECTORS = ("auto", "ptrace", "strace")
 EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
 """What a fault does to a call, in the order in which the call meets it."""
+
+NEVER_RETURN = ("exit", "exit_group", "rt_sigreturn")
+"""System calls that do not come back to where they were made: they have no result to forge or to hold back."""
+
+_RESULTS = ("error", "retval", "delay_exit")
+_LONGEST_TEXT = 4095
+_UNESCAPED = " !\"#$&'()*+,-./;<=>?@[\\]^`{|}~"
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,10 @@ class Fault:
     delay_enter: int | None = None
     delay_exit: int | None = None
     when: str | None = None
+    probability: float = 1.0
+    max_faults: int = 0
+    path: str | None = None
+    process: str | None = None
     duration: int = 600_000_000
     placebo: bool = False
     abort_when: str | None = None
@@ -41,20 +56,15 @@ class Fault:
 
     @property
     def text(self) -> str:
-        """The fault in one line, as in `openat,read:error=EACCES:delay_enter=100ms:when=2+`; equal faults have equal texts."""
+        """The fault in one line, as in `openat,read:error=EACCES:delay_enter=100ms:when=2+`; equal faults have equal texts.
+
+        Its duration and `abort_when` are not part of it. `read_fault` reads it.
+        """
         parts = (["placebo"] if self.placebo else []) + [",".join(self.syscalls)]
-        if self.error:
-            parts.append(f"error={self.error}")
-        if self.retval is not None:
-            parts.append(f"retval={self.retval}")
-        if self.signal:
-            parts.append(f"signal={self.signal}")
-        if self.delay_enter:
-            parts.append(f"delay_enter={format_duration(self.delay_enter)}")
-        if self.delay_exit:
-            parts.append(f"delay_exit={format_duration(self.delay_exit)}")
-        if self.when:
-            parts.append(f"when={self.when}")
+        for name, write in _WRITTEN.items():
+            value = getattr(self, name)
+            if value != getattr(Fault, name):
+                parts.append(f"{name}={write(value)}")
         return ":".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -67,20 +77,66 @@ class Fault:
         return cls(**{**data, "syscalls": tuple(data["syscalls"])})
 
 
+def _escape(text: str) -> str:
+    return quote(text, safe=_UNESCAPED)
+
+
+_WRITTEN: dict[str, Callable[[Any], str]] = {
+    "error": str,
+    "retval": str,
+    "signal": str,
+    "delay_enter": format_duration,
+    "delay_exit": format_duration,
+    "when": str,
+    "probability": repr,
+    "max_faults": str,
+    "path": _escape,
+    "process": _escape,
+}
+"""How each part of a fault's text is written, in this order."""
+
+
+def read_fault(text: str, arch: str) -> Fault:
+    """Return the fault of a text as `Fault.text` gives it; colons and percent signs in `path` and `process` are `%3A` and `%25`.
+
+    Raises:
+        InvalidArgument: a part that makes no sense.
+    """
+    placebo, rest = text.startswith("placebo:"), text.removeprefix("placebo:")
+    syscall, *parts = rest.split(":")
+    arguments: dict[str, Any] = {}
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if name not in _WRITTEN:
+            known = ", ".join(_WRITTEN)
+            raise InvalidArgument(f"fault {text!r} has no part {name!r}{nearest(name, _WRITTEN)}: there are {known}")
+        if not equals or name in arguments:
+            raise InvalidArgument(f"fault {text!r} {'gives ' + name + ' twice' if equals else 'gives no value for ' + name}")
+        arguments[name] = unquote(value) if name in ("path", "process") else value
+    return parse_fault(arch, syscall, placebo=placebo, **arguments)
+
+
 def parse_fault(
     arch: str,
     syscall: object,
     error: Any = None,
+    retval: object = None,
+    signal: object = None,
     delay_enter: object = None,
     delay_exit: object = None,
     when: object = None,
+    probability: object = 1.0,
+    max_faults: object = 0,
+    path: object = None,
+    process: object = None,
     duration: object = "10m",
-    retval: object = None,
-    signal: object = None,
     placebo: bool = False,
     abort_when: object = None,
 ) -> Fault:
     """Check a fault as a user wrote it, before anything starts.
+
+    Of a family or class, the calls that the fault cannot act on are left out: those that never return, where it is on their
+    result, and those that name no file, where it is on a path. One that is named itself is refused.
 
     Arguments:
         arch: the Docker host's architecture, `x86_64` or `aarch64`.
@@ -90,12 +146,16 @@ def parse_fault(
         signal: the name of a signal that the thread gets as it enters the call.
         delay_enter, delay_exit: how long a call is held before and after it, with a unit.
         when: strace's expression (see `model.when`).
+        probability: the share of the calls that `when` allows, drawn at random; above 0, up to 1.
+        max_faults: how many calls of the whole container are tampered with at most; 0: no limit.
+        path: only calls on this file, as the container sees it.
+        process: only processes whose command line contains this text.
         duration: how long the fault lasts, with a unit.
         placebo: attach as the fault would, and inject nothing.
         abort_when: the condition under which it ends by itself (see `model.abort`).
 
     Raises:
-        InvalidArgument: a part that does not exist, or no effect at all.
+        InvalidArgument: a part that does not exist, no effect at all, or parts that make no sense together.
     """
     fault = Fault(
         syscalls=expand_syscalls(syscall, arch),
@@ -105,6 +165,10 @@ def parse_fault(
         delay_enter=parse_duration(delay_enter, "delay_enter") if delay_enter is not None else None,
         delay_exit=parse_duration(delay_exit, "delay_exit") if delay_exit is not None else None,
         when=check_when(str(when)) if when is not None else None,
+        probability=_check_probability(probability),
+        max_faults=as_int(max_faults, "max_faults", 0, 2**31),
+        path=_check_path(path) if path is not None else None,
+        process=_check_text(process, "process") if process is not None else None,
         duration=parse_duration(duration, "duration"),
         placebo=placebo,
         abort_when=parse_abort_when(abort_when).text if abort_when is not None else None,
@@ -113,4 +177,44 @@ def parse_fault(
         raise InvalidArgument(f"the fault on {','.join(fault.syscalls)!r} has no effect: give one of {', '.join(EFFECTS)}")
     if fault.error is not None and fault.retval is not None:
         raise InvalidArgument(f"a call cannot both fail with {fault.error} and return {fault.retval}: give either error or retval")
-    return fault
+    results = [name for name in _RESULTS if getattr(fault, name) is not None]
+    if fault.signal == "SIGKILL" and results:
+        raise InvalidArgument(f"SIGKILL ends the process in the call, so {results[0]} can never be seen: leave it out")
+    return Fault(**{**fault.__dict__, "syscalls": _those_it_can_act_on(fault, syscall, arch, results)})
+
+
+def _those_it_can_act_on(fault: Fault, syscall: object, arch: str, results: list[str]) -> tuple[str, ...]:
+    named = {part for part in split_syscalls(syscall) if part in fault.syscalls}
+    reasons: dict[str, str] = {}
+    for name in fault.syscalls:
+        if results and name in NEVER_RETURN:
+            reasons[name] = f"system call {name!r} never returns, so {results[0]} cannot act on it"
+        elif fault.path is not None and not names_a_file(name):
+            reasons[name] = f"system call {name!r} names no file, so it cannot be limited to path {fault.path!r}"
+    left = tuple(name for name in fault.syscalls if name not in reasons)
+    refused = next((name for name in fault.syscalls if name in reasons and (name in named or not left)), None)
+    if refused:
+        raise InvalidArgument(f"{reasons[refused]}: choose another system call, or leave it out")
+    return left
+
+
+def _check_probability(value: object) -> float:
+    number = as_number(value, "probability", 0, 1)
+    if number == 0:
+        raise InvalidArgument(f"probability {value!r} means never: give a number above 0, up to 1")
+    return number
+
+
+def _check_path(value: object) -> str:
+    path = _check_text(value, "path")
+    if not path.startswith("/"):
+        raise InvalidArgument(f"path {value!r} is not absolute: write it as the container sees it, from its / on")
+    return path
+
+
+def _check_text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InvalidArgument(f"{what} {value!r} is no text to look for: leave it out, or say what it has to be")
+    if len(value.encode()) > _LONGEST_TEXT:
+        raise InvalidArgument(f"{what} {value[:40]!r}… is longer than {_LONGEST_TEXT} bytes: give a shorter one")
+    return value

@@ -70,12 +70,21 @@ def expand_syscalls(text: object, arch: str) -> tuple[str, ...]:
     Raises:
         InvalidArgument: a part means nothing, or nothing on this architecture.
     """
+    return tuple(dict.fromkeys(name for part in split_syscalls(text) for name in _expand(part, arch)))
+
+
+def split_syscalls(text: object) -> list[str]:
+    """Return the parts of a text that names system calls.
+
+    Raises:
+        InvalidArgument: it names none.
+    """
     parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
     if not parts or not all(parts):
         raise InvalidArgument(
             f"syscall {text!r} names no system call: give one, or several as in 'openat,read', 'open*' or '%file'"
         )
-    return tuple(dict.fromkeys(name for part in parts for name in _expand(part, arch)))
+    return parts
 
 
 def _expand(part: str, arch: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""Which arguments of a system call name a file: by path, or by file descriptor.
+
+Made from the prototypes in the kernel's include/linux/syscalls.h; x86-64 and arm64 have the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from chaosorca.model.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class FileArgument:
+    """An argument that names a file.
+
+    Attributes:
+        index: which argument it is, from 0 on.
+        is_path: whether it is a path; otherwise it is a file descriptor.
+        directory: the argument with the descriptor that a relative path begins at; None: the working directory.
+        follows: whether a link at the path's end is followed.
+        flags: the argument with flags of which AT_SYMLINK_NOFOLLOW says that it is not; None: there is none.
+    """
+
+    index: int
+    is_path: bool
+    directory: int | None = None
+    follows: bool = True
+    flags: int | None = None
+
+
+@cache
+def file_arguments(syscall: str) -> tuple[FileArgument, ...]:
+    """Return the arguments of a system call that name a file; none for most."""
+    return tuple(_parse(part) for part in _rows().get(syscall, "").split())
+
+
+def names_a_file(syscall: str) -> bool:
+    """Whether a system call has an argument that names a file."""
+    return bool(file_arguments(syscall))
+
+
+@cache
+def _rows() -> dict[str, str]:
+    _header, *lines = resources.files("chaosorca.model").joinpath("arguments.tsv").read_text().splitlines()
+    return dict(line.split("\t", 1) for line in lines)
+
+
+def _parse(text: str) -> FileArgument:
+    kind, _, rest = text.partition(":")
+    if kind not in ("fd", "path", "link"):
+        raise InvalidArgument(f"arguments.tsv has {text!r}, which is none of fd, path and link")
+    rest, _, flags = rest.partition("!")
+    index, _, directory = rest.partition("@")
+    return FileArgument(
+        int(index), kind != "fd", int(directory) if directory else None, kind != "link", int(flags) if flags else None
+    )
