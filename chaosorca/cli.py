@@ -119,9 +119,14 @@ def fault() -> None:
 @click.option("--delay-enter", help="How long a call is held before it is made, as in 100ms.")
 @click.option("--delay-exit", help="How long its result is held back, as in 100ms.")
 @click.option("--when", help="On which calls of each thread, as strace counts them: 3, 3+, 1+3, 2..9+2.")
+@click.option("--probability", default="1", show_default=True, help="The share of those calls, drawn at random; up to 1.")
+@click.option("--max-faults", default="0", show_default=True, help="How many calls of the container at most; 0: no limit.")
+@click.option("--path", help="Only calls on this file, as the container sees it.")
+@click.option("--process", help="Only processes whose command line contains this text.")
 @click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
 @click.option("--abort-when", help="End the fault when this holds, as in 'error_ratio > 0.5 for 10s'.")
 @click.option("--placebo", is_flag=True, help="Attach as the fault would, and inject nothing.")
+@click.option("--injector", default="auto", show_default=True, help="ptrace, strace, or auto for the cheapest that can do it.")
 @click.option("--dry-run", is_flag=True, help="Say whom the fault would touch, and touch nobody.")
 @click.pass_obj
 def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
@@ -168,6 +173,10 @@ def fault_list(configuration: dict[str, Any]) -> None:
     for one in known:
         state = f"active until {one['ends']}" if one["active"] else f"ended {one['ended']}, {one['reason']}"
         click.echo(f"{_describe(one)}, {state}")
+        for missing in one["not_attached"]:
+            click.echo(f"  process {missing['pid']} is not attached: {missing['reason']}")
+        for warning in one["warnings"]:
+            click.echo(f"  warning: {warning}")
     if not known:
         click.echo("no fault is known")
 
@@ -232,9 +241,9 @@ def _fail(message: str, code: int) -> None:
 
 
 def _describe(one: dict[str, Any]) -> str:
-    injected = sum(one["injected"].values())
-    fired = f"injected {injected} times" if injected else "never fired"
-    return f"fault {one['fault']} on {one['container']}: {one['text']}, {fired}"
+    missing = len(one["not_attached"])
+    attached = f", {missing} processes not attached" if missing else ""
+    return f"fault {one['fault']} on {one['container']}: {one['text']} by {one['injector']}, {one['state']}{attached}"
 
 
 def _leave_nothing(configuration: dict[str, Any]) -> None:

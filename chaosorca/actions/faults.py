@@ -1,6 +1,7 @@
 """Start and stop faults on system calls."""
 
 import contextlib
+import random
 import uuid
 
 from docker import DockerClient
@@ -11,11 +12,11 @@ from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect, engine_errors
 from chaosorca.engine.containers import Container, check_selection, count_processes, select_containers, selected_ids
 from chaosorca.engine.run import RUN_ID
-from chaosorca.exceptions import AgentError, InvalidArgument, OrcaError
-from chaosorca.model.fault import INJECTORS, Fault, parse_fault
-from chaosorca.model.nearest import nearest
-from chaosorca.model.syscalls import expand_syscalls, machine
-from chaosorca.model.values import as_bool, as_int, as_number
+from chaosorca.exceptions import AgentError, OrcaError
+from chaosorca.model.fault import Fault, parse_fault
+from chaosorca.model.injectors import choose_injector
+from chaosorca.model.syscalls import answered_by_vdso, expand_syscalls, machine
+from chaosorca.model.values import as_bool, as_int
 
 __all__ = ["start_fault", "stop_all_faults", "stop_fault"]
 
@@ -56,39 +57,37 @@ def start_fault(
         delay_enter: how long a call is held before it is made, with a unit, as in "100ms".
         delay_exit: how long its result is held back, with a unit.
         when: on which calls of each thread, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
+        probability: the share of the calls that `when` allows, drawn at random; above 0, up to 1.
+        max_faults: how many calls of the whole container are tampered with at most; then the fault ends. 0: no limit.
+        process: only processes whose command line contains this text, looked at anew at each call.
+        path: only calls on this file, as the container sees it, by any path, link or descriptor.
         duration: how long the fault lasts, with a unit; the agent keeps this clock.
-        injector: "strace", or "auto" for the best one that can do it.
+        injector: "ptrace" (our own tracer), "strace" (one fault at a time, and not all of them), or "auto" for the cheapest that
+            can do it.
         placebo: attach to the same processes for the same system calls, and inject nothing: what a fair comparison needs,
             since tracing alone slows a program down.
         dry_run: say whom the fault would touch, and touch nobody.
         abort_when: end the fault when this holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
             "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9"; the agent watches it by its own counters.
-        probability, max_faults, process, path: not supported yet.
+
+    The seed of a probability's random decisions is drawn anew, unless the configuration has a `chaosorca_seed`.
 
     Returns:
         {"fault": id, "containers": [{"name", "id", "attached", "not_attached": [{"pid", "reason"}]}], "injector", "syscalls",
-        "effects", "begins", "ends", "warnings"}; times are ISO 8601 in UTC. Of a dry run there is no id and no time, and
+        "effects", "begins", "ends", "warnings", "seed"}; times are ISO 8601 in UTC. Of a dry run there is no id and no time, and
         "attached" is how many processes would be.
 
     Raises:
-        ActivityFailed: an argument makes no sense or is not supported yet, the container must not be touched, has a fault
+        ActivityFailed: an argument makes no sense, the container must not be touched, has a fault on one of these system calls
             already, or no process of it could be attached; nothing is left then.
     """
-    _refuse_unsupported(
-        process=process,
-        path=path,
-        probability=as_number(probability, "probability", 0, 1) != 1,
-        max_faults=as_int(max_faults, "max_faults", 0, 2**31) != 0,
-    )
     is_placebo, is_dry_run = as_bool(placebo, "placebo"), as_bool(dry_run, "dry_run")
-    if injector not in INJECTORS:
-        raise InvalidArgument(
-            f"injector {injector!r} does not exist{nearest(str(injector), INJECTORS)}: there are {', '.join(INJECTORS)}"
-        )
     check_selection(container, label)
+    seed = _seed(configuration)
     client = connect(configuration)
+    arch = _architecture(client)
     fault = parse_fault(
-        _architecture(client),
+        arch,
         syscall,
         error,
         retval,
@@ -96,42 +95,50 @@ def start_fault(
         delay_enter,
         delay_exit,
         when,
-        duration=duration,
-        placebo=is_placebo,
-        abort_when=abort_when,
+        probability,
+        max_faults,
+        path,
+        process,
+        duration,
+        is_placebo,
+        abort_when,
     )
+    chosen = choose_injector(injector, fault, arch)
+    warnings = [
+        f"programs hardly ever make system call {name}, because the vDSO answers it"
+        for name in answered_by_vdso(fault.syscalls, arch)
+    ]
     targets = select_containers(client, container, label)
     if is_dry_run:
-        return _dry_run(client, fault, targets)
+        return _dry_run(client, fault, targets, chosen, warnings)
     agent = ensure_agent(client, configuration)
     fault_id = uuid.uuid4().hex[:12]
     started: list[dict] = []
     try:
         for target in targets:
-            request = {"container": target.to_json(), "fault": fault.to_json(), "fault_id": fault_id, "run": RUN_ID}
-            started.append(agent.ask("start_fault", **request))
+            request = {"container": target.to_json(), "fault": fault.to_json(), "injector": chosen, "seed": seed}
+            started.append(agent.ask("start_fault", **request, fault_id=fault_id, run=RUN_ID))
     except BaseException:
         # Whatever was the matter, also Ctrl-C while the agent attaches: this fault is not to stay.
         with contextlib.suppress(OrcaError):
             agent.ask("stop_fault", fault_id=fault_id)
             retire_agent(client)
         raise
-    warnings = [
-        f"process {one['pid']} of container {done['name']} was not attached: {one['reason']}"
-        for done in started
-        for one in done["not_attached"]
-    ]
+    for done in started:
+        warnings += [f"{done['name']}: {warning}" for warning in done["warnings"]]
+        warnings += [f"process {one['pid']} of {done['name']} was not attached: {one['reason']}" for one in done["not_attached"]]
     for warning in warnings:
         logger.warning("fault %s: %s", fault.text, warning)
     return {
         "fault": fault_id,
         "containers": [{key: done[key] for key in ("name", "id", "attached", "not_attached")} for done in started],
-        "injector": "strace",
+        "injector": chosen,
         "syscalls": list(fault.syscalls),
         "effects": list(fault.effects),
         "begins": min(done["begins"] for done in started),
         "ends": max(done["ends"] for done in started),
         "warnings": warnings,
+        "seed": seed,
     }
 
 
@@ -189,28 +196,29 @@ def _architecture(client: DockerClient) -> str:
         return machine(client.version()["Arch"])
 
 
-def _dry_run(client: DockerClient, fault: Fault, targets: list[Container]) -> dict:
+def _seed(configuration: dict | None) -> int:
+    given = (configuration or {}).get("chaosorca_seed")
+    return random.SystemRandom().getrandbits(63) if given in (None, "") else as_int(given, "chaosorca_seed", 0, 2**63 - 1)
+
+
+def _dry_run(client: DockerClient, fault: Fault, targets: list[Container], injector: str, warnings: list[str]) -> dict:
     agent = find_agent(client)
-    active = {one["container"]: one["text"] for one in agent.ask("status")["faults"] if one["active"]} if agent else {}
+    active = [one for one in agent.ask("status")["faults"] if one["active"]] if agent else []
     for target in targets:
-        if target.name in active:
-            raise AgentError(f"container {target.name!r} has the fault {active[target.name]!r} already: stop it first")
+        for one in active:
+            if one["container_id"] == target.id and set(one["syscalls"]) & set(fault.syscalls):
+                raise AgentError(f"container {target.name!r} has the fault {one['text']!r} already: stop it first")
     return {
         "fault": None,
         "containers": [
             {"name": target.name, "id": target.id, "attached": count_processes(client, target), "not_attached": []}
             for target in targets
         ],
-        "injector": "strace",
+        "injector": injector,
         "syscalls": list(fault.syscalls),
         "effects": list(fault.effects),
         "begins": None,
         "ends": None,
-        "warnings": ["this was a dry run: nothing was attached"],
+        "warnings": [*warnings, "this was a dry run: nothing was attached"],
+        "seed": None,
     }
-
-
-def _refuse_unsupported(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if value is not None and value is not False:
-            raise InvalidArgument(f"argument {name} is not supported yet: leave it out")

@@ -13,7 +13,7 @@ from typing import Any
 
 from chaosorca import __version__
 from chaosorca.agent.abort import Requests
-from chaosorca.agent.faults import Faults, timed_by_tracer
+from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
 from chaosorca.agent.histogram import Histogram
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.monitors.http import HttpMonitor
@@ -41,7 +41,7 @@ class Agent:
         self._syscalls = SyscallMonitor(arch)
         self._http = HttpMonitor()
         self._resources = ResourceMonitor(self._ended_io)
-        self._faults = Faults(arch, self._ledger, self._fault_changed, self._requests_to)
+        self._faults = Faults(arch, self._ledger, self._fault_changed, self._requests_to, self._calls_of, self._syscalls.marks)
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
 
@@ -64,7 +64,7 @@ class Agent:
             self._refuse_if_retired()
             target = find_target(container)
             is_new = target.name not in self._targets
-            if is_new and self._faults.active_on(target.name) is None:
+            if is_new and not self._faults.active_on(target.name):
                 self._ledger.forget(target.name)
             wanted = {*monitors, *self._monitors.get(target.name, ())}
             try:
@@ -92,21 +92,25 @@ class Agent:
             self._syscalls.unwatch(container)
             self._http.unwatch(container)
             self._resources.forget(container)
-            if self._faults.active_on(container) is None:
+            if not self._faults.active_on(container):
                 self._ledger.forget(container)
             return {"stopped": [container] if target else []}
 
-    def start_fault(self, container: dict[str, Any], fault: dict[str, Any], fault_id: str, run: str) -> dict[str, Any]:
+    def start_fault(
+        self, container: dict[str, Any], fault: dict[str, Any], fault_id: str, run: str, injector: str, seed: int = 0
+    ) -> dict[str, Any]:
         """Start a fault on all processes of a container.
 
         Arguments:
             container: its `name`, `id` and first process's `pid`.
             fault: a `Fault`, as its `to_json` gives it.
             fault_id, run: its own id, and that of the run that it belongs to.
+            injector: `ptrace` or `strace`.
+            seed: what its random decisions begin with.
         """
         with self._faults_lock:
             self._refuse_if_retired()
-            return self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run)
+            return self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run, injector, seed)
 
     def stop_fault(
         self,
@@ -176,6 +180,7 @@ class Agent:
             http_unparsed=of("http", self._http.unparsed()),
             http_in_flight=of("http", self._http.in_flight()),
             injected=dict(self._ledger.injections()),
+            tracer_restarts=self._faults.restarts(),
             fault_active={
                 (fault["container"], fault["text"]): float(fault["active"])
                 for fault in self._faults.status()
@@ -221,8 +226,17 @@ class Agent:
         return self._syscalls.ended_io() if self._syscalls.io_of_ended_threads else None
 
     def _fault_changed(self, container: str) -> None:
-        injection = self._faults.active_on(container)
-        self._syscalls.leave_timing_to_tracer(container, timed_by_tracer(injection.fault) if injection else ())
+        injections = self._faults.active_on(container)
+        self._syscalls.leave_timing_to_tracer(container, timed_by_call(injections), timed_by_thread(injections))
+
+    def _calls_of(self, container: str) -> dict[str, int]:
+        if "syscalls" not in self._monitors.get(container, ()):
+            return {}
+        calls: Counter[str] = Counter()
+        for (name, syscall, _error), count in self._syscalls.counts().items():
+            if name == container:
+                calls[syscall] += count
+        return dict(calls)
 
     def _requests_to(self, container: str) -> Requests | None:
         if "http" not in self._monitors.get(container, ()):

@@ -66,6 +66,13 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield _gauge("chaosorca_fault_active", "1 while a fault is active, 0 after", ["container", "fault"], snapshot.fault_active)
 
+    yield _counter(
+        "chaosorca_agent_tracer_restarts",
+        "Tracers that had died, or did not answer, and were replaced",
+        ["container"],
+        snapshot.tracer_restarts,
+    )
+
     resources = {(name,): value for name, value in snapshot.resources.items()}
     figures: list[tuple[str, str, Any, Callable[[Resources], float | None]]] = [
         ("container_cpu_usage_seconds", "Processor time used", CounterMetricFamily, lambda r: r.cpu_seconds),

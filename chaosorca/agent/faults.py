@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +17,18 @@ from chaosorca.agent import proc as procfs
 from chaosorca.agent.abort import AbortWatch, Requests
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
-from chaosorca.agent.tracers.strace import Call, Strace, check_known
+from chaosorca.agent.tracers.ptrace import PtraceSession
+from chaosorca.agent.tracers.session import Call, OnCall, Session
+from chaosorca.agent.tracers.strace import StraceSession
 from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
-from chaosorca.model.syscalls import syscall_numbers
-from chaosorca.model.when import when_matches
+from chaosorca.model.syscalls import siblings, syscall_numbers
 
 _ATTACH_WITHIN = 3.0
 _NEWCOMERS_WITHIN = 0.5
 _RELEASED_WITHIN = 2.0
-_GRACE = 5.0
+_FIRST_SECONDS = 3.0
 _HISTORY = 200
 
 
@@ -38,15 +40,17 @@ class Injection:
     run: str
     target: Target
     fault: Fault
+    seed: int
+    key: int
+    session: Session
     begins: float
     deadline: float
-    tracers: list[Strace] = field(default_factory=list)
     not_attached: dict[int, str] = field(default_factory=dict)
     abort: AbortWatch | None = None
     fired: Counter[str] = field(default_factory=Counter)
-    made: Counter[tuple[int, str]] = field(default_factory=Counter)  # calls of each thread, where they have to be counted
     ended: float | None = None
     reason: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def active(self) -> bool:
@@ -55,16 +59,20 @@ class Injection:
 
     def to_json(self) -> dict[str, Any]:
         """The fault as `status` tells of it."""
+        fired = sum(self.fired.values())
         return {
             "fault": self.id,
             "run": self.run,
             "container": self.target.name,
             "container_id": self.target.id,
             "text": self.fault.text,
+            "injector": self.session.injector,
+            "seed": self.seed,
             "syscalls": list(self.fault.syscalls),
             "effects": list(self.fault.effects),
             "placebo": self.fault.placebo,
             "active": self.active,
+            "state": f"fired {fired} times" if fired else "never fired",
             "begins": _iso(self.begins),
             "ends": _iso(self.begins + self.fault.duration / 1e6),
             "ended": _iso(self.ended) if self.ended is not None else None,
@@ -72,6 +80,8 @@ class Injection:
             "abort_when": self.fault.abort_when,
             "injected": dict(self.fired),
             "not_attached": [{"pid": pid, "reason": why} for pid, why in sorted(self.not_attached.items())],
+            "tracer_restarts": self.session.restarts.total,
+            "warnings": self.warnings,
         }
 
 
@@ -84,42 +94,49 @@ class Faults:
         ledger: Ledger,
         on_change: Callable[[str], None],
         requests: Callable[[str], Requests | None],
+        calls: Callable[[str], dict[str, int]] = lambda name: {},
+        marks: Callable[[], int | None] = lambda: None,
         proc: Path = Path("/proc"),
     ) -> None:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
             ledger: where tampered calls are written down.
-            on_change: is told a container's name when its active fault is about to start, or has ended.
+            on_change: is told a container's name when one of its faults is about to start, or has ended.
             requests: the HTTP requests to a container so far, None for one whose HTTP is not monitored.
+            calls: the system calls that a container was seen to make, by name; empty where nobody looks.
+            marks: the id of the kernel's map of threads whose call it is not to time; None while there is none.
             proc: the proc file system.
         """
         self._requests = requests
+        self._calls = calls
+        self._marks = marks
         self._numbers = syscall_numbers(arch)
         self._ledger = ledger
         self._on_change = on_change
         self._proc = proc
         self._injections: list[Injection] = []
+        self._keys = itertools.count(1)
         self._counting = threading.Lock()
         # A tracer has the kernel kill it when the thread that started it ends: this one never does before the agent.
-        self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+        self._spawner: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
-    def start(self, target: Target, fault: Fault, fault_id: str, run: str) -> dict[str, Any]:
+    def start(self, target: Target, fault: Fault, fault_id: str, run: str, injector: str, seed: int) -> dict[str, Any]:
         """Attach a fault to all processes of a container, and wait until it is.
+
+        Arguments:
+            injector: `ptrace` or `strace`.
+            seed: what the generator of its random decisions begins with.
 
         Returns:
             what `start_fault` says of the container.
 
         Raises:
-            AgentError: the container has a fault already or is being traced, or nothing could be attached.
+            AgentError: a fault is on one of these system calls already, the container is being traced, or nothing could be
+                attached.
         """
-        check_known(fault.syscalls, self._numbers)
         running = self.active_on(target.name)
-        if running:
-            raise AgentError(
-                f"container {target.name!r} has the fault {running.fault.text!r} already: "
-                "stop it first, two faults on one container are not supported yet"
-            )
+        self._refuse_twice(target, fault, injector, running)
         abort = AbortWatch(parse_abort_when(fault.abort_when)) if fault.abort_when else None
         if abort and self._requests(target.name) is None:
             raise AgentError(
@@ -128,28 +145,31 @@ class Faults:
         pids = target.pids()
         if not pids:
             raise AgentError(f"container {target.name!r} has no process: start it again")
-        self._refuse_traced(target, pids)
-        now = time.time()
-        injection = Injection(fault_id, run, target, fault, now, time.monotonic() + fault.duration / 1e6, abort=abort)
+        if not running:
+            self._refuse_traced(target, pids)
+        seconds = fault.duration / 1e6
+        key = next(self._keys)
+        session = running[0].session if running else self._open(injector, target.name)
+        injection = Injection(
+            fault_id, run, target, fault, seed, key, session, time.time(), time.monotonic() + seconds, abort=abort
+        )
+        injection.warnings = self._warnings(target, fault, pids)
         self._injections.append(injection)
         self._on_change(target.name)
         try:
-            self._attach(injection, pids, _ATTACH_WITHIN)
-            if not injection.tracers:
-                reasons = "; ".join(sorted(set(injection.not_attached.values())))
+            session.add(key, fault, seconds, seed)
+            injection.not_attached = session.attach([pid for pid in pids if not session.is_attached(pid)], _ATTACH_WITHIN)
+            attached = [pid for pid in target.pids() if session.is_attached(pid)]
+            if not attached:
+                reasons = "; ".join(sorted(set(injection.not_attached.values()))) or "all of them have ended"
                 raise AgentError(f"no process of container {target.name!r} could be attached: {reasons}")
         except BaseException:
             self._end(injection, "it could not be attached")
             self._injections.remove(injection)
             raise
-        attached = [pid for pid in pids if pid not in injection.not_attached]
         record = injection.to_json()
-        return {
-            **{key: record[key] for key in ("fault", "text", "syscalls", "effects", "begins", "ends", "not_attached")},
-            "name": target.name,
-            "id": target.id,
-            "attached": len(attached),
-        }
+        told = ("fault", "text", "injector", "seed", "syscalls", "effects", "begins", "ends", "not_attached", "warnings")
+        return {**{name: record[name] for name in told}, "name": target.name, "id": target.id, "attached": len(attached)}
 
     def stop(
         self,
@@ -175,108 +195,172 @@ class Faults:
             self._end(injection, reason)
             ended.append(injection)
         for injection in ended:
-            self._check_released(injection)
+            if not self.active_on(injection.target.name):
+                self._check_released(injection)
         return [injection.to_json() for injection in ended]
 
     def tick(self) -> None:
-        """End what is over, attach to what has arrived. To be called several times a second."""
+        """End what is over, attach to what has arrived, see to the tracers. To be called several times a second."""
         for injection in [injection for injection in self._injections if injection.active]:
-            if time.monotonic() >= injection.deadline:
-                self._end(injection, "its duration was over")
-                continue
-            injection.tracers = [tracer for tracer in injection.tracers if tracer.alive()]
-            reason = self._abort_reason(injection)
-            if reason:
-                self._end(injection, reason)
-                continue
-            pids = injection.target.pids()
-            injection.not_attached = {pid: why for pid, why in injection.not_attached.items() if pid in pids}
-            newcomers = [pid for pid in pids if self._is_free(pid) and pid not in injection.not_attached]
-            if newcomers:
-                self._attach(injection, newcomers, _NEWCOMERS_WITHIN)
+            over = "its duration was over" if time.monotonic() >= injection.deadline else None
+            over = over or injection.session.ended().get(injection.key) or self._abort_reason(injection)
+            if over:
+                self._end(injection, over)
+        for name in {injection.target.name for injection in self._injections if injection.active}:
+            self._follow(self.active_on(name))
         ended = [injection for injection in self._injections if not injection.active]
         for injection in ended[:-_HISTORY]:
             self._injections.remove(injection)
 
-    def active_on(self, container: str) -> Injection | None:
-        """The active fault of a container."""
-        return next((i for i in self._injections if i.active and i.target.name == container), None)
+    def active_on(self, container: str) -> list[Injection]:
+        """The active faults of a container."""
+        return [injection for injection in self._injections if injection.active and injection.target.name == container]
 
     def status(self) -> list[dict[str, Any]]:
         """All faults, ended ones included, oldest first."""
         return [injection.to_json() for injection in self._injections]
 
-    def _attach(self, injection: Injection, pids: list[int], within: float) -> None:
-        left = injection.deadline - time.monotonic() + _GRACE
-        tracer = self._spawner.submit(
-            Strace, injection.fault, pids, left, lambda call: self._on_call(injection, call), self._proc
-        ).result()
-        injection.tracers.append(tracer)
-        missing = tracer.wait_attached(within)
-        injection.not_attached.update(missing)
-        if not tracer.alive() or len(missing) == len(pids):
-            injection.tracers.remove(tracer)
-            tracer.stop()
+    def restarts(self) -> dict[tuple[str], float]:
+        """Tracers that had to be replaced, by container."""
+        sessions = {(injection.target.name, id(injection.session)): injection.session for injection in self._injections}
+        total: Counter[tuple[str]] = Counter()
+        for (name, _), session in sessions.items():
+            total[(name,)] += session.restarts.total
+        return dict(total)
+
+    def _open(self, injector: str, name: str) -> Session:
+        on_call: OnCall = lambda call: self._on_call(name, call)  # noqa: E731 - a name for its type
+        if injector == "strace":
+            return StraceSession(on_call, self._spawner, self._proc)
+        return PtraceSession(self._numbers, on_call, self._spawner, self._marks, self._proc)
+
+    def _follow(self, injections: list[Injection]) -> None:
+        """Attach the faults of one container to processes that have come, and replace tracers that are not well."""
+        session, target = injections[0].session, injections[0].target
+        pids = target.pids()
+        given_up = session.supervise(pids)
+        if given_up:
+            for injection in injections:
+                self._end(injection, given_up)
+            return
+        known = injections[0].not_attached
+        not_attached = {pid: why for pid, why in known.items() if pid in pids}
+        newcomers = [pid for pid in pids if pid not in not_attached and self._is_free(pid)]
+        if newcomers:
+            not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))
+        for injection in injections:
+            injection.not_attached = dict(not_attached)
+            injection.warnings = list(dict.fromkeys([*injection.warnings, *session.warnings(), *self._never_made(injection)]))
 
     def _abort_reason(self, injection: Injection) -> str | None:
         requests = self._requests(injection.target.name) if injection.abort else None
         return injection.abort.feed(time.monotonic(), requests) if injection.abort and requests else None
 
     def _end(self, injection: Injection, reason: str) -> None:
-        for tracer in injection.tracers:
-            tracer.stop()
-        injection.tracers = []
+        others = [one for one in self.active_on(injection.target.name) if one is not injection]
+        if others:
+            injection.session.remove(injection.key)
+        else:
+            injection.session.stop()
         injection.ended, injection.reason = time.time(), reason
         self._on_change(injection.target.name)
 
     def _check_released(self, injection: Injection) -> None:
         end = time.monotonic() + _RELEASED_WITHIN
-        while held := [pid for pid in injection.target.pids() if not self._is_free(pid)]:
+        while held := [pid for pid in injection.target.pids() if self._tracers(pid) - {0, None}]:
             if time.monotonic() > end:
                 raise AgentError(f"the fault on container {injection.target.name!r} has ended, but {held} are still traced")
             time.sleep(0.005)
 
+    def _tracers(self, pid: int) -> set[int | None]:
+        return {procfs.tracer_of(self._proc, pid, tid) for tid in procfs.threads(self._proc, pid)}
+
     def _is_free(self, pid: int) -> bool:
-        return not any(procfs.tracer_of(self._proc, pid, tid) for tid in procfs.threads(self._proc, pid))
+        """Whether nobody traces a process. Threads are traced with the one that made them, so the first tells of all."""
+        first = procfs.tracer_of(self._proc, pid, pid)
+        return 0 in self._tracers(pid) if first is None else first == 0
+
+    def _refuse_twice(self, target: Target, fault: Fault, injector: str, running: list[Injection]) -> None:
+        for one in running:
+            both = [name for name in fault.syscalls if name in one.fault.syscalls]
+            if both:
+                raise AgentError(
+                    f"container {target.name!r} has the fault {one.fault.text!r} on {both[0]} already: "
+                    "stop it first, or choose another system call"
+                )
+            if one.session.injector != injector or injector == "strace":
+                raise AgentError(
+                    f"container {target.name!r} has the fault {one.fault.text!r} by {one.session.injector} already, "
+                    "and a thread can have only one tracer: stop it first, or start both with injector 'ptrace'"
+                )
 
     def _refuse_traced(self, target: Target, pids: list[int]) -> None:
         for pid in pids:
-            for tid in procfs.threads(self._proc, pid):
-                tracer = procfs.tracer_of(self._proc, pid, tid)
-                if tracer:
-                    raise AgentError(
-                        f"process {pid} of container {target.name!r} is being traced already, by process {tracer} "
-                        f"({procfs.command_name(self._proc, tracer)}): a thread can have only one tracer, end that one first"
-                    )
+            for tracer in self._tracers(pid) - {0, None}:
+                raise AgentError(
+                    f"process {pid} of container {target.name!r} is being traced already, by process {tracer} "
+                    f"({procfs.command_name(self._proc, tracer or 0)}): a thread can have only one tracer, end that one first"
+                )
 
-    def _on_call(self, injection: Injection, call: Call) -> None:
-        name, fault = injection.target.name, injection.fault
-        if self._is_tampered(injection, call):
-            with self._counting:  # several tracers of one fault tell of their calls at once
-                injection.fired[call.syscall] += 1
-            self._ledger.injected(name, call.syscall, "+".join(fault.effects))
-        if not call.returned:
-            return
-        seconds = call.seconds + (fault.delay_exit or 0) / 1e6 * call.delayed
-        if call.injected:
+    def _warnings(self, target: Target, fault: Fault, pids: list[int]) -> list[str]:
+        using = [pid for pid in pids if procfs.uses_io_uring(self._proc, pid)]
+        result = [
+            f"process {pid} ({procfs.command_name(self._proc, pid)}) uses io_uring: what it does by it is no system call, "
+            "and is not hit"
+            for pid in using
+        ]
+        return result + _unmade(fault, self._calls(target.name))
+
+    def _never_made(self, injection: Injection) -> list[str]:
+        """What the first seconds have shown of a fault that never fired."""
+        if injection.fired or injection.fault.placebo or time.time() - injection.begins < _FIRST_SECONDS:
+            return []
+        return _unmade(injection.fault, injection.session.seen())
+
+    def _on_call(self, name: str, call: Call) -> None:
+        if call.effects:
+            with self._counting:  # several tracers of one fault may tell of their calls at once
+                for injection in reversed(self._injections):
+                    if injection.key == call.key and injection.target.name == name:
+                        injection.fired[call.syscall] += 1
+                        break
+            self._ledger.injected(name, call.syscall, "+".join(call.effects))
+        if call.returned and call.replaced:
             # It never entered the kernel, so the kernel has neither counted nor timed it.
             self._ledger.call(name, call.syscall, call.error)
-            self._ledger.duration(name, call.syscall, seconds)
-        elif timed_by_tracer(fault):
-            self._ledger.duration(name, call.syscall, seconds)
-
-    def _is_tampered(self, injection: Injection, call: Call) -> bool:
-        """Whether the fault has acted on a call. strace marks what it does to calls, but not the signals that it sends."""
-        if injection.fault.effects != ("signal",) or injection.fault.placebo:
-            return call.injected or call.delayed
-        with self._counting:
-            injection.made[call.thread, call.syscall] += 1
-            return when_matches(injection.fault.when, injection.made[call.thread, call.syscall])
+        if call.returned and call.timed:
+            self._ledger.duration(name, call.syscall, call.seconds)
 
 
-def timed_by_tracer(fault: Fault) -> tuple[str, ...]:
-    """The system calls whose durations only the tracer knows: those that are delayed and still made."""
-    return fault.syscalls if (fault.delay_enter or fault.delay_exit) and not fault.placebo else ()
+def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:
+    """The system calls whose every duration only the tracer knows."""
+    return tuple(
+        name
+        for injection in injections
+        if injection.session.timing == "by call" and delays(injection.fault)
+        for name in injection.fault.syscalls
+    )
+
+
+def timed_by_thread(injections: list[Injection]) -> bool:
+    """Whether there are calls that a tracer times, which the threads that make them are marked for."""
+    return any(injection.session.timing == "by thread" and delays(injection.fault) for injection in injections)
+
+
+def delays(fault: Fault) -> bool:
+    """Whether a fault holds calls that are made all the same: their durations are what no tracepoint sees."""
+    return bool(fault.delay_enter or fault.delay_exit) and not fault.placebo
+
+
+def _unmade(fault: Fault, calls: dict[str, int]) -> list[str]:
+    """A warning if a container was seen to make relatives of the faulted calls, and never those."""
+    if any(calls.get(name) for name in fault.syscalls):
+        return []
+    instead = {name: calls[name] for call in fault.syscalls for name in siblings(call) if calls.get(name)}
+    if not instead:
+        return []
+    made = ", ".join(f"{name} ({count} times)" for name, count in sorted(instead.items(), key=lambda item: -item[1]))
+    return [f"the container has not been seen to call {', '.join(fault.syscalls)}: it calls {made} instead"]
 
 
 def _iso(seconds: float) -> str:

@@ -63,6 +63,12 @@ def entries(program: Any, table: str) -> list[tuple[Any, Any]]:
     return [(getattr(key, "value", key), getattr(leaf, "value", leaf)) for key, leaf in pairs]
 
 
+def map_id(program: Any, table: str) -> int | None:
+    """The number by which another process may open a map (bpf(2), BPF_MAP_GET_FD_BY_ID)."""
+    text = Path(f"/proc/self/fdinfo/{program[table].map_fd}").read_text()
+    return next((int(line.split(":")[1]) for line in text.splitlines() if line.startswith("map_id:")), None)
+
+
 def io_accounting_offsets(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> dict[str, int]:
     """Where a task keeps the bytes that it has read and written, as definitions for `syscalls.c`; empty if unknown."""
     try:

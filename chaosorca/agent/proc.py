@@ -45,6 +45,11 @@ def tracer_of(proc: Path, pid: int, tid: int) -> int | None:
     return None if state is None or tracer is None or state[0] in "ZX" else int(tracer)
 
 
+def state_of(proc: Path, pid: int) -> str:
+    """The letter of a process's state, as in "S" or "T"; empty if it is gone."""
+    return (_status_field(proc, pid, pid, "State") or "")[:1]
+
+
 def command_name(proc: Path, pid: int) -> str:
     """The short name of a process, empty if it is gone."""
     try:
@@ -59,6 +64,14 @@ def children(proc: Path, pid: int) -> list[int]:
         return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except _GONE:
         return []
+
+
+def uses_io_uring(proc: Path, pid: int) -> bool:
+    """Whether a process has an io_uring open: what it does by it are no system calls."""
+    try:
+        return any("[io_uring]" in entry.readlink().name for entry in (proc / str(pid) / "fd").iterdir())
+    except OSError:
+        return False
 
 
 def namespace(proc: Path, pid: int, kind: str) -> int:

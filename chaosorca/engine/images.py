@@ -20,7 +20,7 @@ from chaosorca.engine.names import ROLE_LABEL
 from chaosorca.exceptions import EngineError
 
 DEFAULT_BASE = "debian:bookworm-slim"
-_SUFFIXES = (".py", ".c", ".h", ".tsv")
+_SUFFIXES = (".py", ".c", ".h", ".sh", ".tsv")
 
 
 def base_image(configuration: Mapping[str, Any] | None) -> str:

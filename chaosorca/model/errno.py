@@ -161,6 +161,11 @@ def errno_name(number: int) -> str:
     return ERRNO_NAMES.get(number) or _IN_KERNEL_ONLY.get(number, f"unknown:{number}")
 
 
+def errno_number(name: str) -> int:
+    """The number of an errno that `check_errno` has returned."""
+    return _NUMBERS[name]
+
+
 def check_errno(name: str) -> str:
     """Return the canonical name of an errno given by name, in any case.
 

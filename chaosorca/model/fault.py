@@ -18,7 +18,6 @@ from chaosorca.model.syscalls import expand_syscalls, split_syscalls
 from chaosorca.model.values import as_int, as_number
 from chaosorca.model.when import check_when
 
-INJECTORS = ("auto", "ptrace", "strace")
 EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
 """What a fault does to a call, in the order in which the call meets it."""
 

@@ -13,6 +13,11 @@ SIGNALS = (
 _ALIASES = {"SIGPOLL": "SIGIO", "SIGIOT": "SIGABRT", "SIGCLD": "SIGCHLD"}
 
 
+def signal_number(name: str) -> int:
+    """The number of a signal that `check_signal` has returned."""
+    return SIGNALS.index(name) + 1
+
+
 def check_signal(name: object) -> str:
     """Return the canonical name of a signal given by name, in any case, with or without `SIG`.
 

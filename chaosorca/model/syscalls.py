@@ -38,6 +38,23 @@ _FAMILIES = {
 """Families whose members do one thing in several ways; any other `name*` is what begins so."""
 
 
+_VDSO = {
+    "x86_64": {"clock_gettime", "clock_getres", "gettimeofday", "time", "getcpu"},
+    "aarch64": {"clock_gettime", "clock_getres", "gettimeofday"},
+}
+"""What the kernel lets programs do without a system call: vdso(7)."""
+
+
+def answered_by_vdso(syscalls: Iterable[str], arch: str) -> list[str]:
+    """Return those system calls that programs hardly ever make, because the vDSO answers them."""
+    return [name for name in syscalls if name in _VDSO[arch]]
+
+
+def siblings(syscall: str) -> tuple[str, ...]:
+    """Return the other system calls that do what one does, in another way."""
+    return tuple(name for members in _FAMILIES.values() if syscall in members for name in members if name != syscall)
+
+
 @cache
 def syscall_numbers(arch: str) -> dict[str, int]:
     """Return the number of each system call that exists on an architecture (`x86_64` or `aarch64`)."""

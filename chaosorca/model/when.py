@@ -18,13 +18,17 @@ _TEXT = re.compile(r"(\d+)(?:\.\.(\d+))?(?:(\+)(\d+)?)?")
 
 def when_matches(text: str | None, call: int) -> bool:
     """Whether a fault acts on a thread's call of this number (from 1 on); without an expression it acts on every one."""
+    first, last, step = when_bounds(text)
+    return first <= call <= (last or call) and (call - first) % step == 0
+
+
+def when_bounds(text: str | None) -> tuple[int, int, int]:
+    """The first call, the last one (0: there is none), and the step, of an expression that `check_when` has returned."""
     match = _TEXT.fullmatch(text) if text else None
     if match is None:
-        return True
-    first, last, step = int(match[1]), match[2], int(match[4] or 1)
-    if last is None and match[3] is None:
-        return call == first
-    return first <= call <= int(last or call) and (call - first) % step == 0
+        return 1, 0, 1
+    first, last = int(match[1]), int(match[2] or 0)
+    return first, last or (0 if match[3] else first), int(match[4] or 1)
 
 
 def check_when(text: str) -> str:

@@ -37,7 +37,10 @@ def test_the_base_image_is_debians_unless_configured(configuration: Any, base: s
 def test_the_agents_context_holds_all_that_runs_in_it_and_nothing_else() -> None:
     files = build_context("agent")
     sources = [
-        path for part in ("agent", "model") for path in (PACKAGE / part).rglob("*") if path.suffix in {".py", ".c", ".h", ".tsv"}
+        path
+        for part in ("agent", "model")
+        for path in (PACKAGE / part).rglob("*")
+        if path.suffix in {".py", ".c", ".h", ".sh", ".tsv"}
     ]
     assert set(files) == {"Dockerfile", "chaosorca/__init__.py", *(f"chaosorca/{path.relative_to(PACKAGE)}" for path in sources)}
     for path in (

@@ -11,7 +11,7 @@
 
 struct watched {
     u32 target;
-    u32 untimed; /* some calls of this container are timed by a tracer: look into `untimed` */
+    u32 tracer; /* who says which calls of this container a tracer times: TIMED_BY_CALL, TIMED_BY_THREAD, or both */
 };
 
 struct call {
@@ -44,7 +44,8 @@ struct io {
 };
 
 BPF_HASH(watched_cgroups, u64, struct watched, 4096);
-BPF_HASH(untimed, struct duration_key, u8, 1024);
+BPF_HASH(untimed, struct duration_key, u8, 1024); /* all calls of this number */
+BPF_HASH(marks, u32, u8, 65536);                  /* the call that this thread is in: tracers set and delete it */
 BPF_HASH(in_flight, u32, struct call, 65536);
 BPF_HASH(counts, struct count_key, u64, 65536);
 BPF_HASH(durations, struct duration_key, struct duration, 8192);
@@ -70,10 +71,12 @@ static __always_inline void count(u32 target, u32 nr, u32 error)
         drop();
 }
 
-static __always_inline void time_call(struct call *call, u64 now)
+static __always_inline void time_call(struct call *call, u32 thread, u64 now)
 {
     struct duration_key key = {.target = call->watched.target, .nr = call->nr};
-    if (call->watched.untimed && untimed.lookup(&key))
+    if (call->watched.tracer & TIMED_BY_CALL && untimed.lookup(&key))
+        return;
+    if (call->watched.tracer & TIMED_BY_THREAD && marks.lookup(&thread))
         return;
     struct duration zero = {};
     struct duration *d = durations.lookup_or_try_init(&key, &zero);
@@ -122,7 +125,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
     in_flight.delete(&thread);
     long result = ctx->args[1];
     count(call.watched.target, call.nr, result < 0 && result >= -4095 ? -result : 0);
-    time_call(&call, now);
+    time_call(&call, thread, now);
     return 0;
 }
 

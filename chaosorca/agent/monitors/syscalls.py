@@ -13,6 +13,8 @@ from chaosorca.model.errno import errno_name
 from chaosorca.model.errors import AgentError
 from chaosorca.model.syscalls import syscall_names, syscall_numbers
 
+_TIMED_BY = {"TIMED_BY_CALL": 1, "TIMED_BY_THREAD": 2}
+
 
 class SyscallMonitor:
     """Counts system calls; the first target compiles the programs, each further one is an entry of a map."""
@@ -26,6 +28,7 @@ class SyscallMonitor:
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._untimed: dict[str, set[int]] = {}
+        self._timed_by: dict[str, int] = {}
         self._next = 1
         self.io_of_ended_threads = False
 
@@ -35,7 +38,7 @@ class SyscallMonitor:
             if self._program is None:
                 offsets = kernel.io_accounting_offsets()
                 numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
-                program = kernel.compile_program("syscalls", {**numbers, **offsets})
+                program = kernel.compile_program("syscalls", {**numbers, **_TIMED_BY, **offsets})
                 self.io_of_ended_threads = bool(offsets)
                 self._program = program
 
@@ -62,6 +65,7 @@ class SyscallMonitor:
             self._set_cgroups(name, set())
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
+            self._timed_by.pop(name, None)
             for table in ("counts", "durations", "untimed"):
                 for key in [key for key in self._program[table] if key.target == number]:
                     del self._program[table][key]
@@ -69,11 +73,23 @@ class SyscallMonitor:
             for key in [key for key in ended if key.value == number]:
                 del ended[key]
 
-    def leave_timing_to_tracer(self, name: str, syscalls: tuple[str, ...]) -> None:
-        """Do not time these calls of a target (none: time all again): a tracer does, which sees the delays that it makes."""
+    def marks(self) -> int | None:
+        """The kernel's number of the map in which a tracer marks threads whose call it times; None before the programs run."""
+        return kernel.map_id(self._program, "marks") if self._program is not None else None
+
+    def leave_timing_to_tracer(self, name: str, syscalls: tuple[str, ...], by_thread: bool = False) -> None:
+        """Do not time what a tracer does, which sees the delays that it makes.
+
+        Arguments:
+            name: the target.
+            syscalls: all calls of these names.
+            by_thread: calls of threads that are marked while they make them.
+        """
         with self._lock:
             numbers = {self._numbers[syscall] for syscall in syscalls}
-            if name not in self._targets or self._untimed.get(name, set()) == numbers:
+            timed_by = bool(numbers) * _TIMED_BY["TIMED_BY_CALL"] + by_thread * _TIMED_BY["TIMED_BY_THREAD"]
+            known = (self._untimed.get(name, set()), self._timed_by.get(name, 0))
+            if name not in self._targets or known == (numbers, timed_by):
                 return
             table = self._program["untimed"]
             for number, setting in [(n, True) for n in numbers] + [(n, False) for n in self._untimed.get(name, set()) - numbers]:
@@ -82,7 +98,7 @@ class SyscallMonitor:
                     table[key] = table.Leaf(1)
                 else:
                     del table[key]
-            self._untimed[name] = numbers
+            self._untimed[name], self._timed_by[name] = numbers, timed_by
             self._set_cgroups(name, self._cgroups[name], rewrite=True)
 
     def counts(self) -> dict[tuple[str, str, str], int]:
@@ -133,5 +149,5 @@ class SyscallMonitor:
         for cgroup in before - ids:
             del table[table.Key(cgroup)]
         for cgroup in ids if rewrite else ids - before:
-            table[table.Key(cgroup)] = table.Leaf(self._targets[name], int(bool(self._untimed.get(name))))
+            table[table.Key(cgroup)] = table.Leaf(self._targets[name], self._timed_by.get(name, 0))
         self._cgroups[name] = ids

@@ -14,28 +14,31 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from chaosorca.agent import proc as procfs
-from chaosorca.model.errors import InvalidArgument
+from chaosorca.agent.tracers.session import Call, OnCall, Restarts
+from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
+from chaosorca.model.when import when_matches
 
 _LINE = re.compile(
     r"(?P<thread>\d+) +(?:<\.\.\. )?(?P<name>\w+)(?: resumed>|\().*\) += (?P<result>.*?)"
     r"(?P<marks>(?: \((?:INJECTED|DELAYED)\))*)(?: <(?P<seconds>[\d.]+)>)?"
 )
-_NEWEST = 450
-_NEVER_KNOWN = {"uretprobe"}
 _ASKED_TO_END = 0.5
+_GRACE = 5.0
 _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call of the faulted system call that has ended: what the program saw of it, but for a delay after it."""
+class Line:
+    """A call that strace tells of the end of: what the program saw of it, but for a delay after it."""
 
     syscall: str
     error: str
@@ -46,14 +49,14 @@ class Call:
     returned: bool = True
 
 
-def parse_line(line: str) -> Call | None:
+def parse_line(line: str) -> Line | None:
     """Return the call that a line of strace's output tells of the end of; None for any other line."""
     match = _LINE.fullmatch(line.rstrip("\n"))
     if match is None:
         return None
     error = re.match(r"-1 (E[A-Z0-9_]+)\b", match["result"])
     marks = match["marks"]
-    return Call(
+    return Line(
         syscall=match["name"],
         error=error[1] if error else "",
         injected="(INJECTED)" in marks,
@@ -62,19 +65,6 @@ def parse_line(line: str) -> Call | None:
         thread=int(match["thread"]),
         returned=not match["result"].startswith("?"),  # the thread was killed in it
     )
-
-
-def check_known(syscalls: Sequence[str], numbers: dict[str, int]) -> None:
-    """Refuse system calls that the agent's strace (6.1) does not know: it takes no number above those that it has names for.
-
-    Raises:
-        InvalidArgument: one of them is newer than strace.
-    """
-    for name in syscalls:
-        if numbers[name] > _NEWEST or name in _NEVER_KNOWN:
-            raise InvalidArgument(
-                f"system call {name!r} is newer than strace 6.1, which injects the fault: it is not supported yet"
-            )
 
 
 def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[str]:
@@ -114,7 +104,7 @@ class Strace:
         fault: Fault,
         pids: Sequence[int],
         deadline: float,
-        on_call: Callable[[Call], None],
+        on_call: Callable[[Line], None],
         proc: Path = Path("/proc"),
     ) -> None:
         """Start strace. Has to be called by a thread that lives as long as the agent: that is whose death strace watches.
@@ -222,3 +212,119 @@ class Strace:
             for line in lines:
                 self._complaints.append(line.strip())
                 del self._complaints[:-10]
+
+
+class StraceSession:
+    """One fault on a container, by a strace for those who were there and one for each group that came later; see `Session`."""
+
+    injector = "strace"
+    timing = "by call"
+
+    def __init__(self, on_call: OnCall, spawner: Executor, proc: Path = Path("/proc")) -> None:
+        """
+        Arguments:
+            on_call: is told of each call of the faulted system calls.
+            spawner: has a thread that lives as long as the agent, to start tracers by.
+            proc: the proc file system.
+        """
+        self.restarts = Restarts()
+        self._on_call = on_call
+        self._spawner = spawner
+        self._proc = proc
+        self._tracers: list[Strace] = []
+        self._key = 0
+        self._fault: Fault | None = None
+        self._ends = 0.0
+        self._made: Counter[tuple[int, str]] = Counter()
+        self._counting = threading.Lock()
+
+    def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
+        """See `Session.add`."""
+        if self._fault is not None:
+            raise AgentError(
+                "a container can have one fault by strace at a time, since a thread can have only one tracer: "
+                "stop it first, or start all of them with injector 'ptrace'"
+            )
+        self._key, self._fault, self._ends = key, fault, time.monotonic() + seconds
+
+    def remove(self, key: int) -> None:
+        """See `Session.remove`."""
+        if key == self._key:
+            self.stop()
+
+    def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
+        """See `Session.attach`."""
+        if self._fault is None or not pids:
+            return {}
+        left = self._ends - time.monotonic() + _GRACE
+        tracer = self._spawner.submit(Strace, self._fault, list(pids), left, self._on_line, self._proc).result()
+        self._tracers.append(tracer)
+        missing = tracer.wait_attached(within)
+        if not tracer.alive() or len(missing) == len(pids):
+            self._tracers.remove(tracer)
+            tracer.stop()
+        return missing
+
+    def is_attached(self, pid: int) -> bool:
+        """See `Session.is_attached`."""
+        tracer = procfs.tracer_of(self._proc, pid, pid)
+        return bool(tracer) and tracer in {one.pid() for one in self._tracers}
+
+    def ended(self) -> dict[int, str]:
+        """See `Session.ended`."""
+        return {}
+
+    def supervise(self, pids: Collection[int]) -> str | None:
+        """See `Session.supervise`. The processes of a tracer that has ended are attached again as newcomers are."""
+        looping = None
+        for tracer in list(self._tracers):
+            pid = tracer.pid()
+            if tracer.alive() and pid is not None and procfs.state_of(self._proc, pid) in ("T", "t"):
+                tracer.stop()
+            if not tracer.alive():
+                self._tracers.remove(tracer)
+                if set(pids) & set(tracer.pids):
+                    looping = self.restarts.note(time.monotonic(), tracer.complaint()) or looping
+        return looping
+
+    def seen(self) -> dict[str, int]:
+        """See `Session.seen`: strace tells only of calls that the fault is on."""
+        return {}
+
+    def warnings(self) -> list[str]:
+        """See `Session.warnings`."""
+        return []
+
+    def stop(self) -> None:
+        """See `Session.stop`."""
+        for tracer in self._tracers:
+            tracer.stop()
+        self._tracers = []
+        self._fault = None
+
+    def _on_line(self, line: Line) -> None:
+        fault = self._fault
+        if fault is None:
+            return
+        delayed = bool(fault.delay_enter or fault.delay_exit) and not fault.placebo
+        self._on_call(
+            Call(
+                key=self._key,
+                thread=line.thread,
+                syscall=line.syscall,
+                error=line.error,
+                effects=fault.effects if self._is_tampered(fault, line) else (),
+                replaced=line.injected,
+                timed=line.injected or delayed,
+                seconds=line.seconds + (fault.delay_exit or 0) / 1e6 * line.delayed,
+                returned=line.returned,
+            )
+        )
+
+    def _is_tampered(self, fault: Fault, line: Line) -> bool:
+        """strace marks what it does to calls, but not the signals that it sends."""
+        if fault.effects != ("signal",) or fault.placebo:
+            return line.injected or line.delayed
+        with self._counting:
+            self._made[line.thread, line.syscall] += 1
+            return when_matches(fault.when, self._made[line.thread, line.syscall])

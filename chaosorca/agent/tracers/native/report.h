@@ -1,0 +1,44 @@
+/*
+ * What the tracer says to the agent: records of one size, in order. Writing never blocks, since whoever waits for the agent would
+ * hold the traced program: what the agent does not read yet is kept.
+ */
+#ifndef REPORT_H
+#define REPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum record_kind {
+    CALL = 1,    /* a call that was tampered with has ended */
+    DONE = 2,    /* a command (id: its number) has been carried out (value 0), or was refused (value: errno) */
+    REFUSED = 3, /* a thread could not be attached (id: the command's number, value: errno) */
+    ENDED = 4,   /* a rule (id) has ended by itself: value 1, its budget is spent; 2, its deadline has passed */
+    FOREIGN = 5, /* a thread makes system calls of another architecture, as 32-bit programs do: they are left alone */
+    LOST = 6,    /* the agent has not read for so long that records (value) were dropped */
+};
+
+enum ended { SPENT = 1, EXPIRED = 2 };
+
+enum call_flag { REPLACED = 0x100, RETURNED = 0x200 }; /* beside enum effect */
+
+struct record {
+    uint32_t kind;
+    uint32_t id;
+    int32_t thread;
+    int32_t nr;
+    int64_t value;
+    uint64_t took_ns; /* from entry to return, as the program experienced it */
+    uint64_t held_ns; /* the part of it that was injected */
+    uint32_t flags;
+    uint32_t unused;
+};
+
+void report(const struct record *record);
+
+/* Write what can be written now; return whether something is left. */
+bool report_flush(void);
+
+/* Give up all memory. */
+void report_free(void);
+
+#endif

@@ -1,0 +1,59 @@
+/*
+ * The threads that are traced, by their number.
+ */
+#ifndef THREAD_H
+#define THREAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "rule.h"
+
+enum thread_state {
+    RUNNING,    /* not in a stop of ours */
+    HELD_ENTRY, /* in a system call's entry stop, until it is due */
+    HELD_EXIT,  /* in its exit stop, until it is due */
+};
+
+/* How many calls of one number a thread has made under a rule. */
+struct count {
+    uint32_t rule;
+    uint32_t calls;
+};
+
+struct attachment;
+struct active_rule;
+
+struct thread {
+    pid_t tid;
+    enum thread_state state;
+    bool is_foreign;
+    struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */
+    struct count *counts;          /* by system call; only where some rule counts */
+    struct thread *next;           /* in the table */
+
+    /* The call that is being tampered with, if there is a rule. */
+    struct active_rule *rule;
+    int nr;
+    bool is_replaced;
+    bool is_marked;
+    unsigned done; /* effects so far */
+    uint64_t began, held, held_since, due;
+    struct thread *earlier, *later; /* in the queue of those held, by due time */
+};
+
+struct thread *thread_find(pid_t tid);
+
+/* Find a thread, or add it; NULL without memory. */
+struct thread *thread_get(pid_t tid);
+void thread_remove(struct thread *thread);
+
+/* Call with each thread; the thread it is called with may be removed. */
+void thread_each(void (*visit)(struct thread *));
+size_t thread_count(void);
+
+/* Count a thread's call under a rule; return its number from 1 on, 0 without memory. */
+uint32_t thread_count_call(struct thread *thread, int nr, uint32_t rule);
+
+#endif

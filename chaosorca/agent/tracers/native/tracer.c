@@ -1,0 +1,790 @@
+/*
+ * orca-tracer: system call faults on the threads of one container.
+ *
+ *     orca-tracer PARENT STATE
+ *
+ * PARENT is the process that started it, with which it dies; STATE the descriptor of memory shared with it (struct state). Commands
+ * arrive as lines on standard input, each with a number of its own; records leave by standard output (report.h).
+ *
+ *     N add ID slot=… deadline_ms=… calls=… …   take a rule (rule.h)
+ *     N remove ID                               end a rule; DONE when nobody is in a call that it has replaced
+ *     N attach PID                              trace all threads of a process; DONE when every one is
+ *     N marks ID                                the kernel's map (its id) in which threads are marked whose call it is not to time
+ *     N ping                                    answer
+ *     N detach                                  let go of everything, and end
+ *
+ * Threads are seized, never stopped for good: each stop is answered at once, or when a delay is due. A call is tampered with at its
+ * entry, where it is decided, and at its exit, where its result is set for good. Letting go waits until no thread is in a call that
+ * was replaced, so that no program sees a result that nobody asked for.
+ *
+ * How a thread comes to stop at a call is `wake_at_calls` and `next_call` alone.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <poll.h>
+#include <sys/ptrace.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "arch.h"
+#include "file.h"
+#include "report.h"
+#include "rule.h"
+#include "thread.h"
+
+enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
+
+static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
+static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 2000 * 1000000ULL;
+static const long OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC;
+
+/* Those held for one delay of a rule are due in the order in which they came. */
+struct queue {
+    struct thread *first, *last;
+};
+
+struct active_rule {
+    struct rule *rule;
+    struct slot *slot;
+    uint64_t deadline;
+    struct queue held;        /* before their call */
+    struct queue held_after;  /* after it */
+    int calls;                /* threads in a call that it tampers with */
+    int replaced;             /* those of them whose call was replaced */
+    bool is_closed;           /* it hits no more calls */
+    bool is_cut;              /* nor does it hold those that it has hit */
+    enum ended why;           /* it has ended by itself: to be told when its last call is over */
+    uint32_t asked;           /* number of the command that waits for its end; 0: none */
+    struct active_rule *next;
+};
+
+struct attachment {
+    uint32_t asked;
+    int waiting; /* threads that have not stopped yet */
+};
+
+static struct {
+    struct active_rule *rule;
+    const struct call *call;
+} by_nr[NR_MAX];
+
+static struct active_rule *rules;
+static struct state *state;
+static int marks = -1;
+static bool is_letting_go, commands_ended;
+static uint64_t let_go_by;
+static uint32_t detach_asked;
+static volatile sig_atomic_t asked_to_end;
+static bool had_rule;
+static uint64_t without_rules_since = FOREVER;
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static void answer(uint32_t asked, int error)
+{
+    report(&(struct record){.kind = DONE, .id = asked, .value = error});
+}
+
+/* ---- how a thread comes to stop ---- */
+
+/* Let a stopped thread run until its next system call's entry or exit, with a signal or none. */
+static void next_call(struct thread *thread, int signal)
+{
+    thread->state = RUNNING;
+    ptrace(PTRACE_SYSCALL, thread->tid, 0, signal);
+}
+
+/* Have a thread that runs stop, after which `next_call` has it stop at its calls. */
+static int wake_at_calls(struct thread *thread)
+{
+    return (int)ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+}
+
+/* ---- queues of those held ---- */
+
+static void queue_add(struct queue *queue, struct thread *thread)
+{
+    thread->earlier = queue->last;
+    thread->later = NULL;
+    *(queue->last ? &queue->last->later : &queue->first) = thread;
+    queue->last = thread;
+}
+
+static void queue_remove(struct queue *queue, struct thread *thread)
+{
+    *(thread->earlier ? &thread->earlier->later : &queue->first) = thread->later;
+    *(thread->later ? &thread->later->earlier : &queue->last) = thread->earlier;
+    thread->earlier = thread->later = NULL;
+}
+
+static struct queue *queue_of(struct thread *thread)
+{
+    return thread->state == HELD_ENTRY ? &thread->rule->held : &thread->rule->held_after;
+}
+
+/* ---- the life of a call ---- */
+
+/* The kernel cannot see a delay: have it leave the timing of this thread's call to us. */
+static void mark(struct thread *thread, bool setting)
+{
+    uint32_t key = (uint32_t)thread->tid;
+    uint8_t value = 1;
+    if (marks < 0 || thread->is_marked == setting)
+        return;
+    union bpf_attr attr = {.map_fd = (uint32_t)marks};
+    attr.key = (uint64_t)(uintptr_t)&key;
+    if (setting)
+        attr.value = (uint64_t)(uintptr_t)&value;
+    long failed = syscall(SYS_bpf, setting ? BPF_MAP_UPDATE_ELEM : BPF_MAP_DELETE_ELEM, &attr, sizeof(attr));
+    thread->is_marked = setting && !failed;
+}
+
+static void hold(struct thread *thread, enum thread_state where, uint64_t ns)
+{
+    thread->state = where;
+    thread->held_since = now();
+    thread->due = thread->held_since + ns;
+    queue_add(queue_of(thread), thread);
+}
+
+static void unhold(struct thread *thread)
+{
+    queue_remove(queue_of(thread), thread);
+    thread->held += now() - thread->held_since;
+    thread->done |= thread->state == HELD_ENTRY ? DELAY_ENTER : DELAY_EXIT;
+    thread->state = RUNNING;
+}
+
+static void rule_check_ended(struct active_rule *active);
+
+/* The call is over, for us at least: say what was done to it. */
+static void forget_call(struct thread *thread, bool returned, int64_t result)
+{
+    struct active_rule *active = thread->rule;
+    if (!active)
+        return;
+    if (thread->state != RUNNING)
+        unhold(thread);
+    mark(thread, false);
+    if (thread->done) {
+        report(&(struct record){
+            .kind = CALL,
+            .id = active->rule->id,
+            .thread = thread->tid,
+            .nr = thread->nr,
+            .value = result,
+            .took_ns = now() - thread->began,
+            .held_ns = thread->held,
+            .flags = thread->done | (thread->is_replaced ? REPLACED : 0) | (returned ? RETURNED : 0),
+        });
+    }
+    active->calls--;
+    active->replaced -= thread->is_replaced;
+    thread->rule = NULL;
+    thread->is_replaced = false;
+    rule_check_ended(active);
+}
+
+static void let_go(struct thread *thread, int signal)
+{
+    forget_call(thread, false, 0);
+    if (ptrace(PTRACE_DETACH, thread->tid, 0, signal) == 0 || errno == ESRCH)
+        thread_remove(thread);
+}
+
+/* What is left to do at the entry: a call that is replaced is left out, and its result is there already if we should die. */
+static void enter(struct thread *thread)
+{
+    const struct rule *rule = thread->rule->rule;
+    if (rule->effects & (ERROR | RETVAL) && !leave_out_call(thread->tid)) {
+        set_result(thread->tid, rule_result(rule));
+        thread->is_replaced = true;
+        thread->rule->replaced++;
+        thread->done |= rule->effects & (ERROR | RETVAL);
+    } else if (rule->effects & (DELAY_ENTER | DELAY_EXIT)) {
+        mark(thread, true);
+    }
+    if (rule->effects & SIGNAL)
+        thread->done |= SIGNAL;
+    next_call(thread, rule->signal);
+}
+
+/* What is left to do at the exit. */
+static void leave(struct thread *thread, int64_t result)
+{
+    forget_call(thread, true, result);
+    if (is_letting_go)
+        let_go(thread, 0);
+    else
+        next_call(thread, 0);
+}
+
+static bool selects(struct active_rule *active, const struct call *call, struct thread *thread, const uint64_t arguments[6])
+{
+    const struct rule *rule = active->rule;
+    if (rule->process && !process_matches(thread->tid, rule->process))
+        return false;
+    if (rule->path && !file_matches(thread->tid, call, arguments, rule->path))
+        return false;
+    if (rule->first > 1 || rule->last || rule->step > 1) {
+        if (!rule_when(rule, thread_count_call(thread, call->nr, rule->id)))
+            return false;
+    }
+    return rule_draw(rule, active->slot) && !rule->placebo;
+}
+
+static void close_rule(struct active_rule *active);
+
+static void at_entry(struct thread *thread, const struct __ptrace_syscall_info *info)
+{
+    uint64_t began = now();
+    forget_call(thread, false, 0); /* a call whose exit was never seen */
+    if (is_letting_go) {
+        let_go(thread, 0);
+        return;
+    }
+    if (info->arch != NATIVE_ARCH) {
+        if (!thread->is_foreign)
+            report(&(struct record){.kind = FOREIGN, .thread = thread->tid});
+        thread->is_foreign = true;
+        next_call(thread, 0);
+        return;
+    }
+    uint64_t nr = info->entry.nr;
+    struct active_rule *active = nr < NR_MAX ? by_nr[nr].rule : NULL;
+    if (nr < NR_MAX)
+        state->seen[nr]++;
+    if (!active || !selects(active, by_nr[nr].call, thread, (const uint64_t *)info->entry.args)) {
+        next_call(thread, 0);
+        return;
+    }
+    thread->rule = active;
+    thread->nr = (int)nr;
+    thread->began = began;
+    thread->held = 0;
+    thread->done = 0;
+    active->calls++;
+    if (active->rule->effects & DELAY_ENTER)
+        hold(thread, HELD_ENTRY, active->rule->enter_ns);
+    else
+        enter(thread);
+    if (active->rule->budget && active->slot->used >= active->rule->budget) {
+        active->why = SPENT;
+        close_rule(active);
+    }
+}
+
+static void at_exit(struct thread *thread, int64_t result)
+{
+    struct active_rule *active = thread->rule;
+    if (active && thread->is_replaced) {
+        /* Set it again: a filter of the container (seccomp) has seen call -1, and may have answered it. */
+        result = rule_result(active->rule);
+        set_result(thread->tid, result);
+    }
+    if (active && active->rule->effects & DELAY_EXIT && !active->is_cut && !is_letting_go)
+        hold(thread, HELD_EXIT, active->rule->exit_ns);
+    else
+        leave(thread, result);
+}
+
+/* The result of a thread held in its exit stop. */
+static int64_t result_of(const struct thread *thread)
+{
+    struct __ptrace_syscall_info info;
+    if (thread->is_replaced)
+        return rule_result(thread->rule->rule);
+    if (ptrace(PTRACE_GET_SYSCALL_INFO, thread->tid, sizeof(info), &info) <= 0 || info.op != PTRACE_SYSCALL_INFO_EXIT)
+        return 0;
+    return info.exit.rval;
+}
+
+static void release(struct thread *thread)
+{
+    bool before = thread->state == HELD_ENTRY;
+    unhold(thread);
+    if (before)
+        enter(thread);
+    else
+        leave(thread, result_of(thread));
+}
+
+/* ---- rules ---- */
+
+/* A rule that has ended is forgotten with the last call that it tampers with. */
+static void rule_check_ended(struct active_rule *active)
+{
+    if (!active->is_closed)
+        return;
+    if (active->asked && !active->replaced && !active->held.first && !active->held_after.first) {
+        answer(active->asked, 0);
+        active->asked = 0;
+    }
+    if (active->calls || active->asked)
+        return;
+    if (active->why)
+        report(&(struct record){.kind = ENDED, .id = active->rule->id, .value = active->why});
+    struct active_rule **at = &rules;
+    while (*at != active)
+        at = &(*at)->next;
+    *at = active->next;
+    rule_free(active->rule);
+    free(active);
+}
+
+/* It hits no more calls; those that it has hit get all of it. */
+static void close_rule(struct active_rule *active)
+{
+    for (int i = 0; i < active->rule->call_count; i++) {
+        int nr = active->rule->calls[i].nr;
+        by_nr[nr].rule = by_nr[nr].rule == active ? NULL : by_nr[nr].rule;
+    }
+    active->is_closed = true;
+}
+
+/* It hits no more calls, and those that it holds go on now. The caller keeps it from being forgotten meanwhile. */
+static void cut_rule(struct active_rule *active)
+{
+    close_rule(active);
+    active->is_cut = true;
+    while (active->held.first)
+        release(active->held.first);
+    while (active->held_after.first)
+        release(active->held_after.first);
+}
+
+static void remove_rule(uint32_t asked, uint32_t id)
+{
+    struct active_rule *active = rules;
+    while (active && (active->rule->id != id || active->asked))
+        active = active->next;
+    if (!active) {
+        answer(asked, 0);
+        return;
+    }
+    active->calls++; /* it stays while we look at it */
+    active->asked = asked;
+    cut_rule(active);
+    active->calls--;
+    rule_check_ended(active);
+}
+
+static void add_rule(uint32_t asked, char *words)
+{
+    const char *reason;
+    struct rule *rule = rule_parse(words, &reason);
+    struct active_rule *active = rule ? calloc(1, sizeof(*active)) : NULL;
+    int error = rule ? active ? 0 : ENOMEM : EINVAL;
+    for (int i = 0; active && i < rule->call_count; i++)
+        error = by_nr[rule->calls[i].nr].rule ? EEXIST : error;
+    if (error) {
+        if (error == EINVAL)
+            fprintf(stderr, "a rule was refused because of its %s\n", reason);
+        free(active);
+        rule_free(rule);
+        answer(asked, error);
+        return;
+    }
+    active->rule = rule;
+    active->slot = &state->slots[rule->slot];
+    active->deadline = now() + rule->deadline_ms * MILLISECOND;
+    active->next = rules;
+    rules = active;
+    for (int i = 0; i < rule->call_count; i++) {
+        by_nr[rule->calls[i].nr].rule = active;
+        by_nr[rule->calls[i].nr].call = &rule->calls[i];
+    }
+    answer(asked, 0);
+}
+
+/* ---- threads that come and go ---- */
+
+static void check_attached(struct attachment *attachment)
+{
+    if (--attachment->waiting == 0) {
+        answer(attachment->asked, 0);
+        free(attachment);
+    }
+}
+
+static void has_stopped(struct thread *thread)
+{
+    struct attachment *attachment = thread->attachment;
+    thread->attachment = NULL;
+    if (attachment)
+        check_attached(attachment);
+}
+
+/* A thread that is made by one of ours is traced from its first moment on. */
+static bool is_ours_or_gone(pid_t tid)
+{
+    char path[64], line[128], letter = 'X';
+    int tracer = 0;
+    snprintf(path, sizeof(path), "/proc/%d/status", tid);
+    FILE *status = fopen(path, "re");
+    while (status && fgets(line, sizeof(line), status)) {
+        sscanf(line, "State: %c", &letter);
+        sscanf(line, "TracerPid: %d", &tracer);
+    }
+    if (status)
+        fclose(status);
+    return letter == 'Z' || letter == 'X' || tracer == getpid();
+}
+
+static bool seize(pid_t tid, struct attachment *attachment)
+{
+    if (thread_find(tid))
+        return false;
+    if (ptrace(PTRACE_SEIZE, tid, 0, OPTIONS)) {
+        int error = errno;
+        if (!is_ours_or_gone(tid))
+            report(&(struct record){.kind = REFUSED, .id = attachment->asked, .thread = tid, .value = error});
+        return false;
+    }
+    struct thread *thread = thread_get(tid);
+    if (!thread)
+        return false; /* it runs on, traced; its next stop finds it or lets it go */
+    if (wake_at_calls(thread) == 0) {
+        thread->attachment = attachment;
+        attachment->waiting++;
+    }
+    return true;
+}
+
+static void attach(uint32_t asked, pid_t pid)
+{
+    char path[64];
+    struct attachment *attachment = calloc(1, sizeof(*attachment));
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    if (!attachment) {
+        answer(asked, ENOMEM);
+        return;
+    }
+    *attachment = (struct attachment){.asked = asked, .waiting = 1};
+    /* A thread that is not seized yet may make another one: look again until there is nobody new. */
+    for (bool more = true; more;) {
+        DIR *tasks = opendir(path);
+        more = false;
+        for (struct dirent *entry; tasks && (entry = readdir(tasks));) {
+            pid_t tid = atoi(entry->d_name);
+            more |= tid > 0 && seize(tid, attachment);
+        }
+        if (tasks)
+            closedir(tasks);
+    }
+    check_attached(attachment);
+}
+
+static void has_ended(struct thread *thread)
+{
+    has_stopped(thread);
+    forget_call(thread, false, 0);
+    thread_remove(thread);
+}
+
+/* The thread that called exec goes on under its process's number; all others are gone. */
+static struct thread *at_exec(struct thread *leader)
+{
+    unsigned long before = 0;
+    if (ptrace(PTRACE_GETEVENTMSG, leader->tid, 0, &before) || (pid_t)before == leader->tid)
+        return leader;
+    struct thread *caller = thread_find((pid_t)before);
+    if (!caller)
+        return leader;
+    struct count *counts = leader->counts;
+    leader->counts = caller->counts;
+    caller->counts = counts;
+    has_stopped(leader);
+    forget_call(leader, false, 0);
+    struct active_rule *active = caller->rule;
+    if (active) { /* its exec is being tampered with: the exit will be seen here */
+        leader->rule = active;
+        leader->nr = caller->nr;
+        leader->is_marked = false;
+        leader->done = caller->done;
+        leader->began = caller->began;
+        leader->held = caller->held;
+        mark(caller, false);
+        caller->rule = NULL;
+    }
+    has_ended(caller);
+    return leader;
+}
+
+/* ---- stops ---- */
+
+static bool is_stop_signal(int signal)
+{
+    return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
+}
+
+static void at_call(struct thread *thread)
+{
+    struct __ptrace_syscall_info info;
+    if (ptrace(PTRACE_GET_SYSCALL_INFO, thread->tid, sizeof(info), &info) > 0) {
+        if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+            at_entry(thread, &info);
+            return;
+        }
+        if (info.op == PTRACE_SYSCALL_INFO_EXIT) {
+            at_exit(thread, info.exit.rval);
+            return;
+        }
+    }
+    next_call(thread, 0);
+}
+
+static void at_stop(pid_t tid, int status)
+{
+    struct thread *thread = thread_get(tid); /* a new child is traced already: it is met here first */
+    int signal = WSTOPSIG(status), event = status >> 16;
+    if (!thread) {
+        ptrace(PTRACE_DETACH, tid, 0, 0);
+        return;
+    }
+    has_stopped(thread);
+    if (event == PTRACE_EVENT_EXEC)
+        thread = at_exec(thread);
+    if (signal == (SIGTRAP | 0x80)) {
+        at_call(thread);
+        return;
+    }
+    int pass_on = event ? 0 : signal;
+    if (is_letting_go && !thread->is_replaced)
+        let_go(thread, pass_on);
+    else if (event == PTRACE_EVENT_STOP && is_stop_signal(signal))
+        ptrace(PTRACE_LISTEN, tid, 0, 0); /* it was stopped for the program's own reasons, and stays so */
+    else
+        next_call(thread, pass_on);
+}
+
+/* Answer those who have stopped; return whether there may be more, since others have their turn in between. */
+static bool meet_stops(void)
+{
+    for (int turns = 0; turns < STOPS_AT_ONCE; turns++) {
+        int status;
+        pid_t tid = waitpid(-1, &status, WNOHANG | __WALL);
+        if (tid <= 0)
+            return false;
+        struct thread *thread = thread_find(tid);
+        if (WIFSTOPPED(status))
+            at_stop(tid, status);
+        else if (thread)
+            has_ended(thread);
+    }
+    return true;
+}
+
+/* ---- commands ---- */
+
+static void begin_to_let_go(struct thread *thread)
+{
+    bool is_over = thread->state == HELD_EXIT;
+    if (thread->state != RUNNING)
+        release(thread);
+    if (!is_over && !thread->is_replaced)
+        ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+}
+
+static void detach(uint32_t asked)
+{
+    detach_asked = asked ? asked : detach_asked;
+    if (is_letting_go)
+        return;
+    is_letting_go = true;
+    let_go_by = now() + LETTING_GO;
+    thread_each(begin_to_let_go);
+}
+
+static int open_map(uint32_t id)
+{
+    union bpf_attr attr = {.map_id = id};
+    return (int)syscall(SYS_bpf, BPF_MAP_GET_FD_BY_ID, &attr, sizeof(attr));
+}
+
+static void obey(char *line)
+{
+    unsigned asked, number;
+    int used = 0;
+    char what[16];
+    if (sscanf(line, "%u %15s %n", &asked, what, &used) < 2 || !asked) {
+        fprintf(stderr, "this is no command: %.60s\n", line);
+        return;
+    }
+    bool has_number = sscanf(line + used, "%u", &number) == 1;
+    if (!strcmp(what, "add")) {
+        add_rule(asked, line + used);
+    } else if (!strcmp(what, "remove") && has_number) {
+        remove_rule(asked, number);
+    } else if (!strcmp(what, "attach") && has_number && (pid_t)number > 1) {
+        attach(asked, (pid_t)number);
+    } else if (!strcmp(what, "marks") && has_number) {
+        if (marks >= 0)
+            close(marks);
+        marks = open_map(number);
+        answer(asked, marks < 0 ? errno : 0);
+    } else if (!strcmp(what, "ping")) {
+        answer(asked, 0);
+    } else if (!strcmp(what, "detach")) {
+        detach(asked);
+    } else {
+        answer(asked, EINVAL);
+    }
+}
+
+static void read_commands(void)
+{
+    static char *line;
+    static size_t size, used;
+    if (size - used < 4096) {
+        size_t larger = size ? size * 2 : 1 << 14;
+        char *grown = larger > LINE_MAX_BYTES ? NULL : realloc(line, larger);
+        if (grown) {
+            line = grown;
+            size = larger;
+        }
+    }
+    ssize_t n = line && used < size ? read(STDIN_FILENO, line + used, size - used) : 0;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) { /* the agent is gone */
+        commands_ended = true;
+        free(line);
+        line = NULL;
+        size = used = 0;
+        detach(0);
+        return;
+    }
+    used += (size_t)n;
+    char *begin = line;
+    for (char *end; (end = memchr(begin, '\n', used - (size_t)(begin - line))); begin = end + 1) {
+        *end = 0;
+        obey(begin);
+    }
+    used -= (size_t)(begin - line);
+    memmove(line, begin, used);
+}
+
+/* ---- time ---- */
+
+/* Let those go on who are due, end what has lasted long enough; return when something is due next. */
+static uint64_t keep_time(void)
+{
+    uint64_t time = now(), next = FOREVER;
+    for (struct active_rule *active = rules, *after; active; active = after) {
+        active->calls++; /* it stays while we look at it */
+        if (!active->is_cut && time >= active->deadline) {
+            active->why = active->why ? active->why : EXPIRED;
+            cut_rule(active);
+        }
+        struct queue *queues[] = {&active->held, &active->held_after};
+        for (int i = 0; i < 2; i++) {
+            while (queues[i]->first && queues[i]->first->due <= time)
+                release(queues[i]->first);
+            if (queues[i]->first && queues[i]->first->due < next)
+                next = queues[i]->first->due;
+        }
+        if (!active->is_cut && active->deadline < next)
+            next = active->deadline;
+        active->calls--;
+        after = active->next;
+        rule_check_ended(active);
+    }
+    /* A tracer without rules is of no use; whoever has ended them lets go soon, if he can. */
+    had_rule |= rules != NULL;
+    without_rules_since = rules || !had_rule ? FOREVER : without_rules_since == FOREVER ? time : without_rules_since;
+    uint64_t last = is_letting_go ? let_go_by : without_rules_since == FOREVER ? FOREVER : without_rules_since + WITHOUT_RULES;
+    if (!is_letting_go && time >= last)
+        detach(0);
+    return last < next ? last : next;
+}
+
+/* ---- the process ---- */
+
+static void on_child(int signal)
+{
+    (void)signal;
+}
+
+static void on_end(int signal)
+{
+    (void)signal;
+    asked_to_end = 1;
+}
+
+static void wait_for_something(uint64_t until, bool has_more_to_say, const sigset_t *unblocked)
+{
+    uint64_t time = now();
+    uint64_t left = until > time ? until - time : 0;
+    struct timespec timeout = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
+    struct pollfd files[] = {
+        {.fd = commands_ended ? -1 : STDIN_FILENO, .events = POLLIN},
+        {.fd = has_more_to_say ? STDOUT_FILENO : -1, .events = POLLOUT},
+    };
+    if (ppoll(files, 2, until == FOREVER ? NULL : &timeout, unblocked) > 0 && files[0].revents)
+        read_commands();
+}
+
+int main(int argc, char **argv)
+{
+    sigset_t blocked, unblocked;
+    if (argc != 3) {
+        fprintf(stderr, "orca-tracer is started by the agent of chaosorca\n");
+        return 2;
+    }
+    prctl(PR_SET_NAME, "orca-tracer");
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != atoi(argv[1])) {
+        fprintf(stderr, "whoever has started it is gone\n");
+        return 1;
+    }
+    state = mmap(NULL, sizeof(*state), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
+    if (state == MAP_FAILED) {
+        perror("mapping the state");
+        return 1;
+    }
+    prctl(PR_SET_TIMERSLACK, 1);
+    fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGCHLD);
+    sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGINT);
+    sigprocmask(SIG_BLOCK, &blocked, &unblocked);
+    sigdelset(&unblocked, SIGCHLD);
+    sigdelset(&unblocked, SIGTERM);
+    sigdelset(&unblocked, SIGINT);
+    sigaction(SIGCHLD, &(struct sigaction){.sa_handler = on_child}, NULL);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_end}, NULL);
+    sigaction(SIGINT, &(struct sigaction){.sa_handler = on_end}, NULL);
+
+    for (;;) {
+        bool may_be_more = meet_stops();
+        uint64_t next = keep_time();
+        if (asked_to_end)
+            detach(0);
+        bool has_more_to_say = report_flush();
+        if (is_letting_go && (!thread_count() || now() >= let_go_by))
+            break;
+        wait_for_something(may_be_more ? 0 : next, has_more_to_say, &unblocked);
+    }
+    if (detach_asked)
+        answer(detach_asked, 0);
+    report_flush();
+    report_free();
+    return 0; /* whoever could not be let go by now, because he is frozen, the kernel lets go */
+}

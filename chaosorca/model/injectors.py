@@ -1,0 +1,44 @@
+"""Which injector carries out a fault."""
+
+from __future__ import annotations
+
+from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.fault import Fault
+from chaosorca.model.nearest import nearest
+from chaosorca.model.syscalls import syscall_numbers
+
+INJECTORS = ("auto", "ptrace", "strace")
+
+_NEWEST_TO_STRACE = 450
+_NEVER_KNOWN_TO_STRACE = {"uretprobe"}
+
+
+def choose_injector(injector: object, fault: Fault, arch: str) -> str:
+    """Return the injector that carries out a fault: the one that was asked for, or for `auto` the cheapest that can.
+
+    Raises:
+        InvalidArgument: there is no such injector, or it cannot do this fault.
+    """
+    if injector not in INJECTORS:
+        raise InvalidArgument(
+            f"injector {injector!r} does not exist{nearest(str(injector), INJECTORS)}: there are {', '.join(INJECTORS)}"
+        )
+    reason = strace_cannot(fault, arch) if injector == "strace" else None
+    if reason:
+        raise InvalidArgument(f"injector 'strace' cannot do {reason}: use 'ptrace', or leave the injector to 'auto'")
+    return "strace" if injector == "strace" else "ptrace"
+
+
+def strace_cannot(fault: Fault, arch: str) -> str | None:
+    """Return what strace (6.1) cannot do of a fault, None if it can do all of it."""
+    reasons = {
+        "a probability": fault.probability < 1,
+        "a budget (max_faults)": fault.max_faults > 0,
+        "a path": fault.path is not None,
+        "a process": fault.process is not None,
+    }
+    numbers = syscall_numbers(arch)
+    newer = [name for name in fault.syscalls if numbers[name] > _NEWEST_TO_STRACE or name in _NEVER_KNOWN_TO_STRACE]
+    return next(
+        (what for what, is_so in reasons.items() if is_so), f"system call {newer[0]!r}, which it is too old for" if newer else None
+    )
