@@ -38,7 +38,7 @@ def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
     (target,) = started["containers"]
     assert target == {"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}
     assert (started["injector"], started["syscalls"], started["effects"], started["warnings"]) == (
-        "strace",
+        "ptrace",
         ["openat"],
         ["error"],
         [],
@@ -150,7 +150,7 @@ def test_a_dry_run_says_whom_and_touches_nobody(web: Web, client: docker.DockerC
     assert ours(client) == []
     start_fault(container=web.name, syscall="openat", error="EACCES")
     with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' already"):
-        start_fault(container=web.name, syscall="read", error="EIO", dry_run=True)
+        start_fault(container=web.name, syscall="read,openat", error="EIO", dry_run=True)
 
 
 def test_a_label_selects_several_and_either_all_or_none_get_the_fault(run_container: Callable[..., Container]) -> None:
@@ -184,10 +184,10 @@ def test_children_and_processes_of_docker_exec_get_the_fault(web: Web) -> None:
     assert lines[-7:] == ["Permission denied"] * 7, "attached within a second, and so is the child"
 
 
-def test_two_faults_on_one_container_are_refused(web: Web) -> None:
+def test_a_second_fault_on_the_same_system_call_is_refused(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES")
-    with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' already"):
-        start_fault(container=web.name, syscall="read", error="EIO")
+    with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' on openat already"):
+        start_fault(container=web.name, syscall="read,openat", error="EIO")
     assert web.get() == 403, "the first one goes on"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chaosorca.agent.faults import delays
 from chaosorca.agent.tracers.strace import Line, parse_line, strace_command
 from chaosorca.model.fault import parse_fault
 
