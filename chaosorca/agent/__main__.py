@@ -23,6 +23,7 @@ def main() -> None:
     exporter.serve(METRICS_PORT, exporter.timed(agent.snapshot))
     server = make_server(agent, SOCKET)
     threading.Thread(target=agent.keep_up, name="clock", daemon=True).start()
+    threading.Thread(target=agent.names.run, name="names", daemon=True).start()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         threading.Thread(target=server.shutdown, daemon=True).start()

@@ -13,6 +13,7 @@ from typing import Any
 
 from chaosorca import __version__
 from chaosorca.agent.abort import Requests
+from chaosorca.agent.engine_events import EngineEvents
 from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
 from chaosorca.agent.histogram import Histogram
 from chaosorca.agent.ledger import Ledger
@@ -44,6 +45,7 @@ class Agent:
         self._faults = Faults(arch, self._ledger, self._fault_changed, self._requests_to, self._calls_of, self._syscalls.marks)
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
+        self.names = EngineEvents(self._followed, self._replace_target)
 
     def watch(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
         """Begin to monitor a container, or add monitors to those that it has.
@@ -77,12 +79,11 @@ class Agent:
                 target.warnings.append(
                     "this kernel has no BTF: what a process of `docker exec` read and wrote is lost when it ends"
                 )
-            if target.shared_network:
-                target.warnings.append("it shares its network with another container: HTTP and network figures are those of both")
+            _warn_of_shared_network(target)
             self._targets[target.name] = target
             self._monitors[target.name] = wanted
             self._fault_changed(target.name)
-            return {**self._describe(target), "new": is_new}
+            return {**self._describe(target), "warnings": target.warnings + self.names.warnings(), "new": is_new}
 
     def unwatch(self, container: str) -> dict[str, Any]:
         """Stop monitoring a container, by name; success if nobody does."""
@@ -110,7 +111,8 @@ class Agent:
         """
         with self._faults_lock:
             self._refuse_if_retired()
-            return self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run, injector, seed)
+            started = self._faults.start(find_target(container), Fault.from_json(fault), fault_id, run, injector, seed)
+        return {**started, "warnings": started["warnings"] + self.names.warnings()}
 
     def stop_fault(
         self,
@@ -130,6 +132,7 @@ class Agent:
                 "version": __version__,
                 "targets": [self._describe(target) for target in self._targets.values()],
                 "faults": self._faults.status(),
+                **self.names.status(),
             }
 
     def retire(self) -> dict[str, Any]:
@@ -212,10 +215,31 @@ class Agent:
     def _follow(self, target: Target) -> None:
         """A container that was restarted has new control groups and a new network namespace."""
         if target.cgroup.exists():
+            wanted = set(self._monitors[target.name])
             try:
-                self._attach(target, set(self._monitors[target.name]))
+                self._attach(target, wanted)
+                self._monitors[target.name] = wanted  # without what the new one's network does not allow
             except (AgentError, OSError):
                 _log.debug("container %s is on its way down or up", target.name, exc_info=True)
+
+    def _followed(self) -> dict[str, set[str]]:
+        """The ids of containers that are monitored or have a fault, by name."""
+        ids: dict[str, set[str]] = {}
+        for target in list(self._targets.values()) + self._faults.targets():
+            ids.setdefault(target.name, set()).add(target.id)
+        return ids
+
+    def _replace_target(self, container: dict[str, Any]) -> None:
+        """Go on with a container that was made anew under the name of another; its series go on, its faults are attached again."""
+        target = find_target(container)
+        with self._faults_lock:
+            self._faults.replace_target(target)
+        with self._lock:
+            if target.name in self._targets:
+                _warn_of_shared_network(target)
+                self._targets[target.name] = target
+                self._follow(target)
+        _log.info("container %s was made anew: it is %s now", target.name, target.id[:12])
 
     def _refuse_if_retired(self) -> None:
         # Whoever asked it to retire may have failed to remove it: it does not refuse for ever.
@@ -255,6 +279,11 @@ class Agent:
             "monitors": sorted(self._monitors[target.name]),
             "warnings": target.warnings,
         }
+
+
+def _warn_of_shared_network(target: Target) -> None:
+    if target.shared_network:
+        target.warnings.append("it shares its network with another container: HTTP and network figures are those of both")
 
 
 def _sum(kernel: dict[Any, Any], tracer: dict[Any, Any]) -> dict[Any, Any]:

@@ -216,6 +216,16 @@ class Faults:
         """The active faults of a container."""
         return [injection for injection in self._injections if injection.active and injection.target.name == container]
 
+    def targets(self) -> list[Target]:
+        """The containers that active faults are on."""
+        return [injection.target for injection in list(self._injections) if injection.active]
+
+    def replace_target(self, target: Target) -> None:
+        """Have the active faults of a container's name on this one, from the next tick on."""
+        for injection in self._injections:
+            if injection.active and injection.target.name == target.name:
+                injection.target = target
+
     def status(self) -> list[dict[str, Any]]:
         """All faults, ended ones included, oldest first."""
         return [injection.to_json() for injection in self._injections]

@@ -2,5 +2,7 @@
 
 SOCKET = "/run/chaosorca.sock"
 METRICS_PORT = 9309
+ENGINE_SOCKET = "/host/docker.sock"
+"""Where the engine's socket is mounted, if it is."""
 HOST_CGROUPS = "/host/cgroup"
 """Where the host's /sys/fs/cgroup is mounted."""

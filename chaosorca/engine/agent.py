@@ -10,9 +10,10 @@ from typing import Any
 import docker
 import docker.errors
 from docker.models.containers import Container as DockerContainer
+from docker.types import Mount
 from logzero import logger
 
-from chaosorca.engine.client import engine_errors
+from chaosorca.engine.client import engine_errors, socket_path
 from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT, ROLE_LABEL
@@ -23,6 +24,8 @@ from chaosorca.model.errors import KINDS
 CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH"]
 """SYS_ADMIN: load eBPF programs, enter network namespaces; SYS_PTRACE: trace; NET_*: packet sockets; DAC_READ_SEARCH: /proc."""
 
+_SOCKET = "/var/run/docker.sock"
+_SOCKET_IN_AGENT = "/host/docker.sock"
 _MEMORY = "512m"
 _READY_WITHIN = 20.0
 _STARTED_WITHIN = 5.0
@@ -108,11 +111,20 @@ def retire_agent(client: docker.DockerClient) -> bool:
 def _start(client: docker.DockerClient, image: str) -> Agent:
     logger.info("starting the agent, container %s", AGENT)
     with engine_errors(f"starting container {AGENT!r}"):
+        container = _run(client, image)
+    agent = Agent(container)
+    _wait_until_ready(agent, container)
+    return agent
+
+
+def _run(client: docker.DockerClient, image: str) -> DockerContainer:
+    """Start the container, with the engine's socket if the engine's host has it where one can know."""
+    for socket in _sockets(client):
+        container = None
         try:
-            container = client.containers.run(
+            container = client.containers.create(
                 image,
                 name=AGENT,
-                detach=True,
                 network=ensure_network(client),
                 pid_mode="host",
                 cgroupns="host",
@@ -120,18 +132,29 @@ def _start(client: docker.DockerClient, image: str) -> Agent:
                 cap_add=CAPABILITIES,
                 security_opt=_security_options(client),
                 volumes={"/sys/fs/cgroup": {"bind": "/host/cgroup", "mode": "ro"}},
+                # Unlike a volume, it makes no folder where there is nothing, and fails.
+                mounts=[Mount(_SOCKET_IN_AGENT, socket, type="bind", read_only=True)] if socket else [],
                 mem_limit=_MEMORY,
                 restart_policy={"Name": "no"},
                 labels={ROLE_LABEL: "agent"},
                 **({"userns_mode": "host"} if _has(client, "userns") else {}),
             )
+            container.start()
+            return container
         except docker.errors.APIError as error:
-            if error.status_code != 409:
+            if error.status_code == 409:
+                break  # another start was faster
+            if socket is None:
                 raise
-            container = client.containers.get(AGENT)  # another start was faster
-    agent = Agent(container)
-    _wait_until_ready(agent, container)
-    return agent
+            logger.debug("the agent does not start with the engine's socket %s: %s", socket, error)
+            if container is not None:
+                container.remove(force=True, v=True)
+    return client.containers.get(AGENT)
+
+
+def _sockets(client: docker.DockerClient) -> list[str | None]:
+    """Where the engine's host may have the engine's socket; None is to go without."""
+    return list(dict.fromkeys([socket_path(client) or _SOCKET, _SOCKET, None]))
 
 
 def _started_container(client: docker.DockerClient) -> DockerContainer | None:

@@ -50,6 +50,12 @@ def is_local(client: docker.DockerClient) -> bool:
     return client.api.base_url in _LOCAL
 
 
+def socket_path(client: docker.DockerClient) -> str | None:
+    """The Unix socket that the engine is reached by, None for any other way."""
+    path = getattr(client.api.get_adapter(client.api.base_url), "socket_path", None)
+    return str(path) if path else None
+
+
 def _cause(error: BaseException) -> str:
     """What the operating system said, which is what tells; else what the client made of it."""
     inner: BaseException | None = error

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import docker
 import docker.errors
 from docker.models.containers import Container as DockerContainer
 
 from chaosorca.engine.client import engine_errors
-from chaosorca.engine.names import PROTECTED_LABEL, ROLE_LABEL
+from chaosorca.engine.names import ROLE_LABEL
 from chaosorca.exceptions import ContainerError, EngineError, InvalidArgument
+from chaosorca.model.container import Container as Container
+from chaosorca.model.container import running_container
 from chaosorca.model.nearest import nearest
-
-
-@dataclass(frozen=True)
-class Container:
-    """A running container: its first process is numbered as the engine's host sees it."""
-
-    name: str
-    id: str
-    pid: int
-    host_network: bool
-    shared_network: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """The container as the agent is told of it."""
-        return dict(self.__dict__)
 
 
 def find_container(client: docker.DockerClient, reference: str) -> Container:
@@ -45,7 +30,7 @@ def find_container(client: docker.DockerClient, reference: str) -> Container:
         except docker.errors.NotFound:
             names = [container.name for container in client.containers.list(all=True, ignore_removed=True)]
             raise ContainerError(f"container {reference!r} does not exist{nearest(reference, names)}") from None
-    return _checked(found.attrs)
+    return running_container(found.attrs)
 
 
 def name_and_id(client: docker.DockerClient, reference: str, known: Iterable[tuple[str, str]] = ()) -> tuple[str, str] | None:
@@ -81,8 +66,10 @@ def selected_ids(
     check_selection(container, label)
     if container is None:
         return [one.id for one in select_containers(client, None, label)]
+    known = list(known)
     found = name_and_id(client, container, known)
-    return [found[1]] if found else []
+    # Whoever had the name before is meant too: it may be all that is known of a container that was made anew.
+    return list(dict.fromkeys([found[1], *(one for name, one in known if name == found[0])])) if found else []
 
 
 def select_containers(client: docker.DockerClient, container: str | None, label: str | None) -> list[Container]:
@@ -99,7 +86,7 @@ def select_containers(client: docker.DockerClient, container: str | None, label:
         found = client.containers.list(filters={"label": label}, ignore_removed=True)
     if not found:
         raise ContainerError(f"no running container has the label {label!r}: check it with `docker ps --filter label={label}`")
-    return [_checked(one.attrs) for one in sorted(found, key=lambda one: one.name)]
+    return [running_container(one.attrs) for one in sorted(found, key=lambda one: one.name)]
 
 
 def own_container(client: docker.DockerClient, name: str, role: str) -> DockerContainer | None:
@@ -145,18 +132,3 @@ def check_label(label: object) -> str:
     if not isinstance(label, str) or not label.partition("=")[0] or not label.partition("=")[2]:
         raise InvalidArgument(f"label {label!r} is not written as key=value")
     return label
-
-
-def _checked(attrs: dict[str, Any]) -> Container:
-    name, state = attrs["Name"].lstrip("/"), attrs["State"]
-    labels = attrs["Config"].get("Labels") or {}
-    if ROLE_LABEL in labels:
-        raise ContainerError(f"container {name!r} is one of chaosorca's own: choose another")
-    if str(labels.get(PROTECTED_LABEL, "")).lower() == "true":
-        raise ContainerError(f"container {name!r} is protected by its label {PROTECTED_LABEL}=true: choose another")
-    if state.get("Paused"):
-        raise ContainerError(f"container {name!r} is paused: unpause it with `docker unpause {name}`")
-    if not state.get("Running") or state.get("Restarting"):
-        raise ContainerError(f"container {name!r} is not running ({state['Status']}): start it with `docker start {name}`")
-    network = str(attrs["HostConfig"].get("NetworkMode"))
-    return Container(name, attrs["Id"], int(state["Pid"]), network == "host", network.startswith("container:"))

@@ -1,9 +1,8 @@
 """Names and labels of everything that chaosorca makes in an engine."""
 
+from chaosorca.model.container import ROLE_LABEL as ROLE_LABEL
+
 AGENT = "chaosorca-agent"
 PROMETHEUS = "chaosorca-prometheus"
 PROMETHEUS_DATA = "chaosorca-prometheus-data"
 NETWORK = "chaosorca"
-
-ROLE_LABEL = "chaosorca.role"
-PROTECTED_LABEL = "chaosorca.protected"

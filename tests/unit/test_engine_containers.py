@@ -9,7 +9,7 @@ import docker.errors
 import pytest
 import requests
 
-from chaosorca.engine.containers import Container, find_container, name_and_id, select_containers
+from chaosorca.engine.containers import Container, find_container, name_and_id, select_containers, selected_ids
 from chaosorca.exceptions import ContainerError, EngineError, InvalidArgument
 
 ID = "0123456789abcdef" * 4
@@ -81,6 +81,23 @@ def test_a_running_container_is_found_by_name_id_and_prefix(reference: str, netw
 )
 def test_a_name_goes_before_an_ids_prefix(reference: str, known: list[tuple[str, str]], found: tuple[str, str] | None) -> None:
     assert name_and_id(FakeClient(FakeContainer("web")), reference, known) == found
+
+
+@pytest.mark.parametrize(
+    ("reference", "known", "ids"),
+    [
+        ("web", [], [ID]),
+        ("web", [("web", ID), ("other", "b" * 64)], [ID]),
+        ("web", [("web", "a" * 64), ("other", "b" * 64), ("web", ID)], [ID, "a" * 64]),  # it was made anew
+        (ID[:12], [("web", "a" * 64)], [ID, "a" * 64]),
+        ("gone", [("gone", "a" * 64), ("gone", "a" * 64)], ["a" * 64]),
+        ("nobody", [("gone", "a" * 64)], []),
+    ],
+)
+def test_what_is_to_be_undone_is_on_whoever_has_or_had_the_name(
+    reference: str, known: list[tuple[str, str]], ids: list[str]
+) -> None:
+    assert selected_ids(FakeClient(FakeContainer("web")), reference, None, known) == ids
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,218 @@
+"""Containers that are removed and made anew under the same name, as `docker compose up` and deployments do it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import pytest
+from conftest import Web, wait_for
+from docker.models.containers import Container
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect, socket_path
+from chaosorca.metrics.client import Series
+from chaosorca.metrics.measure import wait_for_scrapes
+from chaosorca.probes.faults import fault_active
+from chaosorca.sources import open_prometheus
+
+
+@pytest.fixture
+def run_container(client: docker.DockerClient, image: str) -> Iterator[Callable[..., Container]]:
+    """Start a container from the test's image; whoever has one of the names at the end goes with the test."""
+    names: set[str] = set()
+
+    def run(command: Any = None, **options: Any) -> Container:
+        options.setdefault("name", f"orca-anew-{time.monotonic_ns() % 10**9}")
+        names.add(options["name"])
+        return client.containers.run(image, command, detach=True, **options)
+
+    yield run
+    for name in names:
+        with contextlib.suppress(docker.errors.NotFound):
+            client.containers.get(name).remove(force=True, v=True)
+
+
+@pytest.fixture
+def make_anew(run_container: Callable[..., Container]) -> Callable[..., None]:
+    """Remove a container and run another with its name and port."""
+
+    def anew(web: Web, **options: Any) -> None:
+        name, port = web.name, int(web.url.rstrip("/").rpartition(":")[2])
+        web.container.remove(force=True)
+        # A fault on openat that is there before nginx has read its files ends it: it is started again then.
+        options.setdefault("restart_policy", {"Name": "always"})
+        web.container = run_container(name=name, ports={"80/tcp": ("127.0.0.1", port)}, **options)
+
+    return anew
+
+
+def counters(name: str) -> list[Series]:
+    """All system call counters of a container, as Prometheus has them."""
+    return open_prometheus(None).samples(f'chaosorca_syscalls_total{{job="chaosorca",container="{name}"}}', 300)
+
+
+def follows() -> str:
+    return str(find_agent(connect()).ask("status")["follows"])
+
+
+def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[..., None]) -> None:
+    assert follows() == "names"
+    started = start_fault(container=monitored.name, syscall="openat", error="EACCES")
+    assert started["warnings"] == []
+    assert monitored.get() == 403
+    wait_for_scrapes(open_prometheus(None), [monitored.name], 2)
+    before = {tuple(sorted(one.labels.items())): one.samples[-1][1] for one in counters(monitored.name)}
+    for _ in range(2):
+        make_anew(monitored)
+        wait_for(monitored.get)
+        assert wait_for(lambda: monitored.get() == 403, 5) < 2
+    assert fault_active(monitored.container.short_id) is True
+    wait_for_scrapes(open_prometheus(None), [monitored.name], 3)
+    after = counters(monitored.name)
+    for one in after:
+        values = [value for _at, value in one.samples]
+        assert values == sorted(values), one.labels
+    total = sum(one.samples[-1][1] for one in after)
+    assert {tuple(sorted(one.labels.items())) for one in after} >= set(before)
+    assert total > sum(before.values()) > 0
+
+    (stopped,) = stop_fault(container=monitored.name)["stopped"]
+    assert stopped["fault"] == started["fault"]
+    assert stopped["container_id"] == monitored.container.id
+    assert monitored.get() == 200
+    assert monitored.tracers() == {0}
+
+
+def test_a_container_that_takes_the_name_gets_the_fault(
+    web: Web, client: docker.DockerClient, run_container: Callable[..., Container]
+) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    name = web.name
+    following = run_container(name=f"{name}-next", ports={"80/tcp": ("127.0.0.1", None)}, restart_policy={"Name": "always"})
+    following.reload()
+    port = following.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
+    web = Web(following, f"http://127.0.0.1:{port}/")
+    wait_for(lambda: web.get() == 200)
+    client.containers.get(name).remove(force=True)
+    assert web.get() == 200
+    following.rename(name)
+    assert wait_for(lambda: web.get() == 403, 5) < 2
+    stop_all_faults()
+    assert web.get() == 200
+
+
+def test_a_protected_container_of_the_same_name_gets_nothing(web: Web, make_anew: Callable[..., None]) -> None:
+    start_monitoring(container=web.name)
+    started = start_fault(container=web.name, syscall="openat", error="EACCES")
+    make_anew(web, labels={"chaosorca.protected": "true"})
+    wait_for(web.get)
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        assert web.get() == 200
+        assert web.tracers() == {0}
+    (target,) = find_agent(connect()).ask("status")["targets"]
+    assert target["running"] is False
+    assert [one["fault"] for one in stop_fault(container=web.name)["stopped"]] == [started["fault"]]
+    assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
+
+
+class Proxy:
+    """The engine's socket at another path, which can be made to hang up."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self._engine = engine
+        self._open: list[socket.socket] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        path.chmod(0o666)
+        self._listening.listen()
+        self.refuses = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hang_up(self) -> None:
+        """End all connections; new ones end at once while it refuses."""
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listening.close()
+        self.hang_up()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listening.accept()
+                if self.refuses:
+                    here.close()
+                    continue
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(self._engine)
+                self._open += [here, there]
+                for source, sink in ((here, there), (there, here)):
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def proxy(client: docker.DockerClient, tmp_path: Path) -> Iterator[tuple[Proxy, dict[str, str]]]:
+    engine = socket_path(client)
+    if engine is None:
+        pytest.skip("the engine is not reached by a Unix socket")
+    path = tmp_path / "s"
+    running = Proxy(path, engine)
+    yield running, {"chaosorca_docker_host": f"unix://{path}"}
+    running.close()
+
+
+def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_missed(
+    web: Web, make_anew: Callable[..., None], proxy: tuple[Proxy, dict[str, str]]
+) -> None:
+    engine, configuration = proxy
+    (told,) = start_monitoring(container=web.name, configuration=configuration)
+    assert told["warnings"] == []
+    assert follows() == "names"
+    engine.refuses = True
+    engine.hang_up()
+    wait_for(lambda: follows() == "ids only")
+    started = start_fault(container=web.name, syscall="openat", error="EACCES")
+    (warning,) = started["warnings"]
+    assert warning.startswith(f"{web.name}: it will not be followed when it is removed and made anew under its name: ")
+    make_anew(web)
+    wait_for(lambda: web.get() == 200)
+    engine.refuses = False
+    assert wait_for(lambda: web.get() == 403, 5) < 2
+    assert follows() == "names"
+    stop_fault(container=web.name)
+    assert web.get() == 200
+    assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
+
+
+def test_without_the_engines_socket_it_is_said_that_only_ids_are_followed(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chaosorca.engine.agent._sockets", lambda _: ["/nonexistent/docker.sock", None])
+    reason = "the engine's socket is not mounted into the agent"
+    (told,) = start_monitoring(container=web.name)
+    assert told["warnings"] == [f"it will not be followed when it is removed and made anew under its name: {reason}"]
+    status = find_agent(connect()).ask("status")
+    assert (status["follows"], status["follows_reason"]) == ("ids only", reason)
+    assert start_fault(container=web.name, syscall="openat", error="EACCES", duration="10s")["warnings"] == [
+        f"{web.name}: {told['warnings'][0]}"
+    ]
+    stop_fault(container=web.name)
+    stop_monitoring(container=web.name)
