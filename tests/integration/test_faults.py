@@ -163,7 +163,7 @@ def test_a_label_selects_several_and_either_all_or_none_get_the_fault(run_contai
     stop_fault(container=names[1])
     assert [fault_active(name) for name in names] == [True, False, True]
     with pytest.raises(ActivityFailed, match="already"):
-        start_fault(label=f"orca-test={value}", syscall="read", error="EIO")
+        start_fault(label=f"orca-test={value}", syscall="read,openat", error="EIO")
     assert [fault_active(name) for name in names] == [True, False, True], "the one in the middle did not keep half a fault"
     assert sorted(one["container"] for one in stop_fault(label=f"orca-test={value}")["stopped"]) == [names[0], names[2]]
 
