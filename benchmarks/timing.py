@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""How fast a fault begins, and how fast the kill switch ends it: many rounds on a real nginx, median and spread.
+"""How fast a fault begins and ends, and how fast the kill switch is: many rounds on a real nginx, median and spread.
 
     .venv/bin/python benchmarks/timing.py [ROUNDS]
 
-For each round: `start_fault` until the first request that it hits has been answered by 403, with the agent running; then
-`docker rm -f chaosorca-agent` until the first 200. Needs what `scripts/setup` makes. Requests go to 127.0.0.1, one at a time.
+For each round, with the agent running: `start_fault` until the first request that it hits has been answered by 403; `stop_fault`
+until the last 403; once more `start_fault`, then `docker rm -f chaosorca-agent` until the first 200. Needs what `scripts/setup`
+makes. Requests go to 127.0.0.1, one at a time.
 """
 
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import docker
 
-from chaosorca.actions.faults import start_fault, stop_all_faults
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.faults import faults_injected
@@ -37,7 +39,7 @@ def main() -> int:
         web.reload()
         url = f"http://127.0.0.1:{web.attrs['NetworkSettings']['Ports']['80/tcp'][0]['HostPort']}/"
         _until(lambda: _status(url) == 200)
-        begins, ends = [], []
+        begins, stops, ends = [], [], []
         for _ in range(rounds):
             start_monitoring(container=NAME)  # the agent runs
             began = time.monotonic()
@@ -47,17 +49,43 @@ def main() -> int:
             begins.append((time.monotonic() - began, returned))
             if not faults_injected(NAME):
                 raise AssertionError("a 403 without an injected call")
+            stops.append(_until_the_last(url, 403, lambda: stop_fault(container=NAME)))
+            start_fault(container=NAME, syscall="openat", error="EACCES")
+            _until(lambda: _status(url) == 403)
             began = time.monotonic()
             subprocess.run(["docker", "rm", "--force", AGENT], check=True, capture_output=True)
             _until(lambda: _status(url) == 200)
             ends.append(time.monotonic() - began)
         _print("start_fault returns", [returned for _, returned in begins])
         _print("start_fault until the first injected call's answer", [took for took, _ in begins])
+        _print("stop_fault until the last injected call's answer", stops)
         _print("docker rm -f of the agent until the first 200", ends)
     finally:
         web.remove(force=True, v=True)
         stop_all_faults()
     return 0
+
+
+def _until_the_last(url: str, status: int, end: Callable[[], object]) -> float:
+    """Seconds from the beginning of an action until the last answer of a status, under requests all the time."""
+    answers: list[tuple[float, int]] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            answers.append((_status(url), time.monotonic())[::-1])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    end()
+    time.sleep(0.3)
+    over.set()
+    asking.join()
+    if answers[-1][1] == status:
+        raise AssertionError(f"{status} goes on after the end")
+    return max(0.0, max((at for at, answer in answers if answer == status), default=began) - began)
 
 
 def _print(what: str, seconds: list[float]) -> None:

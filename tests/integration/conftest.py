@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +27,7 @@ OWN = {"label": "chaosorca.role"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may trace, stop or kill processes of containers by hand")
 
 
+SANITIZED = "chaosorca-test-agent:sanitized"
 ALREADY_PASSED = "chaosorca/passed"
 _STATES_KEPT = 4  # of each Python that the tests are run with
 
@@ -85,7 +88,7 @@ _passed, _failed = pytest.StashKey[set[str]](), pytest.StashKey[set[str]]()
 def _digest() -> str:
     """Everything that a result depends on, as far as it can be told: files, kernel, engine, Python, user."""
     digest = hashlib.sha256()
-    for folder in ("chaosorca", "experiments", "scripts", "tests/integration"):
+    for folder in ("chaosorca", "experiments", "scripts", "tests/integration", "tests/native"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
@@ -139,6 +142,28 @@ def image(client: docker.DockerClient) -> str:
     """nginx, built as the demo builds it."""
     client.images.build(path=str(ROOT / "experiments" / "nginx"), tag="chaosorca-test-nginx", rm=True)
     return "chaosorca-test-nginx"
+
+
+@pytest.fixture(scope="session")
+def sanitized_agent(client: docker.DockerClient) -> str:
+    """The agent's image with its tracer under sanitizers; building it runs the tracer's own tests."""
+    from chaosorca.engine.images import ensure_image
+
+    native = ROOT / "tests" / "native"
+    with tempfile.TemporaryDirectory() as context:
+        shutil.copytree(native, context, dirs_exist_ok=True)
+        shutil.copytree(ROOT / "chaosorca" / "agent" / "tracers" / "native", Path(context) / "native")
+        client.images.build(path=context, tag=SANITIZED, rm=True, buildargs={"AGENT": ensure_image(client, "agent", None)})
+    return SANITIZED
+
+
+@pytest.fixture(params=["plain", "sanitized"])
+def tracer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With this, a test runs twice: the second time with a tracer under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    if request.param == "sanitized":
+        image = request.getfixturevalue("sanitized_agent")
+        monkeypatch.setattr("chaosorca.engine.agent.ensure_image", lambda *_: image)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -218,6 +243,15 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> float:
             raise AssertionError(f"did not come true in {seconds} s")
         time.sleep(0.01)
     return time.monotonic() - start
+
+
+def scrape(web: Web) -> dict[str, float]:
+    """The agent's metrics, read twice because a new series is 0 the first time."""
+    address = docker.from_env().containers.get("chaosorca-agent").attrs["NetworkSettings"]["Networks"]["chaosorca"]["IPAddress"]
+    for _ in range(2):
+        with urllib.request.urlopen(f"http://{address}:9309/metrics") as answer:
+            text = answer.read().decode()
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if not line.startswith("#")}
 
 
 def orca(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

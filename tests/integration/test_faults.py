@@ -13,7 +13,7 @@ from statistics import median
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, needs_root, ours, wait_for
+from conftest import Web, needs_root, ours, scrape, wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
@@ -308,17 +308,6 @@ while time.time() < end:
         pass
     time.sleep(0.01)
 """
-
-
-def scrape(web: Web) -> dict[str, float]:
-    """The agent's metrics, read twice because a new series is 0 the first time."""
-    address = docker.from_env().containers.get(AGENT).attrs["NetworkSettings"]["Networks"]["chaosorca"]["IPAddress"]
-    import urllib.request
-
-    for _ in range(2):
-        with urllib.request.urlopen(f"http://{address}:9309/metrics") as answer:
-            text = answer.read().decode()
-    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if not line.startswith("#")}
 
 
 def address(container: Container) -> str:

@@ -536,6 +536,7 @@ static bool is_stop_signal(int signal)
 static void at_call(struct thread *thread)
 {
     struct __ptrace_syscall_info info;
+    errno = 0;
     if (ptrace(PTRACE_GET_SYSCALL_INFO, thread->tid, sizeof(info), &info) > 0) {
         if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
             at_entry(thread, &info);
@@ -545,6 +546,10 @@ static void at_call(struct thread *thread)
             at_exit(thread, info.exit.rval);
             return;
         }
+    }
+    if (errno == EIO) {
+        fprintf(stderr, "this kernel cannot tell of a stopped thread's system call, as Linux can from 5.3 on\n");
+        asked_to_end = 1;
     }
     next_call(thread, 0);
 }

@@ -1,0 +1,109 @@
+"""Tracers that are killed, stopped or go on dying: it is noticed, told, and put right, or given up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from chaoslib.exceptions import ActivityFailed
+from conftest import Web, needs_root, scrape, wait_for
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+from chaosorca.probes.faults import fault_active, faults_injected
+
+pytestmark = needs_root
+
+
+@pytest.fixture(autouse=True)
+def end_all_faults(nothing_left: None) -> Iterator[None]:
+    yield
+    stop_all_faults()
+
+
+def tracer_of(web: Web) -> int:
+    (tracer,) = web.tracers() - {0}
+    return tracer
+
+
+def status() -> dict:
+    agent = find_agent(connect())
+    assert agent is not None
+    return agent.ask("status")["faults"][-1]
+
+
+@pytest.mark.parametrize("injector", ["ptrace", "strace"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signals, injector: str, web: Web) -> None:
+    start_monitoring(container=web.name)
+    start_fault(container=web.name, syscall="openat", error="EACCES", injector=injector)
+    assert web.get() == 403
+    tracer = tracer_of(web)
+    os.kill(tracer, how)
+    # A stopped one freezes whom it traces, until it is noticed.
+    assert wait_for(lambda: web.tracers() - {0, tracer} and 0 not in web.tracers(), 3) < 1.2
+    assert [web.get() for _ in range(5)] == [403] * 5
+    assert status()["tracer_restarts"] == 1
+    assert scrape(web)[f'chaosorca_agent_tracer_restarts_total{{container="{web.name}"}}'] == 1
+    stop_fault(container=web.name)
+    assert web.get() == 200
+    assert web.tracers() == {0}
+    stop_monitoring(container=web.name)
+
+
+def test_what_was_spent_of_a_budget_stays_spent(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES", max_faults=10)
+    assert [web.get() for _ in range(6)] == [403] * 6
+    first = tracer_of(web)
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: web.tracers() - {0, first}, 2)
+    assert [web.get() for _ in range(8)] == [403] * 4 + [200] * 4
+    wait_for(lambda: not fault_active(web.name), 2)
+    assert (status()["reason"], faults_injected(web.name)) == ("its budget was spent", 10)
+    assert web.tracers() == {0}
+
+
+def test_a_tracer_that_goes_on_dying_is_given_up(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES")
+    end = time.monotonic() + 9
+    while fault_active(web.name) and time.monotonic() < end:
+        for tracer in web.tracers() - {0}:
+            os.kill(tracer, signal.SIGKILL)
+        time.sleep(0.1)
+    assert status()["reason"] == "its tracer ended 6 times in 10 s"
+    assert [web.get() for _ in range(5)] == [200] * 5
+    assert web.tracers() == {0}
+
+
+def test_a_call_that_is_never_made_is_told_with_what_is_made_instead(web: Web) -> None:
+    start_monitoring(container=web.name)
+    assert web.get() == 200
+    told = start_fault(container=web.name, syscall="open", error="EACCES")
+    assert len(told["warnings"]) == 1
+    assert "has not been seen to call open: it calls openat (" in told["warnings"][0]
+    assert web.get() == 200
+    assert (status()["state"], faults_injected(web.name)) == ("never fired", 0)
+    stop_monitoring(container=web.name)
+
+
+def test_without_a_monitor_the_first_seconds_tell(web: Web) -> None:
+    assert start_fault(container=web.name, syscall="stat", error="EACCES")["warnings"] == []
+    end = time.monotonic() + 3.5
+    while time.monotonic() < end:
+        assert web.get() == 200
+        time.sleep(0.1)
+    (warning,) = status()["warnings"]
+    assert "has not been seen to call stat: it calls " in warning
+    assert "fstat" in warning or "newfstatat" in warning
+
+
+def test_a_strace_fault_leaves_no_room_for_another_tracer(web: Web) -> None:
+    start_fault(container=web.name, syscall="openat", error="EACCES", injector="strace")
+    with pytest.raises(ActivityFailed, match="by strace already, and a thread can have only one tracer"):
+        start_fault(container=web.name, syscall="read", error="EIO")
+    assert web.get() == 403
