@@ -85,7 +85,7 @@ def test_a_call_that_is_never_made_is_told_with_what_is_made_instead(web: Web) -
     assert web.get() == 200
     told = start_fault(container=web.name, syscall="open", error="EACCES")
     assert len(told["warnings"]) == 1
-    assert "has not been seen to call open: it calls openat (" in told["warnings"][0]
+    assert "has not been seen to call open: it calls openat instead" in told["warnings"][0]
     assert web.get() == 200
     assert (status()["state"], faults_injected(web.name)) == ("never fired", 0)
     stop_monitoring(container=web.name)
@@ -97,9 +97,9 @@ def test_without_a_monitor_the_first_seconds_tell(web: Web) -> None:
     while time.monotonic() < end:
         assert web.get() == 200
         time.sleep(0.1)
-    (warning,) = status()["warnings"]
-    assert "has not been seen to call stat: it calls " in warning
-    assert "fstat" in warning or "newfstatat" in warning
+    warnings = status()["warnings"]
+    assert all("has not been seen to call stat: it calls " in warning for warning in warnings)
+    assert "newfstatat" in warnings[-1]
 
 
 def test_a_strace_fault_leaves_no_room_for_another_tracer(web: Web) -> None:

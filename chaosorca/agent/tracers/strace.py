@@ -280,6 +280,8 @@ class StraceSession:
         for tracer in list(self._tracers):
             pid = tracer.pid()
             if tracer.alive() and pid is not None and procfs.state_of(self._proc, pid) in ("T", "t"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # it would not hear of anything less
                 tracer.stop()
             if not tracer.alive():
                 self._tracers.remove(tracer)
