@@ -50,7 +50,11 @@ class Injection:
     fired: Counter[str] = field(default_factory=Counter)
     ended: float | None = None
     reason: str = ""
+    foreseen: list[str] = field(default_factory=list)
+    """What there was to warn of at its start."""
+
     warnings: list[str] = field(default_factory=list)
+    """What there is to warn of now."""
 
     @property
     def active(self) -> bool:
@@ -153,7 +157,7 @@ class Faults:
         injection = Injection(
             fault_id, run, target, fault, seed, key, session, time.time(), time.monotonic() + seconds, abort=abort
         )
-        injection.warnings = self._warnings(target, fault, pids)
+        injection.foreseen = injection.warnings = self._warnings(target, fault, pids)
         self._injections.append(injection)
         self._on_change(target.name)
         try:
@@ -260,7 +264,7 @@ class Faults:
             not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))
         for injection in injections:
             injection.not_attached = dict(not_attached)
-            injection.warnings = list(dict.fromkeys([*injection.warnings, *session.warnings(), *self._never_made(injection)]))
+            injection.warnings = list(dict.fromkeys([*injection.foreseen, *session.warnings(), *self._never_made(injection)]))
 
     def _abort_reason(self, injection: Injection) -> str | None:
         requests = self._requests(injection.target.name) if injection.abort else None
