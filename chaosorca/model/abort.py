@@ -28,7 +28,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 _TEXT = re.compile(r"(\w+)\s*(?:\(([^)]*)\))?\s*(>=|<=|>|<)\s*(\S+)(?:\s+for\s+(\S+))?")
-_MOST_REQUESTS = 1e9
+_MOST_REQUESTS = 10**9
 
 
 @dataclass(frozen=True)

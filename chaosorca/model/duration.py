@@ -8,7 +8,7 @@ from decimal import Decimal
 from chaosorca.model.errors import InvalidArgument
 
 _UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
-_TEXT = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+_TEXT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(us|ms|s|m|h)")
 _LONGEST = 366 * 24 * _UNITS["h"]
 
 
@@ -22,7 +22,7 @@ def parse_duration(value: object, what: str) -> int:
     Raises:
         InvalidArgument: no unit, no number, zero, or longer than a year.
     """
-    if isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*", value)):
+    if isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\s*[0-9.]+\s*", value)):
         raise InvalidArgument(f"{what} {value!r} has no unit: write it with one of us, ms, s, m, h, as in '100ms'")
     match = _TEXT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:

@@ -177,5 +177,7 @@ def check_errno(name: str) -> str:
     upper = name.strip().upper()
     upper = _ALIASES.get(upper, upper)
     if upper not in _NUMBERS:
-        raise InvalidArgument(f"error {name!r} is no errno of Linux{nearest(upper, _NUMBERS)}")
+        by_number = {str(number): known for number, known in ERRNO_NAMES.items()}.get(upper.removeprefix("-"))
+        hint = f": did you mean {by_number!r}?" if by_number else nearest(upper, _NUMBERS)
+        raise InvalidArgument(f"error {name!r} is no errno of Linux{hint}")
     return upper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.nearest import nearest
 from chaosorca.model.signals import check_signal
 from chaosorca.model.syscalls import expand_syscalls, split_syscalls
-from chaosorca.model.values import as_int, as_number
+from chaosorca.model.values import as_bool, as_int, as_number
 from chaosorca.model.when import check_when
 
 EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
@@ -25,6 +26,8 @@ NEVER_RETURN = ("exit", "exit_group", "rt_sigreturn")
 """System calls that do not come back to where they were made: they have no result to forge or to hold back."""
 
 _RESULTS = ("error", "retval", "delay_exit")
+_DELAYS = ("delay_enter", "delay_exit")
+_RAREST = 1e-9
 _LONGEST_TEXT = 4095
 _UNESCAPED = " !\"#$&'()*+,-./;<=>?@[\\]^`{|}~"
 
@@ -80,6 +83,15 @@ def _escape(text: str) -> str:
     return quote(text, safe=_UNESCAPED)
 
 
+def _unescape(text: str, what: str) -> str:
+    if re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise InvalidArgument(f"{what} {text!r} has a percent sign without two hexadecimal digits after it: write it as %25")
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{what} {text!r} stands for bytes that are no UTF-8: only UTF-8 can be looked for") from None
+
+
 _WRITTEN: dict[str, Callable[[Any], str]] = {
     "error": str,
     "retval": str,
@@ -98,21 +110,42 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
 def read_fault(text: str, arch: str) -> Fault:
     """Return the fault of a text as `Fault.text` gives it; colons and percent signs in `path` and `process` are `%3A` and `%25`.
 
+    It lasts as long as a fault does unless told otherwise, or as long as its longest delay.
+
     Raises:
         InvalidArgument: a part that makes no sense.
     """
+    if not isinstance(text, str):
+        raise InvalidArgument(f"fault {text!r} is no text: write it as in 'openat:error=EACCES'")
     placebo, rest = text.startswith("placebo:"), text.removeprefix("placebo:")
     syscall, *parts = rest.split(":")
+    expand_syscalls(syscall, arch)  # what is wrong is told from left to right
     arguments: dict[str, Any] = {}
     for part in parts:
-        name, equals, value = part.partition("=")
-        if name not in _WRITTEN:
-            known = ", ".join(_WRITTEN)
-            raise InvalidArgument(f"fault {text!r} has no part {name!r}{nearest(name, _WRITTEN)}: there are {known}")
-        if not equals or name in arguments:
-            raise InvalidArgument(f"fault {text!r} {'gives ' + name + ' twice' if equals else 'gives no value for ' + name}")
-        arguments[name] = unquote(value) if name in ("path", "process") else value
-    return parse_fault(arch, syscall, placebo=placebo, **arguments)
+        name, _, value = part.partition("=")
+        problem = _part_problem(name, value, arguments)
+        if problem:
+            raise InvalidArgument(f"fault {text!r} {problem}")
+        arguments[name] = _unescape(value, name) if name in ("path", "process") else value
+    delays = [parse_duration(arguments[name], name) for name in _DELAYS if name in arguments]
+    duration = format_duration(max([Fault.duration, *delays]))
+    return parse_fault(arch, syscall, placebo=placebo, duration=duration, **arguments)
+
+
+def _part_problem(name: str, value: str, before: dict[str, Any]) -> str | None:
+    """What is wrong with a part of a fault's text, for what comes before it."""
+    if not name and not value:
+        return "has an empty part: write one colon between two parts, and none at the end"
+    if name in ("duration", "abort_when"):
+        return f"has {name} in it, which is no part of a fault's text: give it as an argument of its own"
+    if name == "placebo":
+        return "has placebo in its middle: write it at the beginning, as in 'placebo:openat:error=EACCES'"
+    if name not in _WRITTEN:
+        colon = "; a colon in path or process is written %3A" if before.keys() & {"path", "process"} else ""
+        return f"has no part {name!r}{nearest(name, _WRITTEN)} (there are {', '.join(_WRITTEN)}{colon})"
+    if name in before:
+        return f"gives {name} twice: leave one of them out"
+    return None if value else f"gives no value for {name}: write it as in '{name}=…', or leave it out"
 
 
 def parse_fault(
@@ -129,7 +162,7 @@ def parse_fault(
     path: object = None,
     process: object = None,
     duration: object = "10m",
-    placebo: bool = False,
+    placebo: object = False,
     abort_when: object = None,
 ) -> Fault:
     """Check a fault as a user wrote it, before anything starts.
@@ -141,11 +174,12 @@ def parse_fault(
         arch: the Docker host's architecture, `x86_64` or `aarch64`.
         syscall: system calls, families (`open*`) and classes (`%file`), separated by commas.
         error: the name of an errno.
-        retval: a forged result, from 0 on; the call is not made.
+        retval: a forged result, from 0 on, since a negative one would be an error; the call is not made.
         signal: the name of a signal that the thread gets as it enters the call.
-        delay_enter, delay_exit: how long a call is held before and after it, with a unit.
+        delay_enter, delay_exit: how long a call is held before and after it, with a unit; at most as long as the fault lasts,
+            since its end lets go of the calls that it holds.
         when: strace's expression (see `model.when`).
-        probability: the share of the calls that `when` allows, drawn at random; above 0, up to 1.
+        probability: the share of the calls that `when` allows, drawn at random; from one in a billion up to 1.
         max_faults: how many calls of the whole container are tampered with at most; 0: no limit.
         path: only calls on this file, as the container sees it.
         process: only processes whose command line contains this text.
@@ -159,7 +193,7 @@ def parse_fault(
     fault = Fault(
         syscalls=expand_syscalls(syscall, arch),
         error=check_errno(error) if error not in (None, "") else None,
-        retval=as_int(retval, "retval", 0, 2**63 - 1) if retval is not None else None,
+        retval=_check_retval(retval) if retval is not None else None,
         signal=check_signal(signal) if signal is not None else None,
         delay_enter=parse_duration(delay_enter, "delay_enter") if delay_enter is not None else None,
         delay_exit=parse_duration(delay_exit, "delay_exit") if delay_exit is not None else None,
@@ -169,7 +203,7 @@ def parse_fault(
         path=_check_path(path) if path is not None else None,
         process=_check_text(process, "process") if process is not None else None,
         duration=parse_duration(duration, "duration"),
-        placebo=placebo,
+        placebo=as_bool(placebo, "placebo"),
         abort_when=parse_abort_when(abort_when).text if abort_when is not None else None,
     )
     if not fault.effects:
@@ -179,6 +213,13 @@ def parse_fault(
     results = [name for name in _RESULTS if getattr(fault, name) is not None]
     if fault.signal == "SIGKILL" and results:
         raise InvalidArgument(f"SIGKILL ends the process in the call, so {results[0]} can never be seen: leave it out")
+    for name in _DELAYS:
+        delay = getattr(fault, name) or 0
+        if delay > fault.duration:
+            raise InvalidArgument(
+                f"{name} {format_duration(delay)} is longer than the fault's duration {format_duration(fault.duration)}, whose end "
+                "lets go of the calls that it holds: give a shorter delay, or a longer duration"
+            )
     return Fault(**{**fault.__dict__, "syscalls": _those_it_can_act_on(fault, syscall, arch, results)})
 
 
@@ -197,10 +238,21 @@ def _those_it_can_act_on(fault: Fault, syscall: object, arch: str, results: list
     return left
 
 
+def _check_retval(value: object) -> int:
+    try:
+        return as_int(value, "retval", 0, 2**63 - 1)
+    except InvalidArgument as refused:
+        if str(value).strip().startswith("-"):
+            raise InvalidArgument(f"{refused}: an error is given by its name, as in error='EACCES'") from None
+        raise
+
+
 def _check_probability(value: object) -> float:
     number = as_number(value, "probability", 0, 1)
     if number == 0:
         raise InvalidArgument(f"probability {value!r} means never: give a number above 0, up to 1")
+    if number < _RAREST:
+        raise InvalidArgument(f"probability {value!r} is less than one call in a billion: give at least {_RAREST}")
     return number
 
 
@@ -214,6 +266,10 @@ def _check_path(value: object) -> str:
 def _check_text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise InvalidArgument(f"{what} {value!r} is no text to look for: leave it out, or say what it has to be")
-    if len(value.encode()) > _LONGEST_TEXT:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what} {value!r} cannot be written in UTF-8: only UTF-8 can be looked for") from None
+    if size > _LONGEST_TEXT:
         raise InvalidArgument(f"{what} {value[:40]!r}… is longer than {_LONGEST_TEXT} bytes: give a shorter one")
     return value

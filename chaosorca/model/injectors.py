@@ -36,6 +36,7 @@ def strace_cannot(fault: Fault, arch: str) -> str | None:
         "a budget (max_faults)": fault.max_faults > 0,
         "a path": fault.path is not None,
         "a process": fault.process is not None,
+        "a range of calls that ends at 65535": "..65535" in (fault.when or ""),  # its own mark of one without an end
     }
     numbers = syscall_numbers(arch)
     newer = [name for name in fault.syscalls if numbers[name] > _NEWEST_TO_STRACE or name in _NEVER_KNOWN_TO_STRACE]

@@ -1,6 +1,8 @@
-"""The signals of Linux by name: the standard ones, which x86-64 and arm64 number alike (signal(7))."""
+"""The signals of Linux by name: the standard ones, from 1 to 31, which x86-64 and arm64 number alike (signal(7))."""
 
 from __future__ import annotations
+
+import re
 
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.nearest import nearest
@@ -27,8 +29,13 @@ def check_signal(name: object) -> str:
     if not isinstance(name, str):
         raise InvalidArgument(f"signal {name!r} is no name of a signal: write it as in 'SIGUSR1'")
     upper = name.strip().upper()
+    if re.fullmatch("[0-9]{1,9}", upper):
+        meant = SIGNALS[int(upper) - 1 : int(upper)] if upper != "0" else ()
+        raise InvalidArgument(f"signal {name!r} is a number: give a name, as in {(*meant, 'SIGUSR1')[0]!r}")
     upper = upper if upper.startswith("SIG") else f"SIG{upper}"
     upper = _ALIASES.get(upper, upper)
+    if upper.startswith("SIGRT"):
+        raise InvalidArgument(f"signal {name!r} is a real-time signal: only the standard ones can be sent, as in 'SIGUSR1'")
     if upper not in SIGNALS:
         raise InvalidArgument(f"signal {name!r} does not exist{nearest(upper, SIGNALS)}")
     return upper

@@ -13,7 +13,7 @@ from chaosorca.model.errors import InvalidArgument
 LARGEST = 65535
 """strace keeps these numbers in 16 bits."""
 
-_TEXT = re.compile(r"(\d+)(?:\.\.(\d+))?(?:(\+)(\d+)?)?")
+_TEXT = re.compile(r"([0-9]{1,20})(?:\.\.([0-9]{1,20}))?(?:(\+)([0-9]{1,20})?)?")
 
 
 def when_matches(text: str | None, call: int) -> bool:

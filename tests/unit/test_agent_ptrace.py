@@ -34,7 +34,7 @@ X86 = syscall_numbers("x86_64")
         ({"syscall": "read", "delay_enter": "250us", "when": "2..9+2"}, "calls=0 enter_ns=250000 first=2 last=9 step=2"),
         ({"syscall": "read", "delay_exit": "1s", "when": "5+"}, "calls=0 exit_ns=1000000000 first=5 step=1"),
         ({"syscall": "read", "error": "EIO", "probability": 0.5}, f"calls=0 error=5 first=1 step=1 threshold={2**63}"),
-        ({"syscall": "read", "error": "EIO", "probability": 1e-30}, "calls=0 error=5 first=1 step=1 threshold=1"),
+        ({"syscall": "read", "error": "EIO", "probability": 1e-9}, "calls=0 error=5 first=1 step=1 threshold=18446744073"),
         ({"syscall": "read", "error": "EIO", "max_faults": 3}, "calls=0 error=5 first=1 step=1 budget=3"),
         ({"syscall": "read", "error": "EIO", "path": "/a:b"}, "calls=0/f0 error=5 first=1 step=1 path=2f613a62"),
         (
