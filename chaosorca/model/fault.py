@@ -14,7 +14,7 @@ from chaosorca.model.duration import format_duration, parse_duration
 from chaosorca.model.errno import check_errno
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.nearest import nearest
-from chaosorca.model.signals import check_signal
+from chaosorca.model.signals import STOPPING, check_signal
 from chaosorca.model.syscalls import expand_syscalls, split_syscalls
 from chaosorca.model.values import as_bool, as_int, as_number
 from chaosorca.model.when import check_when
@@ -213,6 +213,10 @@ def parse_fault(
     results = [name for name in _RESULTS if getattr(fault, name) is not None]
     if fault.signal == "SIGKILL" and results:
         raise InvalidArgument(f"SIGKILL ends the process in the call, so {results[0]} can never be seen: leave it out")
+    if fault.signal in STOPPING:
+        raise InvalidArgument(
+            f"signal {fault.signal!r} would leave the process stopped after the fault: hold its calls by delay_enter instead"
+        )
     for name in _DELAYS:
         delay = getattr(fault, name) or 0
         if delay > fault.duration:

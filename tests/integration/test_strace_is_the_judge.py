@@ -19,7 +19,7 @@ from chaosorca.model.errno import ERRNO_NAMES
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import NEVER_RETURN, Fault, parse_fault, read_fault
 from chaosorca.model.injectors import strace_cannot
-from chaosorca.model.signals import SIGNALS
+from chaosorca.model.signals import SIGNALS, STOPPING
 from chaosorca.model.syscalls import machine, syscall_classes, syscall_numbers
 
 # strace reads all of its options before it does anything, so one that ends by -V judges them and traces nobody.
@@ -175,7 +175,7 @@ def expressible_faults(arch: str) -> list[Fault]:
     groups = [f"%{name}" for name, members in syscall_classes().items() if members & syscall_numbers(arch).keys()]
     faults += [parse_fault(arch, group, "EIO") for group in (*groups, "open*", "stat*", "read*", "write*", "fork*", "epoll_*")]
     faults += [parse_fault(arch, "getpid", error) for error in ERRNO_NAMES.values()]
-    faults += [parse_fault(arch, "getpid", signal=signal) for signal in SIGNALS]
+    faults += [parse_fault(arch, "getpid", signal=signal) for signal in SIGNALS if signal not in STOPPING]
     whens = ["1", "3", "65535", "1+", "65535+", "1+3", "65535+65535", "1..1", "2..9", "1..65534", "2..9+2", "1..65534+65535", "007"]
     faults += [parse_fault(arch, "getpid", "EIO", when=when) for when in whens]
     spans = ["1us", "999us", "1ms", "0.5ms", "1s", "90s", "59m", "24h", "8784h"]

@@ -14,7 +14,7 @@ import pytest
 from chaosorca.model.errno import ERRNO_NAMES
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import EFFECTS, NEVER_RETURN, Fault, parse_fault, read_fault
-from chaosorca.model.signals import SIGNALS
+from chaosorca.model.signals import SIGNALS, STOPPING
 from chaosorca.model.syscalls import syscall_classes, syscall_numbers
 
 SEEDS = range(20_261, 20_265)
@@ -56,7 +56,7 @@ def random_when(rng: random.Random) -> str:
 PARTS: dict[str, Callable[[random.Random], Any]] = {
     "error": lambda rng: rng.choice([*ERRNO_NAMES.values(), "EWOULDBLOCK", "enotsup"]),
     "retval": lambda rng: rng.choice([0, 1, "4096", rng.getrandbits(62)]),
-    "signal": lambda rng: rng.choice(["kill", "SIGPOLL", *(name for name in SIGNALS if name != "SIGKILL")]),
+    "signal": lambda rng: rng.choice(["kill", "SIGPOLL", *(name for name in SIGNALS if name not in ("SIGKILL", *STOPPING))]),
     "delay_enter": random_duration,
     "delay_exit": random_duration,
     "when": random_when,

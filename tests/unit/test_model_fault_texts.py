@@ -80,7 +80,7 @@ def is_a_sentence(message: str) -> bool:
         ("read:signal=CLD", "read:signal=SIGCHLD"),
         ("read:signal=SIGKILL", SAME),
         ("read:signal=SIGKILL:delay_enter=1s:when=3", SAME),
-        ("read:signal=SIGSTOP:delay_exit=1s", SAME),
+        ("read:signal=SIGCONT:delay_exit=1s", SAME),
         ("read:error=EINTR:signal=SIGALRM", SAME),
         ("read:signal=SIGSYS:retval=1", "read:retval=1:signal=SIGSYS"),
         # delays
@@ -418,6 +418,10 @@ def test_arguments_are_taken_as_numbers_or_as_text(arguments: dict[str, Any], fa
         ("read:error=EIO:retval=0", "a call cannot both fail with EIO and return 0: give either error or retval"),
         ("placebo:read:error=EIO:retval=0", "a call cannot both fail with EIO and return 0"),
         ("read:signal=SIGKILL:error=EIO", "SIGKILL ends the process in the call, so error can never be seen: leave it out"),
+        *[
+            (f"read:signal={name}:delay_exit=1s", f"signal '{name}' would leave the process stopped after the fault")
+            for name in ("SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU")
+        ],
         ("read:signal=kill:retval=1", "so retval can never be seen"),
         ("read:signal=SIGKILL:delay_exit=1s", "so delay_exit can never be seen"),
         ("exit_group:error=EIO", "system call 'exit_group' never returns, so error cannot act on it: choose another system call"),
