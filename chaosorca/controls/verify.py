@@ -33,6 +33,7 @@ __all__ = [
 
 _MODULE, _FUNCTION = "chaosorca.actions.faults", "start_fault"
 _injected: dict[str, dict[str, int]] = {}
+_warnings: dict[str, list[str]] = {}
 
 
 def validate_control(control: dict[str, Any]) -> None:
@@ -45,6 +46,7 @@ def before_experiment_control(
 ) -> None:
     """Try every fault as a dry run; one that cannot work interrupts the experiment."""
     _injected.clear()
+    _warnings.clear()
     if is_dry(experiment):
         return
     try:
@@ -73,7 +75,7 @@ def after_experiment_control(
     if is_dry(experiment) or not isinstance(state, dict):
         return
     logging_errors("control verify", lambda: _ask(configuration))
-    reasons = failures(state, _injected, _check_least(min_injected))
+    reasons = failures(state, _injected, _check_least(min_injected), _warnings)
     for reason in reasons:
         logger.error("verify: %s", reason)
     if reasons:
@@ -81,13 +83,19 @@ def after_experiment_control(
         state["chaosorca"] = {"failed": reasons}
 
 
-def failures(journal: Mapping[str, Any], injected: Mapping[str, Mapping[str, int]], least: int) -> list[str]:
+def failures(
+    journal: Mapping[str, Any],
+    injected: Mapping[str, Mapping[str, int]],
+    least: int,
+    warnings: Mapping[str, list[str]] | None = None,
+) -> list[str]:
     """Tell what was wrong with the faults of an experiment.
 
     Arguments:
         journal: the experiment's journal.
         injected: for each fault's id, the calls that it has tampered with by container, as the agent told it.
         least: how many each has to have tampered with.
+        warnings: what the agent had to say of each fault, by its id.
 
     Returns:
         a sentence for each fault that could not be started, was not attached everywhere, or fired less.
@@ -116,7 +124,10 @@ def failures(journal: Mapping[str, Any], injected: Mapping[str, Mapping[str, int
             if fired is None and needed:
                 reasons.append(f"how often fault {name!r} fired on container {target['name']!r} is not known: the agent is gone")
             elif fired is not None and fired < needed:
-                reasons.append(f"fault {name!r} fired {fired} times on container {target['name']!r}, and not {needed} as it has to")
+                why = "".join(f"; {warning}" for warning in (warnings or {}).get(output["fault"], []))
+                reasons.append(
+                    f"fault {name!r} fired {fired} times on container {target['name']!r}, and not {needed} as it has to{why}"
+                )
     return reasons
 
 
@@ -129,6 +140,7 @@ def _ask(configuration: Any) -> None:
     agent = find_agent(connect(configuration))
     for fault in agent.ask("status")["faults"] if agent else []:
         _injected.setdefault(fault["fault"], {})[fault["container"]] = sum(fault["injected"].values())
+        _warnings[fault["fault"]] = list(fault["warnings"])
 
 
 def _check_least(value: Any) -> int:
