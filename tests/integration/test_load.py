@@ -1,0 +1,112 @@
+"""Many calls, many threads, many children, many starts and stops: nothing is missed, nothing is broken, nothing hangs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from observer import INJECTORS, Observers, Round, fault_on, observe, observers_of_a_module, one_agent_for_all
+
+nothing_left = one_agent_for_all
+observers = observers_of_a_module
+
+EACCES = -13
+PLACEBO_CALLS = {"strace": 100_000, "ptrace": 1_000_000}  # strace is that much slower
+
+
+@pytest.mark.parametrize("injector", INJECTORS)
+def test_no_result_of_very_many_calls_differs_under_a_placebo(injector: str, observers: Observers) -> None:
+    calls = PLACEBO_CALLS[injector]
+    round_ = Round(("getppid",), calls // 4, alone=False, threads=4, recorded=0)
+    fault = {"syscall": "getppid", "error": "EACCES", "placebo": True}
+    workers, injected = observe(observers.get("dynamic"), injector, round_, within=300, **fault)
+    assert [worker.tally for worker in workers] == [{0: calls // 4}] * 4
+    assert injected == {}
+
+
+@pytest.mark.parametrize("injector", ["ptrace"])  # calls in flight return ENOSYS when strace ends
+@pytest.mark.parametrize("confined", [True, False], ids=["seccomp profile", "no seccomp profile"])
+def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(
+    confined: bool, injector: str, observers: Observers
+) -> None:
+    observer = observers.get("dynamic", confined=confined)
+    observer.prepare(Round(("getppid", "write", "openat"), 0, alone=False, threads=8))
+    observer.begin()
+    injected = 0
+    for _ in range(30):
+        with fault_on(observer, injector, syscall="getppid,write,openat", error="EACCES") as running:
+            time.sleep(0.05)
+        injected += sum(running.injected.values())
+    observer.end_round()
+    workers = observer.result()
+    for worker in workers:
+        assert set(worker.tally) <= {0, 64, 1, EACCES}, worker
+        assert worker.tally[EACCES] > 0, worker
+    assert sum(worker.tally[EACCES] for worker in workers) == injected
+
+
+@pytest.mark.parametrize("injector", ["ptrace"])
+def test_busy_children_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(injector: str, observers: Observers) -> None:
+    observer = observers.get("bare")
+    observer.prepare(Round(("getppid",), 0, alone=False, children=8, early=True))
+    observer.begin()
+    injected = 0
+    for _ in range(15):
+        with fault_on(observer, injector, syscall="getppid", retval=4711) as running:
+            time.sleep(0.05)
+        injected += sum(running.injected.values())
+    observer.end_round()
+    workers = observer.result()
+    assert all(set(worker.tally) == {1, 4711} for worker in workers), workers
+    assert sum(worker.tally[4711] for worker in workers) == injected
+
+
+@pytest.mark.parametrize("injector", INJECTORS)
+@pytest.mark.parametrize("program", ["dynamic", "musl"])
+def test_five_hundred_threads_are_all_attached_and_all_released(program: str, injector: str, observers: Observers) -> None:
+    observer = observers.get(program)
+    observer.prepare(Round(("getppid", "openat"), 4, threads=500, early=True))
+    with fault_on(observer, injector, syscall="openat", error="EACCES", when="2+2") as running:
+        assert 0 not in observer.tracers()
+        workers = observer.run()
+    assert {worker.of(1).results for worker in workers} == {(1, EACCES, 1, EACCES)}
+    assert {worker.of(0).results for worker in workers} == {(0, 0, 0, 0)}
+    assert running.injected == {"openat": 501 * 2}
+
+
+@pytest.mark.parametrize("injector", INJECTORS)
+def test_threads_that_wait_are_released_without_having_made_a_call(injector: str, observers: Observers) -> None:
+    observer = observers.get("static")
+    observer.prepare(Round(("getppid",), 4, threads=100, children=20, early=True))
+    for _ in range(3):
+        with fault_on(observer, injector, syscall="getppid", error="EACCES") as running:
+            pass
+        assert running.injected == {}
+    assert {result for worker in observer.run() for result in worker.tally} == {0, 1}
+
+
+@pytest.mark.parametrize("injector", INJECTORS)
+@pytest.mark.parametrize("program", ["dynamic", "bare"])
+def test_of_two_hundred_forks_a_second_each_child_gets_the_fault(program: str, injector: str, observers: Observers) -> None:
+    observer = observers.get(program)
+    observer.prepare(Round(("getppid", "openat"), 2, children=500, pause=0.004))
+    with fault_on(observer, injector, syscall="getppid,openat", error="EACCES") as running:
+        begin = time.monotonic()
+        workers = observer.run()
+        took = time.monotonic() - begin
+    assert {worker.results for worker in workers} == {(EACCES,) * 4}
+    assert running.injected == {"getppid": 1002, "openat": 1002}
+    assert 500 / took > 100, f"{500 / took} forks/s are no test"
+
+
+@pytest.mark.parametrize("injector", ["ptrace"])
+def test_children_that_are_forked_while_the_fault_begins_and_ends(injector: str, observers: Observers) -> None:
+    """Whatever is caught in the middle, everybody goes on, and nobody gets what no one asked for."""
+    observer = observers.get("musl")
+    observer.prepare(Round(("getppid",), 1, alone=False, children=1000, pause=0.002))
+    observer.begin()
+    for _ in range(3):
+        with fault_on(observer, injector, syscall="getppid", error="EACCES"):
+            time.sleep(0.3)
+    workers = observer.result()
+    assert {result for worker in workers for result in worker.tally} == {1, EACCES}
