@@ -36,6 +36,7 @@ def strace_cannot(fault: Fault, arch: str) -> str | None:
         "a budget (max_faults)": fault.max_faults > 0,
         "a path": fault.path is not None,
         "a process": fault.process is not None,
+        "a signal with delay_enter": bool(fault.signal and fault.delay_enter),  # it forgets the signal of a call that it has held
         "a range of calls that ends at 65535": "..65535" in (fault.when or ""),  # its own mark of one without an end
     }
     numbers = syscall_numbers(arch)

@@ -334,11 +334,6 @@ def observe(
     return workers, running.injected
 
 
-def loses_signals(injector: str, fault: dict[str, Any]) -> bool:
-    """Whether a fault's signals never arrive: strace (6.1) forgets the signal of a call that it has held at its entry."""
-    return injector == "strace" and "signal" in fault and "delay_enter" in fault
-
-
 def normal(step: str, role: str) -> int:
     """What a step tells in a worker of a role when nothing is the matter."""
     if step == "getppid":

@@ -15,7 +15,6 @@ from observer import (
     Round,
     Worker,
     fault_on,
-    loses_signals,
     normal,
     observe,
     observers_of_a_module,
@@ -137,22 +136,28 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("injector", INJECTORS)
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("injector", "case"),
+    [
+        pytest.param(injector, case, id=f"{name}-{injector}")
+        for name, case in CASES.items()
+        for injector in INJECTORS
+        if injector != "strace" or not {"signal", "delay_enter"} <= case.fault.keys()  # which it cannot do
+    ],
+)
 def test_a_program_sees_the_fault_on_just_the_calls_that_were_asked_for(
-    case: Case, program: str, injector: str, observers: Observers
+    injector: str, case: Case, program: str, observers: Observers
 ) -> None:
     round_ = Round(case.steps, REPEATS, threads=0 if program == "bare" else case.threads, children=3, early=case.early)
     observer = observers.get(program)
     strays = observer.strays()
     workers, injected = observe(observer, injector, round_, **case.fault)
     hit = [step for step in case.steps if step not in case.misses]
-    signals = 0 if loses_signals(injector, case.fault) else case.signals
     for worker in workers:
         for place, step in enumerate(case.steps):
             check_step(worker.of(place), step, case)
-        assert worker.signals == signals * len(case.hits) * len(hit), worker
+        assert worker.signals == case.signals * len(case.hits) * len(hit), worker
     assert observer.strays() == strays, "a signal came when no call was being made"
     assert sum(injected.values()) == len(workers) * len(hit) * len(case.hits)
     if hit != ["fork"]:  # which is made by clone where the libc likes that better

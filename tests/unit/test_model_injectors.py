@@ -48,6 +48,7 @@ def test_strace_can(text: str) -> None:
         ("read,cachestat:error=EIO", "system call 'cachestat'"),
         ("fchmod*:error=EIO", "system call 'fchmodat2'"),
         ("uretprobe:delay_enter=1s", "system call 'uretprobe'"),
+        ("read:signal=SIGHUP:delay_enter=1s", "a signal with delay_enter"),
         ("read:error=EIO:when=1..65535", "a range of calls that ends at 65535"),
         ("read:error=EIO:when=1..65535+2", "a range of calls that ends at 65535"),
     ],
