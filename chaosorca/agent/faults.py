@@ -18,7 +18,7 @@ from chaosorca.agent.abort import AbortWatch, Requests
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.ptrace import PtraceSession
-from chaosorca.agent.tracers.session import Call, OnCall, Session
+from chaosorca.agent.tracers.session import Calls, OnCalls, Session
 from chaosorca.agent.tracers.strace import StraceSession
 from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.errors import AgentError
@@ -243,10 +243,10 @@ class Faults:
         return dict(total)
 
     def _open(self, injector: str, name: str) -> Session:
-        on_call: OnCall = lambda call: self._on_call(name, call)  # noqa: E731 - a name for its type
+        on_calls: OnCalls = lambda calls: self._on_calls(name, calls)  # noqa: E731 - a name for its type
         if injector == "strace":
-            return StraceSession(on_call, self._spawner, self._proc)
-        return PtraceSession(self._numbers, on_call, self._spawner, self._marks, self._proc)
+            return StraceSession(on_calls, self._spawner, self._proc)
+        return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc)
 
     def _follow(self, injections: list[Injection]) -> None:
         """Attach the faults of one container to processes that have come, and replace tracers that are not well."""
@@ -331,19 +331,19 @@ class Faults:
             return []
         return _unmade(injection.fault, injection.session.seen())
 
-    def _on_call(self, name: str, call: Call) -> None:
-        if call.effects:
+    def _on_calls(self, name: str, calls: Calls) -> None:
+        if calls.effects:
             with self._counting:  # several tracers of one fault may tell of their calls at once
                 for injection in reversed(self._injections):
-                    if injection.key == call.key and injection.target.name == name:
-                        injection.fired[call.syscall] += 1
+                    if injection.key == calls.key and injection.target.name == name:
+                        injection.fired[calls.syscall] += calls.count
                         break
-            self._ledger.injected(name, call.syscall, "+".join(call.effects))
-        if call.returned and call.replaced:
-            # It never entered the kernel, so the kernel has neither counted nor timed it.
-            self._ledger.call(name, call.syscall, call.error)
-        if call.returned and call.timed:
-            self._ledger.duration(name, call.syscall, call.seconds)
+            self._ledger.injected(name, calls.syscall, "+".join(calls.effects), calls.count)
+        if calls.returned and calls.replaced:
+            # They never entered the kernel, so the kernel has neither counted nor timed them.
+            self._ledger.called(name, calls.syscall, calls.error, calls.count)
+        if calls.returned and calls.timed:
+            self._ledger.took(name, calls.syscall, calls.durations)
 
 
 def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
-from chaosorca.agent.kernel import SLOT_BOUNDS, SLOTS
+from chaosorca.agent.kernel import FIRST_SLOT, SLOT_BOUNDS, SLOTS
 
 
 @dataclass
@@ -20,6 +21,11 @@ class Histogram:
         self.slots[slot] += 1
         self.sum += seconds
 
+    def merge(self, other: Histogram) -> None:
+        """Add all durations of another one."""
+        self.slots = [a + b for a, b in zip(self.slots, other.slots, strict=True)]
+        self.sum += other.sum
+
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram([a + b for a, b in zip(self.slots, other.slots, strict=True)], self.sum + other.sum)
 
@@ -31,3 +37,11 @@ class Histogram:
             total += count
             result.append((bound, total))
         return result
+
+
+def histogram_of(nanoseconds: list[int]) -> Histogram:
+    """The histogram of many durations."""
+    slots = [0] * SLOTS
+    for bits, count in Counter(map(int.bit_length, nanoseconds)).items():  # less than two to the power of its bits, not of fewer
+        slots[min(max(bits - FIRST_SLOT, 0), SLOTS - 1)] += count
+    return Histogram(slots, sum(nanoseconds) / 1e9)

@@ -17,20 +17,20 @@ class Ledger:
         self._durations: dict[tuple[str, str], Histogram] = {}
         self._injected: Counter[tuple[str, str, str]] = Counter()
 
-    def call(self, container: str, syscall: str, error: str) -> None:
-        """A call that the kernel did not count."""
+    def called(self, container: str, syscall: str, error: str, count: int) -> None:
+        """Calls that the kernel did not count."""
         with self._lock:
-            self._calls[container, syscall, error] += 1
+            self._calls[container, syscall, error] += count
 
-    def duration(self, container: str, syscall: str, seconds: float) -> None:
-        """The duration of a call that the kernel did not time."""
+    def took(self, container: str, syscall: str, durations: Histogram) -> None:
+        """The durations of calls that the kernel did not time."""
         with self._lock:
-            self._durations.setdefault((container, syscall), Histogram()).observe(seconds)
+            self._durations.setdefault((container, syscall), Histogram()).merge(durations)
 
-    def injected(self, container: str, syscall: str, effect: str) -> None:
-        """A call that was tampered with."""
+    def injected(self, container: str, syscall: str, effect: str, count: int) -> None:
+        """Calls that were tampered with."""
         with self._lock:
-            self._injected[container, syscall, effect] += 1
+            self._injected[container, syscall, effect] += count
 
     def calls(self) -> dict[tuple[str, str, str], int]:
         """Calls by container, system call and errno."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.histogram import Histogram, histogram_of
 from chaosorca.agent.kernel import SLOT_BOUNDS, SLOTS, replace_constant
 from chaosorca.agent.ledger import Ledger
 
@@ -75,10 +75,10 @@ def test_a_new_histogram_is_empty_and_its_own() -> None:
 def test_the_ledger_counts_by_container_and_forgets_one() -> None:
     ledger = Ledger()
     for container in ("web", "web", "db"):
-        ledger.call(container, "openat", "EACCES")
-        ledger.injected(container, "openat", "error")
-        ledger.duration(container, "openat", 0.5)
-    ledger.call("web", "openat", "")
+        ledger.called(container, "openat", "EACCES", 1)
+        ledger.injected(container, "openat", "error", 1)
+        ledger.took(container, "openat", histogram_of([500_000_000]))
+    ledger.called("web", "openat", "", 1)
     assert ledger.calls() == {("web", "openat", "EACCES"): 2, ("db", "openat", "EACCES"): 1, ("web", "openat", ""): 1}
     assert ledger.injections() == {("web", "openat", "error"): 2, ("db", "openat", "error"): 1}
     assert {key: (sum(value.slots), value.sum) for key, value in ledger.durations().items()} == {
@@ -93,11 +93,11 @@ def test_the_ledger_counts_by_container_and_forgets_one() -> None:
 
 def test_what_the_ledger_gave_out_does_not_change() -> None:
     ledger = Ledger()
-    ledger.call("web", "read", "")
-    ledger.duration("web", "read", 1.0)
+    ledger.called("web", "read", "", 1)
+    ledger.took("web", "read", histogram_of([1_000_000_000]))
     calls, durations = ledger.calls(), ledger.durations()
-    ledger.call("web", "read", "")
-    ledger.duration("web", "read", 1.0)
+    ledger.called("web", "read", "", 1)
+    ledger.took("web", "read", histogram_of([1_000_000_000]))
     assert calls == {("web", "read", ""): 1}
     assert durations["web", "read"].sum == 1.0
 

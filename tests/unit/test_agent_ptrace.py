@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from chaosorca.agent.histogram import Histogram, histogram_of
 from chaosorca.agent.tracers.ptrace import PtraceSession, rule_words
-from chaosorca.agent.tracers.session import Call, Restarts
+from chaosorca.agent.tracers.session import Calls, Restarts
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
 from chaosorca.model.syscalls import syscall_numbers
@@ -73,6 +74,7 @@ for line in sys.stdin:
     if what == "add":
         key = int(words[0])
         say(1, key, 77, 257, -13, 1_500_000_000, 0, 0x2 | 0x100 | 0x200, 0)
+        say(1, key, 76, 257, -13, 1_500_000_000, 0, 0x2 | 0x100 | 0x200, 0)
         say(1, key, 78, 0, 5, 2_000_000, 1_000_000, 0x1 | 0x10 | 0x200, 0)
         say(1, key, 79, 231, 0, 1, 0, 0x8, 0)
         say(4, key, 0, 0, 1, 0, 0, 0, 0)
@@ -90,7 +92,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., PtraceSession]]:
     sessions = []
     with ThreadPoolExecutor(max_workers=1) as spawner:
 
-        def begin(calls: list[Call] | None = None, deaf: str = "", dies: str = "", proc: Path = Path("/proc")) -> PtraceSession:
+        def begin(calls: list[Calls] | None = None, deaf: str = "", dies: str = "", proc: Path = Path("/proc")) -> PtraceSession:
             program = tmp_path / "tracer"
             log = str(tmp_path / "log")
             program.write_text(STAND_IN.format(python=sys.executable, log=log, deaf=deaf, dies=dies, pid=os.getpid()))
@@ -108,15 +110,26 @@ OPENAT = parse_fault("x86_64", "openat", error="EACCES")
 
 
 def test_records_become_calls_as_the_program_saw_them(begin: Callable[..., PtraceSession]) -> None:
-    calls: list[Call] = []
+    calls: list[Calls] = []
     session = begin(calls)
     session.add(5, OPENAT, 10, 1)
     session.stop()
-    assert calls == [
-        Call(5, 77, "openat", "EACCES", ("error",), replaced=True, timed=True, seconds=1.5),
-        Call(5, 78, "read", "", ("delay_enter", "delay_exit"), replaced=False, timed=True, seconds=0.002),
-        Call(5, 79, "exit_group", "", ("signal",), replaced=False, timed=False, seconds=1e-9, returned=False),
+    told = [(one.key, one.syscall, one.error, one.effects, one.replaced, one.timed, one.returned, one.count) for one in calls]
+    assert told == [
+        (5, "openat", "EACCES", ("error",), True, True, True, 2),
+        (5, "read", "", ("delay_enter", "delay_exit"), False, True, True, 1),
+        (5, "exit_group", "", ("signal",), False, False, False, 1),
     ]
+    assert [one.durations.sum for one in calls] == [3.0, 0.002, 1e-9]
+
+
+def test_durations_fall_into_the_same_slots_one_by_one_and_together() -> None:
+    nanoseconds = [0, 1, 255, 256, 257, 511, 512, 10**6, 2**34 - 1, 2**34, 2**35, 10**12]
+    one_by_one = Histogram()
+    for took in nanoseconds:
+        one_by_one.observe(took / 1e9)
+    assert histogram_of(nanoseconds).slots == one_by_one.slots
+    assert histogram_of(nanoseconds).sum == pytest.approx(one_by_one.sum)
 
 
 def test_a_fault_that_has_ended_by_itself_is_told_with_its_reason_until_it_is_removed(begin: Callable[..., PtraceSession]) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from chaosorca.agent import proc as procfs
-from chaosorca.agent.tracers.session import Call, OnCall, Restarts
+from chaosorca.agent.histogram import histogram_of
+from chaosorca.agent.tracers.session import Calls, OnCalls, Restarts
 from chaosorca.model.arguments import FileArgument, file_arguments
 from chaosorca.model.errno import errno_name, errno_number
 from chaosorca.model.errors import AgentError
@@ -99,15 +100,25 @@ class _Asked:
 class Tracer:
     """One running tracer."""
 
-    def __init__(self, program: str, state_fd: int, on_record: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        program: str,
+        state_fd: int,
+        on_calls: Callable[[int, int, int, int, list[int]], None],
+        on_event: Callable[[int, int, int, int], None],
+    ) -> None:
         """Start it. Has to be called by a thread that lives as long as the agent: that is whose death the tracer dies with.
 
         Arguments:
             program: the executable.
             state_fd: the memory that outlives it.
-            on_record: is told of each record but the answers to commands, from a thread of this object's.
+            on_calls: is told of calls that ended alike (the rule, the system call's number, its result or 0, flags, and how many
+                nanoseconds each took), from a thread of this object's, as all else.
+            on_event: is told of every other record but the answers to commands (its kind, id, thread and value).
         """
-        self._on_record = on_record
+        self._on_calls = on_calls
+        self._on_event = on_event
+        self._read = 0
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._lock = threading.Lock()
@@ -166,39 +177,53 @@ class Tracer:
         """End it at once, and take what it had said. The kernel lets go of whom it traced."""
         self._process.kill()
         self._process.wait()
-        self._close()
-
-    def stop(self) -> None:
-        """Have it let go of all threads and end; it is killed if it does not."""
-        self.ask("detach")
-        try:
-            self._process.wait(_ENDS_WITHIN)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
         for reader in self._readers:
             reader.join(_ANSWERS_WITHIN)
         with contextlib.suppress(BrokenPipeError):
             cast(IO[bytes], self._process.stdin).close()
 
+    def stop(self) -> None:
+        """Have it let go of all threads and end; it is killed if it does not."""
+        self.ask("detach")
+        # Whom it traced it has let go of soon; it may have more to say than can be read in that time.
+        read, within = -1, _ENDS_WITHIN
+        while self.alive() and read != self._read:
+            read = self._read
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(within)
+            within = _ANSWERS_WITHIN
+        self.kill()
+
     def _read_records(self) -> None:
         with cast(IO[bytes], self._process.stdout) as records:
             left = b""
-            while data := records.read(_RECORD.size * 1024):
+            while data := records.read(_RECORD.size * 4096):
                 data = left + data
                 whole = len(data) - len(data) % _RECORD.size
                 left = data[whole:]
-                for record in _RECORD.iter_unpack(data[:whole]):
-                    self._take(record)
+                self._take(data[:whole])
+                self._read += 1
 
-    def _take(self, record: tuple[int, ...]) -> None:
-        kind, number, thread, _nr, value = record[:5]
-        if kind not in (_DONE, _REFUSED):
-            self._on_record(*record)
-            return
+    def _take(self, data: bytes) -> None:
+        """Take records in their order. There may be a hundred thousand calls a second: those that ended alike are added up."""
+        alike: dict[tuple[int, int, int, int], list[int]] = {}
+        for kind, number, thread, nr, value, took, _held, flags, _ in _RECORD.iter_unpack(data):
+            if kind == _CALL:
+                alike.setdefault((number, nr, min(value, 0), flags), []).append(took)
+                continue
+            self._tell(alike)
+            alike = {}
+            if kind in (_DONE, _REFUSED):
+                self._answer(kind, number, thread, value)
+            else:
+                self._on_event(kind, number, thread, value)
+        self._tell(alike)
+
+    def _tell(self, alike: dict[tuple[int, int, int, int], list[int]]) -> None:
+        for (key, nr, value, flags), took in alike.items():
+            self._on_calls(key, nr, value, flags, took)
+
+    def _answer(self, kind: int, number: int, thread: int, value: int) -> None:
         with self._lock:
             asked = self._asked.get(number) if kind == _REFUSED else self._asked.pop(number, None)
         if asked and kind == _REFUSED:
@@ -229,7 +254,7 @@ class PtraceSession:
     def __init__(
         self,
         numbers: dict[str, int],
-        on_call: OnCall,
+        on_calls: OnCalls,
         spawner: Executor,
         marks: Callable[[], int | None] = lambda: None,
         proc: Path = Path("/proc"),
@@ -238,7 +263,7 @@ class PtraceSession:
         """
         Arguments:
             numbers: the numbers of system calls by name.
-            on_call: is told of each call that was tampered with.
+            on_calls: is told of the calls that were tampered with.
             spawner: has a thread that lives as long as the agent, to start tracers by.
             marks: the id of the kernel's map of threads whose call it is not to time; None while there is none.
             proc: the proc file system.
@@ -247,7 +272,7 @@ class PtraceSession:
         self.restarts = Restarts()
         self._numbers = numbers
         self._names = {number: name for name, number in numbers.items()}
-        self._on_call = on_call
+        self._on_calls = on_calls
         self._spawner = spawner
         self._marks = marks
         self._proc = proc
@@ -357,7 +382,7 @@ class PtraceSession:
 
     def _spawn(self) -> Tracer:
         try:
-            return self._spawner.submit(Tracer, self._program, self._state_fd, self._take).result()
+            return self._spawner.submit(Tracer, self._program, self._state_fd, self._take_calls, self._take_event).result()
         except OSError as error:
             raise AgentError(f"the tracer {self._program!r} could not be started: {error.strerror}") from error
 
@@ -385,24 +410,25 @@ class PtraceSession:
             return f"thread {tid} could not be attached: {errno_name(error) if error else 'it did not stop in time'}"
         return None
 
-    def _take(self, kind: int, key: int, thread: int, nr: int, value: int, took: int, _held: int, flags: int, _unused: int) -> None:
-        if kind == _CALL:
-            effects = tuple(name for bit, name in _EFFECT_BITS.items() if flags & bit)
-            replaced = bool(flags & _REPLACED)
-            self._on_call(
-                Call(
-                    key=key,
-                    thread=thread,
-                    syscall=self._names.get(nr, f"unknown:{nr}"),
-                    error=errno_name(-value) if -4096 < value < 0 else "",
-                    effects=effects,
-                    replaced=replaced,
-                    timed=replaced or not {"delay_enter", "delay_exit"}.isdisjoint(effects),
-                    seconds=took / 1e9,
-                    returned=bool(flags & _RETURNED),
-                )
+    def _take_calls(self, key: int, nr: int, value: int, flags: int, took: list[int]) -> None:
+        effects = tuple(name for bit, name in _EFFECT_BITS.items() if flags & bit)
+        replaced = bool(flags & _REPLACED)
+        self._on_calls(
+            Calls(
+                key=key,
+                syscall=self._names.get(nr, f"unknown:{nr}"),
+                error=errno_name(-value) if -4096 < value < 0 else "",
+                effects=effects,
+                replaced=replaced,
+                timed=replaced or not {"delay_enter", "delay_exit"}.isdisjoint(effects),
+                returned=bool(flags & _RETURNED),
+                count=len(took),
+                durations=histogram_of(took),
             )
-        elif kind == _ENDED:
+        )
+
+    def _take_event(self, kind: int, key: int, thread: int, value: int) -> None:
+        if kind == _ENDED:
             self._ended[key] = "its budget was spent" if value == _SPENT else "its duration was over"
         elif kind == _FOREIGN:
             self._foreign.add(thread)

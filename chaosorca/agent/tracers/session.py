@@ -7,36 +7,38 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from chaosorca.agent.histogram import Histogram
 from chaosorca.model.fault import Fault
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call of a faulted system call that has ended, as the program saw it.
+class Calls:
+    """Calls of a faulted system call that have ended alike, as the program saw them.
 
     Attributes:
         key: the fault, as the session knows it.
-        thread: who made it.
         syscall: its name.
-        error: the errno that it returned, empty for none.
-        effects: what was done to it; empty where it was let pass.
-        replaced: it never entered the kernel, which has therefore neither counted nor timed it.
-        timed: `seconds` is the time from its entry to its return, which the kernel leaves to the tracer to tell.
-        returned: whether it returned; a thread may die in its call.
+        error: the errno that they returned, empty for none.
+        effects: what was done to them; empty where they were let pass.
+        replaced: they never entered the kernel, which has therefore neither counted nor timed them.
+        timed: `durations` tells the time from entry to return, which the kernel leaves to the tracer to tell.
+        returned: whether they returned; a thread may die in its call.
+        count: how many.
+        durations: how long each took.
     """
 
     key: int
-    thread: int
     syscall: str
     error: str
     effects: tuple[str, ...]
     replaced: bool
     timed: bool
-    seconds: float
-    returned: bool = True
+    returned: bool
+    count: int
+    durations: Histogram
 
 
-OnCall = Callable[[Call], None]
+OnCalls = Callable[[Calls], None]
 
 _RESTARTS, _RESTARTS_WITHIN = 5, 10.0
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from chaosorca.agent import proc as procfs
-from chaosorca.agent.tracers.session import Call, OnCall, Restarts
+from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.tracers.session import Calls, OnCalls, Restarts
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.when import when_matches
@@ -220,15 +221,15 @@ class StraceSession:
     injector = "strace"
     timing = "by call"
 
-    def __init__(self, on_call: OnCall, spawner: Executor, proc: Path = Path("/proc")) -> None:
+    def __init__(self, on_calls: OnCalls, spawner: Executor, proc: Path = Path("/proc")) -> None:
         """
         Arguments:
-            on_call: is told of each call of the faulted system calls.
+            on_calls: is told of the calls of the faulted system calls.
             spawner: has a thread that lives as long as the agent, to start tracers by.
             proc: the proc file system.
         """
         self.restarts = Restarts()
-        self._on_call = on_call
+        self._on_calls = on_calls
         self._spawner = spawner
         self._proc = proc
         self._tracers: list[Strace] = []
@@ -309,17 +310,19 @@ class StraceSession:
         if fault is None:
             return
         delayed = bool(fault.delay_enter or fault.delay_exit) and not fault.placebo
-        self._on_call(
-            Call(
+        took = Histogram()
+        took.observe(line.seconds + (fault.delay_exit or 0) / 1e6 * line.delayed)
+        self._on_calls(
+            Calls(
                 key=self._key,
-                thread=line.thread,
                 syscall=line.syscall,
                 error=line.error,
                 effects=fault.effects if self._is_tampered(fault, line) else (),
                 replaced=line.injected,
                 timed=line.injected or delayed,
-                seconds=line.seconds + (fault.delay_exit or 0) / 1e6 * line.delayed,
                 returned=line.returned,
+                count=1,
+                durations=took,
             )
         )
 

@@ -787,8 +787,10 @@ int main(int argc, char **argv)
             break;
         wait_for_something(may_be_more ? 0 : next, has_more_to_say, &unblocked);
     }
+    /* Nobody waits for us any more: now the agent may take its time to read. */
     if (detach_asked)
         answer(detach_asked, 0);
+    fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) & ~O_NONBLOCK);
     report_flush();
     report_free();
     return 0; /* whoever could not be let go by now, because he is frozen, the kernel lets go */
