@@ -83,6 +83,20 @@ def test_containers_of_all_kinds_are_hit_and_let_go(options: dict, run_container
     assert tracers_of(target) == {"0"}
 
 
+def test_processes_in_a_user_namespace_are_hit_and_let_go(run_container: Callable[..., Container]) -> None:
+    target = run_container(
+        ["unshare", "--user", "--map-root-user", "--mount", "perl", "-e", _ASK],
+        cap_add=["SYS_ADMIN"],
+        security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+    )
+    wait_for(lambda: latest(target) == "open")
+    start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname")
+    wait_for(lambda: denied(target), 2)
+    stop_fault(container=target.name)
+    wait_for(lambda: latest(target) == "open", 2)
+    assert tracers_of(target) == {"0"}
+
+
 def test_of_a_shared_pid_namespace_only_its_own_processes_are_hit(run_container: Callable[..., Container]) -> None:
     first = run_container(["perl", "-e", _ASK])
     second = run_container(["perl", "-e", _ASK], pid_mode=f"container:{first.id}")
