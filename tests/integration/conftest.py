@@ -157,15 +157,6 @@ def sanitized_agent(client: docker.DockerClient) -> str:
     return SANITIZED
 
 
-@pytest.fixture(params=["plain", "sanitized"])
-def tracer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With this, a test runs twice: the second time with a tracer under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    if request.param == "sanitized":
-        image = request.getfixturevalue("sanitized_agent")
-        monkeypatch.setattr("chaosorca.engine.agent.ensure_image", lambda *_: image)
-    return str(request.param)
-
-
 @pytest.fixture
 def run_container(client: docker.DockerClient, image: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Container]]:
     """Start a container from the test's image, with what `docker run` takes; it goes with the test."""

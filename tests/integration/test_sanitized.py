@@ -1,0 +1,70 @@
+"""The tracer under AddressSanitizer and UndefinedBehaviorSanitizer: whatever it does wrong ends it, and is told as a restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import docker
+import pytest
+from observer import Observers, Round, Step, fault_on, observe, observers_of_a_module
+from test_inside import CASES, REPEATS, Case
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+
+observers = observers_of_a_module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left(client: docker.DockerClient, sanitized_agent: str) -> Iterator[None]:
+    """An agent with that tracer for all tests of this file, in place of conftest's fixture."""
+    from conftest import ours, remove_ours
+
+    remove_ours(client)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chaosorca.engine.agent.ensure_image", lambda *_: sanitized_agent)
+        yield
+        stop_all_faults()
+    left = ours(client)
+    remove_ours(client)
+    assert left == [], f"left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_tracer_has_failed(nothing_left: None) -> Iterator[None]:
+    yield
+    agent = find_agent(connect())
+    faults = agent.ask("status")["faults"] if agent else []
+    assert [(one["text"], one["reason"]) for one in faults if one["tracer_restarts"]] == []
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_all_effects(case: Case, observers: Observers) -> None:
+    round_ = Round(case.steps, REPEATS, threads=case.threads, children=3, early=case.early)
+    workers, injected = observe(observers.get("dynamic"), "ptrace", round_, **case.fault)
+    hit = [step for step in case.steps if step not in case.misses]
+    assert sum(injected.values()) == len(workers) * len(hit) * len(case.hits)
+
+
+def test_faults_that_come_and_go_while_others_stay(observers: Observers) -> None:
+    observer = observers.get("dynamic")
+    observer.prepare(Round(("getppid", "write", Step("openat", path="/etc/hostname")), 0, alone=False, threads=8, children=2))
+    observer.begin()
+    with fault_on(observer, "ptrace", syscall="openat", error="EACCES", path="/etc/../etc/hostname", process="observer"):
+        for _ in range(10):
+            start_fault(container=observer.name, syscall="getppid", retval=3, probability=0.5)
+            start_fault(container=observer.name, syscall="write", delay_enter="5ms", delay_exit="5ms", max_faults=50)
+            time.sleep(0.1)
+            stop_fault(container=observer.name, syscall="write")
+            stop_fault(container=observer.name, syscall="getppid")
+    observer.end_round()
+    observer.result()
+
+
+def test_many_threads_and_children(observers: Observers) -> None:
+    observer = observers.get("musl")
+    round_ = Round(("getppid", "openat"), 4, threads=300, children=100, early=False)
+    workers, injected = observe(observer, "ptrace", round_, syscall="openat", error="EACCES", when="2+2", delay_enter="1ms")
+    assert injected == {"openat": 2 * len(workers)}
