@@ -29,7 +29,7 @@ FAULTS: list[dict[str, Any]] = [
 ]
 ONLY_OURS: list[dict[str, Any]] = [
     {"delay_enter": "20ms", "probability": 0.3},
-    {"error": "EIO", "delay_exit": "20ms", "max_faults": 33},
+    {"error": "EIO", "delay_exit": "20ms", "max_faults": 1000},
 ]
 
 
