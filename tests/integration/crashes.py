@@ -482,7 +482,7 @@ EVENTS = (
     Event("chaos-SIGTERM", kill_chaos(signal.SIGTERM), ENDS, ("gone",), by_chaos=True),
     Event("chaos-SIGINT", kill_chaos(signal.SIGINT), ENDS, ("gone",), by_chaos=True),
     Event("agent-SIGKILL", kill_agent, ENDS, ("dead",)),
-    Event("agent-SIGSTOP", freeze_agent, RUNS_OUT, ("runs",), duration=3, grace=5),
+    Event("agent-SIGSTOP", freeze_agent, RUNS_OUT, ("runs",), duration=3),
     Event("agent-SIGSTOP-SIGKILL", freeze_and_kill_agent, ENDS, ("dead",)),
     Event("agent-rm", remove_agent, ENDS, ("gone",)),
     Event("tracer-SIGKILL", signal_tracer(signal.SIGKILL), GOES_ON, ("runs",)),
@@ -553,12 +553,14 @@ def _in_pid_namespace_of(pid: int) -> list[int]:
 
 
 def _of_containers(ids: set[str]) -> list[tuple[int, str]]:
-    """Processes in the control groups of containers, by their full ids, also of containers that are gone: pids and names."""
+    """Living processes in the control groups of containers, by their full ids, also of containers that are gone: pids and names."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and any(one in (entry / "cgroup").read_text() for one in ids):
-                found.append((int(entry.name), (entry / "comm").read_text().strip()))
+                name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+                if rest.split()[0] != "Z":  # a stopped parent cannot bury those who have ended
+                    found.append((int(entry.name), name))
     return found
 
 

@@ -45,7 +45,7 @@
 enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
-static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 2000 * 1000000ULL;
+static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL;
 static const long OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC;
 
 /* Those held for one delay of a rule are due in the order in which they came. */
