@@ -118,28 +118,30 @@ def start_fault(
         for target in targets:
             request = {"container": target.to_json(), "fault": fault.to_json(), "injector": chosen, "seed": seed}
             started.append(agent.ask("start_fault", **request, fault_id=fault_id, run=RUN_ID))
+        for done in started:
+            warnings += [f"{done['name']}: {warning}" for warning in done["warnings"]]
+            warnings += [
+                f"process {one['pid']} of {done['name']} was not attached: {one['reason']}" for one in done["not_attached"]
+            ]
+        for warning in warnings:
+            logger.warning("fault %s: %s", fault.text, warning)
+        return {
+            "fault": fault_id,
+            "containers": [{key: done[key] for key in ("name", "id", "attached", "not_attached")} for done in started],
+            "injector": chosen,
+            "syscalls": list(fault.syscalls),
+            "effects": list(fault.effects),
+            "begins": min(done["begins"] for done in started),
+            "ends": max(done["ends"] for done in started),
+            "warnings": warnings,
+            "seed": seed,
+        }
     except BaseException:
-        # Whatever was the matter, also Ctrl-C while the agent attaches: this fault is not to stay.
+        # Whatever was the matter, also Ctrl-C or SIGTERM at any moment: a fault that nobody is told of is not to stay.
         with contextlib.suppress(OrcaError):
             agent.ask("stop_fault", fault_id=fault_id)
             retire_agent(client)
         raise
-    for done in started:
-        warnings += [f"{done['name']}: {warning}" for warning in done["warnings"]]
-        warnings += [f"process {one['pid']} of {done['name']} was not attached: {one['reason']}" for one in done["not_attached"]]
-    for warning in warnings:
-        logger.warning("fault %s: %s", fault.text, warning)
-    return {
-        "fault": fault_id,
-        "containers": [{key: done[key] for key in ("name", "id", "attached", "not_attached")} for done in started],
-        "injector": chosen,
-        "syscalls": list(fault.syscalls),
-        "effects": list(fault.effects),
-        "begins": min(done["begins"] for done in started),
-        "ends": max(done["ends"] for done in started),
-        "warnings": warnings,
-        "seed": seed,
-    }
 
 
 @activity

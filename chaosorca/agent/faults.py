@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -121,6 +121,7 @@ class Faults:
         self._proc = proc
         self._injections: list[Injection] = []
         self._keys = itertools.count(1)
+        self._called_off: deque[str] = deque(maxlen=_HISTORY)
         self._counting = threading.Lock()
         # A tracer has the kernel kill it when the thread that started it ends: this one never does before the agent.
         self._spawner: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
@@ -139,6 +140,8 @@ class Faults:
             AgentError: a fault is on one of these system calls already, the container is being traced, or nothing could be
                 attached.
         """
+        if fault_id in self._called_off:
+            raise AgentError(f"the fault on container {target.name!r} was stopped before it began")
         running = self.active_on(target.name)
         self._refuse_twice(target, fault, injector, running)
         abort = AbortWatch(parse_abort_when(fault.abort_when)) if fault.abort_when else None
@@ -189,6 +192,8 @@ class Faults:
             what each had done.
         """
         ended = []
+        if fault_id is not None:
+            self._called_off.append(fault_id)  # whoever was interrupted may have asked for it without its having arrived
         for injection in [injection for injection in self._injections if injection.active]:
             if container not in (None, injection.target.name, injection.target.id):
                 continue
