@@ -76,7 +76,7 @@ class Injection:
             "effects": list(self.fault.effects),
             "placebo": self.fault.placebo,
             "active": self.active,
-            "state": f"fired {fired} times" if fired else "never fired",
+            "state": {0: "never fired", 1: "fired once"}.get(fired, f"fired {fired} times"),
             "begins": _iso(self.begins),
             "ends": _iso(self.begins + self.fault.duration / 1e6),
             "ended": _iso(self.ended) if self.ended is not None else None,
