@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,13 +115,17 @@ def test_records_become_calls_as_the_program_saw_them(begin: Callable[..., Ptrac
     session = begin(calls)
     session.add(5, OPENAT, 10, 1)
     session.stop()
-    told = [(one.key, one.syscall, one.error, one.effects, one.replaced, one.timed, one.returned, one.count) for one in calls]
-    assert told == [
-        (5, "openat", "EACCES", ("error",), True, True, True, 2),
-        (5, "read", "", ("delay_enter", "delay_exit"), False, True, True, 1),
-        (5, "exit_group", "", ("signal",), False, False, False, 1),
-    ]
-    assert [one.durations.sum for one in calls] == [3.0, 0.002, 1e-9]
+    told: Counter[tuple[Any, ...]] = Counter()
+    took: dict[str, float] = defaultdict(float)
+    for one in calls:  # those that are read at once are one
+        told[one.key, one.syscall, one.error, one.effects, one.replaced, one.timed, one.returned] += one.count
+        took[one.syscall] += one.durations.sum
+    assert told == {
+        (5, "openat", "EACCES", ("error",), True, True, True): 2,
+        (5, "read", "", ("delay_enter", "delay_exit"), False, True, True): 1,
+        (5, "exit_group", "", ("signal",), False, False, False): 1,
+    }
+    assert took == {"openat": 3.0, "read": 0.002, "exit_group": 1e-9}
 
 
 def test_durations_fall_into_the_same_slots_one_by_one_and_together() -> None:
