@@ -88,8 +88,9 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., PtraceSession]]:
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., PtraceSession]]:
     """Begin a session with a stand-in that does not answer one command, or dies at one."""
+    monkeypatch.setattr("chaosorca.agent.tracers.ptrace._ANSWERS_WITHIN", 20)  # it takes its time to start, on a busy machine
     sessions = []
     with ThreadPoolExecutor(max_workers=1) as spawner:
 
