@@ -244,7 +244,7 @@ class Round:
             self.complaints.append(f"the target was still traced {released - self.struck:.1f} s after {how.name} of chaos")
 
     def _chaos_has_not_heard(self) -> bool:
-        """Whether Chaos Toolkit has lost the signal, as it does where that comes while a control runs, and has gone on to the end."""
+        """Whether Chaos Toolkit has lost the signal, as it does where a control runs just then, and has gone on to the end."""
         with contextlib.suppress(OSError, ValueError):
             journal = json.loads((self._directory / "journal.json").read_text())
             return journal["status"] == "completed" and all(run["status"] == "succeeded" for run in journal["run"])
