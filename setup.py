@@ -26,7 +26,17 @@ setup(
     },
     install_requires=["chaostoolkit-lib>=1.44", "click", "docker>=7.1", "logzero", "requests"],
     extras_require={
-        "dev": ["chaostoolkit", "mypy", "prometheus-client", "pytest", "ruff", "setuptools>=69", "types-requests", "wheel"],
+        "dev": [
+            "capstone",
+            "chaostoolkit",
+            "mypy",
+            "prometheus-client",
+            "pytest",
+            "ruff",
+            "setuptools>=69",
+            "types-requests",
+            "wheel",
+        ],
     },
     entry_points={"console_scripts": ["chaosorca = chaosorca.cli:main"]},
     classifiers=[

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"actions", "probes", "controls", "engine", "metrics", "model", "exceptions", "activity", "sources", ""},
 }
 ONLY_STANDARD = {"model", "exceptions"}
-ONLY_IN_THE_AGENT = {"bcc", "prometheus_client"}
+ONLY_IN_THE_AGENT = {"bcc", "capstone", "prometheus_client"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

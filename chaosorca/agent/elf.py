@@ -1,0 +1,214 @@
+"""What an ELF file for x86-64 says about its code: where it is loaded, and where functions begin and end.
+
+Functions come from the table for stack unwinding (`.eh_frame_hdr`, `.eh_frame`), which stripped files have too. The formats are
+those of the generic ABI and of the Linux Standard Base; DWARF's encodings of pointers as far as they occur there.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from bisect import bisect_right
+from dataclasses import dataclass
+
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_UNWIND_HEADER = struct.Struct("<BBBBiI")
+_UNWIND_ENTRY = struct.Struct("<ii")
+_MAGIC = b"\x7fELF\x02\x01"  # 64 bits, little endian
+_X86_64 = 62
+_LOAD = 1
+_UNWIND = 0x6474E550
+_EXECUTABLE_SEGMENT = 1
+_EXECUTABLE_SECTION = 4
+_PROGRAM_BITS = 1
+_SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1; relative pointers of 4 bytes; the only kind that linkers write
+_LONG_FUNCTION = 4096  # bytes; no compiler's functions are longer on average
+_SETS_RAX = (b"\x48", b"\xb8")  # mov $number,%rax; mov $number,%eax
+_RELATIVE = 0x10  # to where the pointer is
+_POINTER_SIZES = {0x00: 8, 0x02: 2, 0x03: 4, 0x04: 8, 0x0A: 2, 0x0B: 4, 0x0C: 8}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes of the file, and the address that they are loaded at."""
+
+    address: int
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte."""
+        return self.address + self.size
+
+
+class Elf:
+    """An ELF file's code. Addresses are those that the file gives, before it is moved."""
+
+    def __init__(self, data: bytes) -> None:
+        """Read the headers.
+
+        Raises:
+            ValueError: this is no ELF file for x86-64, or it is damaged.
+        """
+        if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+            raise ValueError("not an ELF file of 64 bits")
+        self.data = data
+        header = _HEADER.unpack_from(data)
+        machine, segments_at, sections_at = header[2], header[5], header[6]
+        segment_size, segment_count, section_size, section_count, names = header[9:]
+        if machine != _X86_64:
+            raise ValueError(f"an ELF file for machine {machine}, not for x86-64")
+        self._unwind: Range | None = None
+        self._segments: list[Range] = []
+        executable: list[Range] = []
+        try:
+            for at in range(segments_at, segments_at + segment_count * segment_size, segment_size):
+                kind, flags, offset, address, _, size, _, _ = _SEGMENT.unpack_from(data, at)
+                part = Range(address, offset, min(size, len(data) - offset))
+                if part.size <= 0:
+                    continue
+                if kind == _LOAD:
+                    self._segments.append(part)
+                    if flags & _EXECUTABLE_SEGMENT:
+                        executable.append(part)
+                elif kind == _UNWIND:
+                    self._unwind = part
+            sections = [_SECTION.unpack_from(data, sections_at + index * section_size) for index in range(section_count)]
+        except (struct.error, ValueError) as error:
+            raise ValueError(f"the headers of the ELF file are damaged: {error}") from None
+        # Old linkers put tables into the segment that holds the code. A probe there would change data: sections tell more.
+        code = [
+            Range(address, offset, min(size, len(data) - offset))
+            for _, kind, flags, address, offset, size, *_ in sections
+            if kind == _PROGRAM_BITS and flags & _EXECUTABLE_SECTION and offset < len(data)
+        ]
+        within = [part for part in code if any(self._holds(segment, part) for segment in executable)]
+        self.code: list[Range] = within or executable
+        self._read_unwind_header()
+        self._functions: list[tuple[int, int]] = []
+        if not self._count and names < len(sections):
+            self._read_unwind_section(sections, sections[names][4])
+        # A few functions (those of the C runtime in a Go program) are not all.
+        known = max(self._count, len(self._functions))
+        self.knows_functions = known * _LONG_FUNCTION >= sum(part.size for part in self.code)
+
+    @staticmethod
+    def _holds(segment: Range, part: Range) -> bool:
+        return segment.address <= part.address and part.end <= segment.end
+
+    def _read_unwind_header(self) -> None:
+        """Note where the sorted table of functions lies."""
+        self._entries, self._count = 0, 0
+        if (
+            self._unwind is None
+            or self._unwind.size < _UNWIND_HEADER.size
+            or self._unwind.offset + self._unwind.size > len(self.data)
+        ):
+            return
+        *encodings, _, count = _UNWIND_HEADER.unpack_from(self.data, self._unwind.offset)
+        if tuple(encodings) == _SORTED_TABLE:
+            self._entries = self._unwind.offset + _UNWIND_HEADER.size
+            self._count = min(count, (self._unwind.size - _UNWIND_HEADER.size) // _UNWIND_ENTRY.size)
+
+    def _read_unwind_section(self, sections: list[tuple[int, ...]], names_at: int) -> None:
+        """Learn of the functions from the section for unwinding, which some static programs have without the table."""
+        for name, _, _, address, offset, size, *_ in sections:
+            if self.data[names_at + name :].startswith(b".eh_frame\0"):
+                at = offset
+                while at + 8 <= offset + size:
+                    length, back = struct.unpack_from("<II", self.data, at)
+                    if back:
+                        self._functions.append(self._described(at, address + at - offset))
+                    if length in (0, 0xFFFFFFFF):
+                        break
+                    at += 4 + length
+        self._functions.sort()
+
+    def offset(self, address: int) -> int:
+        """Return where in the file the byte of this address is.
+
+        Raises:
+            ValueError: the file has no byte for it.
+        """
+        for part in (*self.code, *self._segments):
+            if part.address <= address < part.end:
+                return address - part.address + part.offset
+        raise ValueError(f"address {address:#x} is in no part of the file that is loaded")
+
+    def part(self, address: int) -> Range | None:
+        """Return the range of code that holds this address."""
+        return next((part for part in self.code if part.address <= address < part.end), None)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes of code from `start` on, as far as the range that holds it reaches."""
+        part = self.part(start)
+        if part is None:
+            return b""
+        return self.data[start - part.address + part.offset : min(end, part.end) - part.address + part.offset]
+
+    def function(self, address: int) -> tuple[int, int] | None:
+        """Return the first address of the function around this address and the one behind its end, or None."""
+        if self._functions:
+            index = bisect_right(self._functions, (address, sys.maxsize)) - 1
+            start, size = self._functions[index] if index >= 0 else (0, 0)
+        elif self._count and self._unwind is not None:
+            base = self._unwind.address
+            index = bisect_right(range(self._count), address - base, key=lambda one: self._entry(one)[0]) - 1
+            start, size = self._at(base + self._entry(max(index, 0))[1])
+        else:
+            return None
+        return (start, start + size) if start <= address < start + size else None
+
+    def _entry(self, index: int) -> tuple[int, int]:
+        start, record = _UNWIND_ENTRY.unpack_from(self.data, self._entries + index * _UNWIND_ENTRY.size)
+        return start, record
+
+    def _at(self, record: int) -> tuple[int, int]:
+        """The first address and the size of the function that the entry at this address describes; zeros if unreadable."""
+        try:
+            return self._described(self.offset(record), record)
+        except ValueError:
+            return 0, 0
+
+    def _described(self, at: int, address: int) -> tuple[int, int]:
+        """The first address and the size of the function that the entry at this offset and address describes."""
+        try:
+            (back,) = struct.unpack_from("<I", self.data, at + 4)
+            encoding, of_signals = self._encoding(at + 4 - back)
+            width = _POINTER_SIZES.get(encoding & 0x0F, 0)
+            first, second = at + 8, at + 8 + width
+            start = int.from_bytes(self.data[first:second], "little", signed=bool(encoding & 0x08))
+            start += address + 8 if encoding & 0x70 == _RELATIVE else 0
+            size = int.from_bytes(self.data[second : second + width], "little")
+            # glibc describes the return from signal handlers from one byte too early on, for the sake of old unwinders.
+            early = of_signals and self.read(start, start + 1) not in _SETS_RAX
+            return start + early, size - early
+        except (ValueError, IndexError, KeyError, struct.error):
+            return 0, 0
+
+    def _encoding(self, at: int) -> tuple[int, bool]:
+        """How the pointers of a common information entry's functions are written; whether they return from signal handlers."""
+        end = self.data.index(b"\0", at + 9)
+        augmentation = self.data[at + 9 : end]
+        if not augmentation.startswith(b"z"):
+            return 0, False
+        of_signals = b"S" in augmentation
+        at = end + 1
+        for _ in range(4):  # the alignments of code and data, the return address's register, the length of what follows
+            at = self._behind_number(at)
+        for letter in augmentation[1:].decode("latin-1"):
+            if letter == "R":
+                return self.data[at], of_signals
+            if letter == "P":
+                at += 1 + _POINTER_SIZES[self.data[at] & 0x0F]
+            elif letter == "L":
+                at += 1
+        return 0, of_signals
+
+    def _behind_number(self, at: int) -> int:
+        while self.data[at] & 0x80:
+            at += 1
+        return at + 1

@@ -1,0 +1,484 @@
+"""Where a program or library for x86-64 makes its system calls: the instructions to put uprobes on.
+
+A uprobe on `syscall` itself is too late: the kernel holds signals back while it steps over a probed instruction, so the thread
+would stop after the call. A probe on the instruction that is executed just before stops it with the instruction pointer on
+`syscall`.
+
+The bytes `0f 05` are searched first, and only the function around each of them is disassembled. Where a file knows no functions
+(Go, musl), an instruction begins where decodings from many places meet.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import capstone
+
+from chaosorca.agent.elf import Elf, Range
+
+_ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
+_ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
+_CALL = re.compile(rb"(?s)[\xe8\xe9](?=(....))")
+_FAR_JUMP = re.compile(rb"(?s)(?:\xe9|\x0f[\x80-\x8f])(?=(....))")
+_NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
+_NEAR = 130  # bytes that a near jump reaches, its own included
+
+_ENDS = {"jmp", "ljmp", "ret", "retf", "iret", "iretd", "iretq", "hlt", "ud2", "int3", "sysret", "sysexit", ".byte"}
+# After these the thread is elsewhere or signals are held back, or the kernel refuses a probe there.
+_UNSUITABLE = {
+    "call",
+    "lcall",
+    "int",
+    "int1",
+    "into",
+    "syscall",
+    "sysenter",
+    "in",
+    "out",
+    "insb",
+    "insd",
+    "outsb",
+    "outsd",
+    "cli",
+    "sti",
+}
+_PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
+_REFUSED_PREFIXES = b"\x26\x2e\x36\x3e\xf0"  # segments, lock
+
+_CHUNK = 1024  # bytes that are read at once where no function is known
+_AROUND = 256  # bytes before an instruction that are enough to find where it begins
+_TRIES = 16  # decodings that have to meet
+_MEETING = 48  # bytes in which they have to
+_AGREED = 0.75
+_FILLING = 64  # no more no-operations are put between blocks
+_LONG = 1024  # from so many bytes into a function on, a first look at a part of it is cheaper
+_STEPS = 4096  # instructions looked at to learn one number
+_NUMBERS = 1024  # no system call has a higher one
+_MAY_BE_DATA = "it belongs to no function and no number is set before it, so it may be data"
+_LOW_BYTE = re.compile(r"al, (0x[0-9a-f]+|\d+)")
+
+_CONSTANT = re.compile(r"\w+, (-?(?:0x)?[0-9a-f]+)")
+_COPY = re.compile(r"\w+, (\w+)")
+_LOAD = re.compile(r"(\w+), [dq]word ptr \[(r(?!ip)\w+)(?: ([+-]) ((?:0x)?[0-9a-f]+))?\]")
+
+
+def _register_names() -> dict[str, str]:
+    """The 64-bit register for the name of each of its parts that is read or written as a number of 32 or 64 bits."""
+    names = {f"{letter}{rest}": f"r{rest}" for rest in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp") for letter in "re"}
+    return names | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in ("", "d")}
+
+
+def _part_names() -> dict[str, str]:
+    """The 64-bit register for the name of each of its smaller parts."""
+    old = {f"{letter}{part}": f"r{letter}x" for letter in "abcd" for part in "xlh"}
+    pointers = {f"{name}{part}": f"r{name}" for name in ("si", "di", "bp", "sp") for part in ("", "l")}
+    return old | pointers | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in "wb"}
+
+
+_REGISTERS = _register_names()
+_FAMILIES = _REGISTERS | _part_names()
+_KEPT_BY_CALLS = {"rbx", "rbp", "rsp", "r12", "r13", "r14", "r15"}
+_CHANGED_BY_KERNEL = {"rax", "rcx", "r11"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for a uprobe.
+
+    A thread that is stopped from here has its instruction pointer `to_syscall` bytes from the probe. Where it has not, the probed
+    instruction is a jump on a condition and led elsewhere: no system call is made.
+    """
+
+    offset: int
+    """Where in the file the instruction is that the uprobe goes on: the one that is executed just before `syscall`."""
+    to_syscall: int
+    """Bytes from there to `syscall`; less than zero after a jump backwards."""
+    nr: int | None
+    """The number that the code sets; None: the code does not tell."""
+    held_in: str | None = "rax"
+    """The register whose lower half holds the number when the probed instruction begins; None: the instruction itself sets `nr`."""
+    held_at: int | None = None
+    """Not None: the register is an address, and the number is in the 4 bytes of memory so far behind it."""
+
+    @property
+    def rax_is_set(self) -> bool:
+        """Whether %rax holds the number when the probed instruction begins."""
+        return self.held_in == "rax" and self.held_at is None
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What was found in a file."""
+
+    sites: tuple[Site, ...]
+    refused: tuple[tuple[int, str], ...]
+    """Where in the file a `syscall` is that cannot be probed, or not on every way to it, and why."""
+    other: tuple[tuple[int, str], ...]
+    """Where in the file an instruction is that enters the kernel in another way: `int 0x80`, `sysenter`."""
+    doubtful: tuple[tuple[int, str], ...] = ()
+    """Where in the file the bytes of a `syscall` are that may be data, and why."""
+
+
+def find_sites(elf: bytes) -> Sites:
+    """Find the system call sites of an ELF file for x86-64.
+
+    Arguments:
+        elf: the content of the file.
+
+    Returns:
+        the sites in the order of their offsets; a `syscall` that is jumped to has several.
+
+    Raises:
+        ValueError: this is no ELF file for x86-64.
+    """
+    file = Elf(elf)
+    code = _Code(file)
+    entrances = {address: name for address, name in _candidates(file) if code.is_instruction(address, name)}
+    calls = [address for address, name in entrances.items() if name == "syscall"]
+    code.connect(calls)
+    sites: list[Site] = []
+    doubtful: list[tuple[int, str]] = []
+    refused: list[tuple[int, str]] = []
+    for address in calls:
+        for way in _ways(code, address):
+            if isinstance(way, Site):
+                sites.append(way)
+            else:
+                (doubtful if way == _MAY_BE_DATA else refused).append((file.offset(address), way))
+    other = (
+        (file.offset(address), name) for address, name in entrances.items() if name != "syscall" and not code.may_be_data(address)
+    )
+    in_order = sorted(sites, key=lambda site: site.offset)
+    return Sites(tuple(in_order), tuple(sorted(refused)), tuple(sorted(other)), tuple(sorted(doubtful)))
+
+
+def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
+    """Where the bytes of an entrance into the kernel are, be they an instruction or not."""
+    for part in file.code:
+        for match in _ENTRANCE.finditer(file.data, part.offset, part.offset + part.size):
+            yield part.address + match.start() - part.offset, _ENTRANCES[match[0]]
+
+
+class _Instruction(NamedTuple):
+    address: int
+    size: int
+    mnemonic: str
+    operands: str
+
+    @property
+    def end(self) -> int:
+        return self.address + self.size
+
+    @property
+    def name(self) -> str:
+        """The mnemonic without prefixes (`notrack`, `bnd`, `rep`, `lock`)."""
+        return self.mnemonic.rpartition(" ")[2]
+
+    @property
+    def target(self) -> int | None:
+        """Where it jumps to; None: it does not jump, or to an address that it computes."""
+        if self.operands.startswith("0x") and (self.name.startswith(("j", "loop"))):
+            return int(self.operands, 16)
+        return None
+
+
+class _Code:
+    """The instructions around system calls, and how control gets from one to the next."""
+
+    def __init__(self, file: Elf) -> None:
+        self.file = file
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._decoder.skipdata = True
+        self._details = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._details.detail = True
+        self._at: dict[int, _Instruction] = {}
+        self._before: dict[int, _Instruction] = {}
+        self._jumps: dict[int, set[int]] = defaultdict(set)
+        self._read: set[tuple[int, bool]] = set()
+        self._chunks: dict[int, int] = {}
+
+    def is_instruction(self, address: int, text: str) -> bool:
+        """Tell whether an instruction begins here, and is this one."""
+        bounds = self.file.function(address)
+        if bounds is not None and address - bounds[0] > _LONG:
+            begin = self._meeting(address - _AROUND, bounds[0])
+            if not any(one.address == address for one in self._decode(begin, address + 2)):
+                return False
+        instruction = self.instruction(address)
+        return instruction is not None and f"{instruction.mnemonic} {instruction.operands}".strip() == text
+
+    def instruction(self, address: int) -> _Instruction | None:
+        """Return the instruction that begins here; its function, or its chunk of code without functions, is read for it."""
+        begin, end = self._bounds(address)
+        outside = self.file.function(address) is None
+        if (begin, outside) not in self._read:
+            self._read.add((begin, outside))
+            last: _Instruction | None = None
+            for one in self._decode(begin, end):
+                if outside and self.file.function(one.address) is not None:  # described better than by its neighbours
+                    last = self.instruction(one.address)
+                    continue
+                self._at[one.address] = one
+                if last is not None and last.end == one.address:
+                    self._before[one.address] = last
+                if (target := one.target) is not None:
+                    self._jumps[target].add(one.address)
+                last = one
+            if last is not None and outside and last.end == end:
+                self._before[end] = last
+        return self._at.get(address)
+
+    def _bounds(self, address: int) -> tuple[int, int]:
+        """Where the function that holds an address begins and ends; where none is known, a chunk of code."""
+        function = self.file.function(address)
+        if function is not None:
+            return function
+        part = self.file.part(address)
+        if part is None:
+            return address, address
+        index = (address - part.address) // _CHUNK
+        begin, end = (self._chunk(part, one) for one in (index, index + 1))
+        if address >= end:  # an instruction that begins in the next chunk's part of the meeting
+            return end, self._chunk(part, index + 2)
+        return (begin, end) if address >= begin else (self._chunk(part, index - 1), begin)
+
+    def _chunk(self, part: Range, index: int) -> int:
+        """Where the first instruction of a chunk begins."""
+        address = part.address + index * _CHUNK
+        if address >= part.end:
+            return part.end
+        if address not in self._chunks:
+            self._chunks[address] = self._meeting(address, part.address)
+        return self._chunks[address]
+
+    def _decode(self, begin: int, end: int) -> Iterator[_Instruction]:
+        return map(_Instruction._make, self._decoder.disasm_lite(self.file.read(begin, end), begin))
+
+    def _meeting(self, lowest: int, first: int) -> int:
+        """Return where an instruction begins: at `first`, or above `lowest` where decodings from different bytes meet."""
+        if lowest <= first:
+            return first
+        end = lowest + _TRIES + _MEETING
+        code = self.file.read(lowest, end + 16)
+        visits = Counter(
+            address
+            for skipped in range(_TRIES)
+            for address, *_ in self._decoder.disasm_lite(code[skipped:], lowest + skipped)
+            if address < end
+        )
+        return min((address for address, count in visits.items() if count >= _AGREED * _TRIES), default=lowest)
+
+    def connect(self, calls: list[int]) -> None:
+        """Learn of jumps into the functions of these calls from elsewhere: compilers put parts of functions far away."""
+        bounds = sorted({self._bounds(address) for address in calls})
+        begins = [begin for begin, _ in bounds]
+
+        def leads_inside(source: int, target: int) -> bool:
+            begin, end = bounds[bisect_right(begins, target) - 1]
+            return begin <= target < end and not begin <= source < end and not self.begins_function(target)
+
+        pages = {page for begin, end in bounds for page in range(begin >> 8, (end >> 8) + 1)}
+        for source, target in self._far_jumps():
+            if target >> 8 in pages and leads_inside(source, target):
+                self.instruction(source)
+        for begin, end in bounds:
+            for first, last in ((begin - _NEAR, begin), (end, end + _NEAR)):
+                for match in _NEAR_JUMP.finditer(self.file.read(first, last)):
+                    source = first + match.start()
+                    if leads_inside(source, source + 2 + int.from_bytes(match[1], "little", signed=True)):
+                        self.instruction(source)
+
+    def _far_jumps(self) -> Iterator[tuple[int, int]]:
+        """Where the bytes of a jump with a distance of 32 bits are, be they an instruction or not, and where it leads."""
+        for part in self.file.code:
+            moved = part.address - part.offset
+            for match in _FAR_JUMP.finditer(self.file.data, part.offset, part.offset + part.size):
+                yield match.start() + moved, match.end() + moved + 4 + int.from_bytes(match[1], "little", signed=True)
+
+    def into(self, address: int) -> list[_Instruction]:
+        """Return the instructions after which the one at this address can be the next."""
+        before = self._previous(address)
+        ways = [] if before is None or before.name in _ENDS or self._fills(before) else [before]
+        return ways + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in ways]
+
+    def _previous(self, address: int) -> _Instruction | None:
+        """The instruction in front of the one at this address, when both are of one function."""
+        if address not in self._before and not self.begins_function(address):
+            self.instruction(address - 1)  # a chunk's first instruction: the one before it is in the chunk before
+        return self._before.get(address)
+
+    def _fills(self, instruction: _Instruction) -> bool:
+        """Tell whether this is a no-operation between two functions or blocks that nothing leads to."""
+        if instruction.name != "nop":
+            return False
+        last: _Instruction | None = instruction
+        for _ in range(_FILLING):
+            if last is None or last.name in _ENDS:
+                return True
+            if last.name != "nop" or last.address in self._jumps or self.begins_function(last.address):
+                return False
+            last = self._previous(last.address)
+        return False
+
+    def may_be_data(self, address: int) -> bool:
+        """Tell whether this is in no function of a file that knows its functions: a probe could change a table of constants.
+
+        Functions that were written by hand may not be in the file's table, but somebody calls them.
+        """
+        if not self.file.knows_functions or self.file.function(address) is not None:
+            return False
+        return not any(self._leads_straight(start, address) for start in self._called if 0 <= address - start < _LONG)
+
+    @cached_property
+    def _called(self) -> list[int]:
+        """Where direct calls and jumps from functions lead to that are in none."""
+        found = set()
+        for part in self.file.code:
+            for match in _CALL.finditer(self.file.data, part.offset, part.offset + part.size):
+                source = part.address + match.start() - part.offset
+                target = source + 5 + int.from_bytes(match[1], "little", signed=True)
+                if self.file.part(target) and self.file.function(target) is None and self.file.function(source) is not None:
+                    found.add(target)
+        return sorted(found)
+
+    def _leads_straight(self, start: int, address: int) -> bool:
+        """Tell whether real instructions follow each other all the way from one place to another."""
+        end = start
+        for one in self._details.disasm(self.file.read(start, address), start):
+            end = one.address + one.size
+        return end == address
+
+    def begins_function(self, address: int) -> bool:
+        """Tell whether control gets here from a place that is not known."""
+        bounds = self.file.function(address)
+        return bounds is not None and bounds[0] == address
+
+    def changes(self, instruction: _Instruction, register: str) -> bool:
+        """Tell whether an instruction writes to a register."""
+        if instruction.name == "call":
+            return register not in _KEPT_BY_CALLS
+        if instruction.name in ("syscall", "sysenter", "int"):
+            return register in _CHANGED_BY_KERNEL
+        for one in self._details.disasm(self.bytes_of(instruction), instruction.address, 1):
+            return register in {_FAMILIES.get(one.reg_name(number)) for number in one.regs_access()[1]}
+        return True
+
+    def bytes_of(self, instruction: _Instruction) -> bytes:
+        """Return the bytes of an instruction."""
+        return self.file.read(instruction.address, instruction.address + instruction.size)
+
+
+def _ways(code: _Code, address: int) -> Iterator[Site | str]:
+    """For each way to a system call a site, or why there is none."""
+    ways = code.into(address)
+    if code.begins_function(address):
+        yield "a function begins with it, so nothing is executed just before"
+    elif not ways:
+        yield "no instruction is known to lead to it"
+    for last in ways:
+        yield _site(code, last, address)
+
+
+def _site(code: _Code, last: _Instruction, address: int) -> Site | str:
+    """The site at an instruction that leads to a system call, or why it is none."""
+    if (reason := _unsuitable(code, last)) is not None:
+        return reason
+    number = _number(code, last)
+    if code.may_be_data(address) and (number is None or number >= _NUMBERS):
+        return _MAY_BE_DATA
+    low = _LOW_BYTE.fullmatch(last.operands) if last.name == "mov" else None
+    if number is None and low:
+        number = int(low[1], 0)  # who is stopped there is asked for the rest of the register
+    held_in: str | None = "rax"
+    held_at = None
+    if code.changes(last, "rax"):
+        held_in = _copied_from(last)
+        if number is None and held_in is None:
+            held_in, held_at = _loaded_from(last)
+            if held_in is None:
+                return f"the instruction before it ({last.mnemonic} {last.operands}) computes the number"
+    return Site(code.file.offset(last.address), address - last.address, number, held_in, held_at)
+
+
+def _unsuitable(code: _Code, last: _Instruction) -> str | None:
+    """Why a probe on this instruction does not stop a thread before the one that follows; None: it does."""
+    if last.name in _UNSUITABLE:
+        return f"the instruction before it is {last.name}, after which a probe does not stop the thread here"
+    if last.mnemonic.startswith("rep"):
+        return "the instruction before it is repeated, and each round would be a stop"
+    beginning = code.bytes_of(last)
+    prefixes = beginning[: len(beginning) - len(beginning.lstrip(_PREFIXES))]
+    if last.name != "nop" and set(prefixes) & set(_REFUSED_PREFIXES):
+        return f"the instruction before it ({last.mnemonic}) has a prefix that the kernel puts no probe on"
+    return None
+
+
+def _number(code: _Code, last: _Instruction) -> int | None:
+    """The number in the lower half of %rax after this instruction, when it is the same on every way that leads to it."""
+    numbers: set[int] = set()
+    seen: set[tuple[int, str]] = set()
+    todo = [(last, "rax")]
+    while todo:
+        instruction, register = todo.pop()
+        if (instruction.address, register) in seen:
+            continue
+        seen.add((instruction.address, register))
+        if code.changes(instruction, register):
+            number = _constant(code, instruction)
+            if number is not None:
+                numbers.add(number)
+                continue
+            source = _copied_from(instruction)
+            if source is None:
+                return None
+            register = source
+        ways = code.into(instruction.address)
+        if not ways or code.begins_function(instruction.address) or len(seen) > _STEPS:
+            return None
+        todo += [(way, register) for way in ways]
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def _constant(code: _Code, instruction: _Instruction) -> int | None:
+    """The number that this instruction puts into the register that it changes."""
+    first = instruction.operands.partition(",")[0]
+    if first not in _REGISTERS:
+        return None
+    if instruction.name in ("xor", "sub") and instruction.operands == f"{first}, {first}":
+        return 0
+    if instruction.name in ("mov", "movabs") and (match := _CONSTANT.fullmatch(instruction.operands)):
+        return int(match[1], 0) & 0xFFFFFFFF
+    return _pushed(code, instruction) if instruction.name == "pop" else None
+
+
+def _pushed(code: _Code, pop: _Instruction) -> int | None:
+    """The number that a pop takes from the stack, when it was pushed right before."""
+    ways = code.into(pop.address)
+    while len(ways) == 1 and not code.changes(ways[0], "rsp") and "sp" not in ways[0].operands:
+        ways = code.into(ways[0].address)
+    if len(ways) == 1 and ways[0].name == "push" and ways[0].operands[0] in "-0123456789":
+        return int(ways[0].operands, 0) & 0xFFFFFFFF
+    return None
+
+
+def _copied_from(instruction: _Instruction) -> str | None:
+    """The register whose lower half this instruction copies to another."""
+    match = _COPY.fullmatch(instruction.operands)
+    first = instruction.operands.partition(",")[0]
+    if match is None or first not in _REGISTERS or instruction.name not in ("mov", "movsxd"):
+        return None
+    return _REGISTERS.get(match[1])
+
+
+def _loaded_from(instruction: _Instruction) -> tuple[str | None, int]:
+    """The register and the distance from it that this instruction loads a number from."""
+    match = _LOAD.fullmatch(instruction.operands)
+    if match is None or instruction.name != "mov" or match[1] not in _REGISTERS:
+        return None, 0
+    return match[2], int(match[3] + match[4], 0) if match[4] else 0
