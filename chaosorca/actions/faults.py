@@ -14,7 +14,7 @@ from chaosorca.engine.containers import Container, check_selection, count_proces
 from chaosorca.engine.run import RUN_ID
 from chaosorca.exceptions import AgentError, OrcaError
 from chaosorca.model.fault import Fault, parse_fault
-from chaosorca.model.injectors import choose_injector
+from chaosorca.model.injectors import check_injector
 from chaosorca.model.syscalls import answered_by_vdso, expand_syscalls, machine
 from chaosorca.model.values import as_bool, as_int
 
@@ -62,8 +62,8 @@ def start_fault(
         process: only processes whose command line contains this text, looked at anew at each call.
         path: only calls on this file, as the container sees it, by any path, link or descriptor.
         duration: how long the fault lasts, with a unit; the agent keeps this clock.
-        injector: "ptrace" (our own tracer), "strace" (one fault at a time, and not all of them), or "auto" for the cheapest that
-            can do it.
+        injector: "uprobe" (our own tracer, woken only for the calls that it touches), "ptrace" (the same tracer, woken at every
+            call), "strace" (one fault at a time, and not all of them), or "auto" for the cheapest that can do it here.
         placebo: attach to the same processes for the same system calls, and inject nothing: what a fair comparison needs,
             since tracing alone slows a program down.
         dry_run: say whom the fault would touch, and touch nobody.
@@ -103,20 +103,20 @@ def start_fault(
         is_placebo,
         abort_when,
     )
-    chosen = choose_injector(injector, fault, arch)
+    wanted = check_injector(injector, fault, arch)
     warnings = [
         f"programs hardly ever make system call {name}, because the vDSO answers it"
         for name in answered_by_vdso(fault.syscalls, arch)
     ]
     targets = select_containers(client, container, label)
     if is_dry_run:
-        return _dry_run(client, fault, targets, chosen, warnings)
+        return _dry_run(client, fault, targets, wanted, warnings)
     agent = ensure_agent(client, configuration)
     fault_id = uuid.uuid4().hex[:12]
     started: list[dict] = []
     try:
         for target in targets:
-            request = {"container": target.to_json(), "fault": fault.to_json(), "injector": chosen, "seed": seed}
+            request = {"container": target.to_json(), "fault": fault.to_json(), "injector": wanted, "seed": seed}
             started.append(agent.ask("start_fault", **request, fault_id=fault_id, run=RUN_ID))
         for done in started:
             warnings += [f"{done['name']}: {warning}" for warning in done["warnings"]]
@@ -128,7 +128,7 @@ def start_fault(
         return {
             "fault": fault_id,
             "containers": [{key: done[key] for key in ("name", "id", "attached", "not_attached")} for done in started],
-            "injector": chosen,
+            "injector": ", ".join(sorted({done["injector"] for done in started})),
             "syscalls": list(fault.syscalls),
             "effects": list(fault.effects),
             "begins": min(done["begins"] for done in started),

@@ -22,6 +22,7 @@ def main() -> None:
     agent = Agent(machine(platform.machine()))
     exporter.serve(METRICS_PORT, exporter.timed(agent.snapshot))
     server = make_server(agent, SOCKET)
+    threading.Thread(target=agent.prepare_faults, name="preparing", daemon=True).start()
     threading.Thread(target=agent.keep_up, name="clock", daemon=True).start()
     threading.Thread(target=agent.names.run, name="names", daemon=True).start()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import resource
@@ -26,7 +28,7 @@ from chaosorca.model.errors import AgentError, InvalidArgument
 from chaosorca.model.fault import Fault
 
 MONITORS = ("syscalls", "http", "resources")
-_TICK = 0.2
+_TICK = 0.1
 _RETIRED_FOR = 15.0
 _log = logging.getLogger("chaosorca.agent")
 
@@ -143,6 +145,11 @@ class Agent:
                 self._retired_at = time.monotonic()
             return {"retired": idle}
 
+    def prepare_faults(self) -> None:
+        """Have ready what the first fault would have to wait for; who cannot have it is told when it is asked for."""
+        with contextlib.suppress(AgentError):
+            self._faults.arming.prepare()
+
     def shut_down(self) -> None:
         """End all faults; the kernel does the rest when the process ends."""
         with self._faults_lock:
@@ -150,11 +157,13 @@ class Agent:
 
     def keep_up(self) -> None:
         """Follow containers and faults until the process ends; one round never ends it."""
-        while True:
+        for round_ in itertools.count():
             time.sleep(_TICK)
             try:
                 with self._faults_lock:
                     self._faults.tick()
+                if round_ % 2:
+                    continue
                 with self._lock:
                     for target in self._targets.values():
                         self._follow(target)
@@ -253,9 +262,9 @@ class Agent:
         injections = self._faults.active_on(container)
         self._syscalls.leave_timing_to_tracer(container, timed_by_call(injections), timed_by_thread(injections))
 
-    def _calls_of(self, container: str) -> dict[str, int]:
+    def _calls_of(self, container: str) -> dict[str, int] | None:
         if "syscalls" not in self._monitors.get(container, ()):
-            return {}
+            return None
         calls: Counter[str] = Counter()
         for (name, syscall, _error), count in self._syscalls.counts().items():
             if name == container:

@@ -15,14 +15,17 @@ from typing import Any
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.abort import AbortWatch, Requests
+from chaosorca.agent.arming import Arming
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.ptrace import PtraceSession
 from chaosorca.agent.tracers.session import Calls, OnCalls, Session
 from chaosorca.agent.tracers.strace import StraceSession
+from chaosorca.agent.tracers.uprobe import UprobeSession
 from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
+from chaosorca.model.injectors import uprobe_cannot
 from chaosorca.model.syscalls import siblings, syscall_numbers
 
 _ATTACH_WITHIN = 3.0
@@ -30,6 +33,7 @@ _NEWCOMERS_WITHIN = 0.5
 _RELEASED_WITHIN = 2.0
 _FIRST_SECONDS = 3.0
 _HISTORY = 200
+_FEW, _SMALL_SHARE = 20, 0.01
 
 
 @dataclass
@@ -55,6 +59,12 @@ class Injection:
 
     warnings: list[str] = field(default_factory=list)
     """What there is to warn of now."""
+
+    before: Counter[str] | None = None
+    """The calls that its container had made when it began, where somebody counts them."""
+
+    coverage: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By system call, how many have been made since, and how many of them came by a probe."""
 
     @property
     def active(self) -> bool:
@@ -84,6 +94,7 @@ class Injection:
             "abort_when": self.fault.abort_when,
             "injected": dict(self.fired),
             "not_attached": [{"pid": pid, "reason": why} for pid, why in sorted(self.not_attached.items())],
+            "coverage": self.coverage,
             "tracer_restarts": self.session.restarts.total,
             "warnings": self.warnings,
         }
@@ -98,7 +109,7 @@ class Faults:
         ledger: Ledger,
         on_change: Callable[[str], None],
         requests: Callable[[str], Requests | None],
-        calls: Callable[[str], dict[str, int]] = lambda name: {},
+        calls: Callable[[str], dict[str, int] | None] = lambda name: None,
         marks: Callable[[], int | None] = lambda: None,
         proc: Path = Path("/proc"),
     ) -> None:
@@ -108,18 +119,20 @@ class Faults:
             ledger: where tampered calls are written down.
             on_change: is told a container's name when one of its faults is about to start, or has ended.
             requests: the HTTP requests to a container so far, None for one whose HTTP is not monitored.
-            calls: the system calls that a container was seen to make, by name; empty where nobody looks.
+            calls: how often a container was seen to make each system call; None where nobody looks.
             marks: the id of the kernel's map of threads whose call it is not to time; None while there is none.
             proc: the proc file system.
         """
         self._requests = requests
         self._calls = calls
         self._marks = marks
+        self._arch = arch
         self._numbers = syscall_numbers(arch)
         self._ledger = ledger
         self._on_change = on_change
         self._proc = proc
         self._injections: list[Injection] = []
+        self.arming = Arming(proc)
         self._keys = itertools.count(1)
         self._called_off: deque[str] = deque(maxlen=_HISTORY)
         self._counting = threading.Lock()
@@ -130,7 +143,7 @@ class Faults:
         """Attach a fault to all processes of a container, and wait until it is.
 
         Arguments:
-            injector: `ptrace` or `strace`.
+            injector: `uprobe`, `ptrace`, `strace`, or `auto` for the cheapest that can do it.
             seed: what the generator of its random decisions begins with.
 
         Returns:
@@ -156,17 +169,18 @@ class Faults:
             self._refuse_traced(target, pids)
         seconds = fault.duration / 1e6
         key = next(self._keys)
-        session = running[0].session if running else self._open(injector, target.name)
+        session, why = (running[0].session, "") if running else self._open(injector, target, fault, pids)
         injection = Injection(
             fault_id, run, target, fault, seed, key, session, time.time(), time.monotonic() + seconds, abort=abort
         )
-        injection.foreseen = injection.warnings = self._warnings(target, fault, pids)
+        injection.foreseen = injection.warnings = self._warnings(target, fault, pids) + ([why] if why else [])
         self._injections.append(injection)
         self._on_change(target.name)
         try:
             session.add(key, fault, seconds, seed)
             injection.not_attached = session.attach([pid for pid in pids if not session.is_attached(pid)], _ATTACH_WITHIN)
             attached = [pid for pid in target.pids() if session.is_attached(pid)]
+            injection.before = self._made_by(target.name)
             if not attached:
                 reasons = "; ".join(sorted(set(injection.not_attached.values()))) or "all of them have ended"
                 raise AgentError(f"no process of container {target.name!r} could be attached: {reasons}")
@@ -247,11 +261,36 @@ class Faults:
             total[(name,)] += session.restarts.total
         return dict(total)
 
-    def _open(self, injector: str, name: str) -> Session:
-        on_calls: OnCalls = lambda calls: self._on_calls(name, calls)  # noqa: E731 - a name for its type
+    def _open(self, injector: str, target: Target, fault: Fault, pids: list[int]) -> tuple[Session, str]:
+        """Begin a session by an injector; for `auto` the second result says why it is not the cheapest one."""
+        on_calls: OnCalls = lambda calls: self._on_calls(target.name, calls)  # noqa: E731 - a name for its type
+        why = ""
         if injector == "strace":
-            return StraceSession(on_calls, self._spawner, self._proc)
-        return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc)
+            return StraceSession(on_calls, self._spawner, self._proc), why
+        if injector in ("auto", "uprobe"):
+            try:
+                self.arming.prepare()
+                cannot = uprobe_cannot(fault, self._arch)
+                why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids)
+                if not why or injector == "uprobe":
+                    cgroups = self._cgroups_of(target)
+                    session = UprobeSession(self._numbers, on_calls, self._spawner, self._marks, self.arming, cgroups, self._proc)
+                    return session, why
+            except AgentError as error:
+                if injector == "uprobe":
+                    raise
+                why = str(error)
+            why = f"it is injected by ptrace, which stops every system call, and not by uprobes: {why}"
+        return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc), why
+
+    def _cgroups_of(self, target: Target) -> Callable[[], list[int]]:
+        """What tells the control groups of a container now, be it one that was made anew under its name."""
+
+        def now() -> list[int]:
+            active = self.active_on(target.name)
+            return (active[0].target if active else target).cgroup.ids()
+
+        return now
 
     def _follow(self, injections: list[Injection]) -> None:
         """Attach the faults of one container to processes that have come, and replace tracers that are not well."""
@@ -269,7 +308,9 @@ class Faults:
             not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))
         for injection in injections:
             injection.not_attached = dict(not_attached)
-            injection.warnings = list(dict.fromkeys([*injection.foreseen, *session.warnings(), *self._never_made(injection)]))
+            self._look_at_coverage(injection)
+            now = [*session.warnings(), *self._never_made(injection), *_uncovered(injection.coverage)]
+            injection.warnings = list(dict.fromkeys([*injection.foreseen, *now]))
 
     def _abort_reason(self, injection: Injection) -> str | None:
         requests = self._requests(injection.target.name) if injection.abort else None
@@ -307,10 +348,10 @@ class Faults:
                     f"container {target.name!r} has the fault {one.fault.text!r} on {both[0]} already: "
                     "stop it first, or choose another system call"
                 )
-            if one.session.injector != injector or injector == "strace":
+            if injector not in ("auto", one.session.injector) or one.session.injector == "strace":
                 raise AgentError(
                     f"container {target.name!r} has the fault {one.fault.text!r} by {one.session.injector} already, "
-                    "and a thread can have only one tracer: stop it first, or start both with injector 'ptrace'"
+                    "and a thread can have only one tracer: stop it first, or start both with the same injector"
                 )
 
     def _refuse_traced(self, target: Target, pids: list[int]) -> None:
@@ -328,13 +369,27 @@ class Faults:
             "and is not hit"
             for pid in using
         ]
-        return result + _unmade(fault, self._calls(target.name))
+        return result + _unmade(fault, self._calls(target.name) or {})
+
+    def _made_by(self, name: str) -> Counter[str] | None:
+        """All calls that a container has made so far, those that never entered the kernel included; None if nobody counts."""
+        counted = self._calls(name)
+        return None if counted is None else Counter(counted) + self._ledger.called_by(name)
+
+    def _look_at_coverage(self, injection: Injection) -> None:
+        probed, made = injection.session.probed(), self._made_by(injection.target.name)
+        if probed is not None and made is not None and injection.before is not None:
+            injection.coverage = {
+                name: {"made": made[name] - injection.before[name], "probed": probed.get(name, 0)}
+                for name in injection.fault.syscalls
+                if made[name] > injection.before[name]
+            }
 
     def _never_made(self, injection: Injection) -> list[str]:
         """What the first seconds have shown of a fault that never fired."""
         if injection.fired or injection.fault.placebo or time.time() - injection.begins < _FIRST_SECONDS:
             return []
-        return _unmade(injection.fault, injection.session.seen())
+        return _unmade(injection.fault, injection.session.seen() or self._calls(injection.target.name) or {})
 
     def _on_calls(self, name: str, calls: Calls) -> None:
         if calls.effects:
@@ -369,6 +424,15 @@ def timed_by_thread(injections: list[Injection]) -> bool:
 def delays(fault: Fault) -> bool:
     """Whether a fault holds calls that are made all the same: their durations are what no tracepoint sees."""
     return bool(fault.delay_enter or fault.delay_exit) and not fault.placebo
+
+
+def _uncovered(coverage: dict[str, dict[str, int]]) -> list[str]:
+    """A warning for each system call that was made in another way than by a place that has a probe."""
+    return [
+        f"not every call of {name} comes by a place in a program or library that can have a probe: the others are not hit"
+        for name, calls in coverage.items()
+        if calls["made"] - calls["probed"] > max(_FEW, calls["made"] * _SMALL_SHARE)
+    ]
 
 
 def _unmade(fault: Fault, calls: dict[str, int]) -> list[str]:

@@ -15,6 +15,9 @@ from chaosorca.agent.btf import member_offsets
 
 _BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 _BPF_PROG_LOAD = 5
+_BPF_LINK_CREATE = 28
+_KPROBE = 2
+_TRACE_UPROBE_MULTI = 48
 _SOCKET_FILTER = 1
 _SO_ATTACH_BPF = 50
 _ETH_P_ALL = 0x0003
@@ -114,12 +117,7 @@ def load_socket_filter(instructions: bytes) -> int:
         0,
         0,
     )
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    fd = _libc.syscall(_BPF_SYSCALL[platform.machine()], _BPF_PROG_LOAD, buffer, len(attributes))
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"loading a socket filter: {os.strerror(number)}")
-    return int(fd)
+    return _bpf(_BPF_PROG_LOAD, attributes, "loading a socket filter")
 
 
 def packet_socket(network_namespace: Path, filter_fd: int) -> socket.socket:
@@ -152,3 +150,37 @@ def _enter_network(fd: int) -> None:
     if _libc.setns(fd, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"entering a network namespace: {os.strerror(number)}")
+
+
+def load_uprobe_program(instructions: bytes) -> int:
+    """Load a program for many uprobes from its instructions; return its file descriptor (bpf(2))."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_text = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQIIQII16sII",
+        *(_KPROBE, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_text)),
+        *(0, 0, 0, 0, 0, b"", 0, _TRACE_UPROBE_MULTI),
+    )
+    return _bpf(_BPF_PROG_LOAD, attributes, "loading a uprobe program")
+
+
+def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[int]) -> int:
+    """Put a program on instructions of a file, by their offsets in it; closing the descriptor that is returned takes it away."""
+    name = ctypes.create_string_buffer(path.encode())
+    at = (ctypes.c_uint64 * len(offsets))(*offsets)
+    told = (ctypes.c_uint64 * len(cookies))(*cookies)
+    attributes = struct.pack(
+        "=IIIIQQQQIIQ",
+        *(program, 0, _TRACE_UPROBE_MULTI, 0),
+        *(ctypes.addressof(name), ctypes.addressof(at), 0, ctypes.addressof(told), len(offsets), 0, 0),
+    )
+    return _bpf(_BPF_LINK_CREATE, attributes, f"attaching uprobes to {path}")
+
+
+def _bpf(command: int, attributes: bytes, what: str) -> int:
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    fd = _libc.syscall(_BPF_SYSCALL[platform.machine()], command, buffer, len(attributes))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return int(fd)

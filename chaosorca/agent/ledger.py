@@ -47,6 +47,14 @@ class Ledger:
         with self._lock:
             return dict(self._injected)
 
+    def called_by(self, container: str) -> Counter[str]:
+        """Calls of a container that the kernel did not count, by system call."""
+        found: Counter[str] = Counter()
+        for (name, syscall, _error), count in self.calls().items():
+            if name == container:
+                found[syscall] += count
+        return found
+
     def forget(self, container: str) -> None:
         """Drop all counts of a container."""
         with self._lock:

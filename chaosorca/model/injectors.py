@@ -7,14 +7,15 @@ from chaosorca.model.fault import Fault
 from chaosorca.model.nearest import nearest
 from chaosorca.model.syscalls import syscall_numbers
 
-INJECTORS = ("auto", "ptrace", "strace")
+INJECTORS = ("auto", "uprobe", "ptrace", "strace")
 
 _NEWEST_TO_STRACE = 450
 _NEVER_KNOWN_TO_STRACE = {"uretprobe"}
+_MADE_WITH_SIGNALS_BLOCKED = {"fork", "vfork", "clone", "clone3"}
 
 
-def choose_injector(injector: object, fault: Fault, arch: str) -> str:
-    """Return the injector that carries out a fault: the one that was asked for, or for `auto` the cheapest that can.
+def check_injector(injector: object, fault: Fault, arch: str) -> str:
+    """Return the injector that is to carry out a fault. For `auto` the agent takes the cheapest that can, there and then.
 
     Raises:
         InvalidArgument: there is no such injector, or it cannot do this fault.
@@ -23,10 +24,19 @@ def choose_injector(injector: object, fault: Fault, arch: str) -> str:
         raise InvalidArgument(
             f"injector {injector!r} does not exist{nearest(str(injector), INJECTORS)}: there are {', '.join(INJECTORS)}"
         )
-    reason = strace_cannot(fault, arch) if injector == "strace" else None
+    cannot = {"strace": strace_cannot, "uprobe": uprobe_cannot}.get(str(injector))
+    reason = cannot(fault, arch) if cannot else None
     if reason:
-        raise InvalidArgument(f"injector 'strace' cannot do {reason}: use 'ptrace', or leave the injector to 'auto'")
-    return "strace" if injector == "strace" else "ptrace"
+        raise InvalidArgument(f"injector {injector!r} cannot do {reason}: use 'ptrace', or leave the injector to 'auto'")
+    return str(injector)
+
+
+def uprobe_cannot(fault: Fault, arch: str) -> str | None:
+    """Return what uprobes cannot do of a fault, None if they can do all of it."""
+    if arch != "x86_64":
+        return f"a fault on {arch}"
+    deaf = [name for name in fault.syscalls if name in _MADE_WITH_SIGNALS_BLOCKED]
+    return f"a fault on {deaf[0]}, which C libraries make with all signals blocked" if deaf else None
 
 
 def strace_cannot(fault: Fault, arch: str) -> str | None:

@@ -34,7 +34,7 @@ from chaosorca.model.when import when_bounds
 PROGRAM = "orca-tracer"
 
 _RECORD = struct.Struct("=IIiiqQQII")
-_CALL, _DONE, _REFUSED, _ENDED, _FOREIGN, _LOST = range(1, 7)
+_CALL, _DONE, _REFUSED, ENDED, _FOREIGN, _LOST, EXEC = range(1, 8)
 _SPENT = 1
 _EFFECT_BITS = {1: "delay_enter", 2: "error", 4: "retval", 8: "signal", 16: "delay_exit"}
 _REPLACED, _RETURNED = 0x100, 0x200
@@ -67,7 +67,7 @@ def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milli
     first, last, step = when_bounds(fault.when)
     words += [f"first={first}", *([f"last={last}"] if last else []), f"step={step}"]
     if fault.probability < 1:
-        words.append(f"threshold={max(1, int(fault.probability * 2**64))}")
+        words.append(f"threshold={threshold_of(fault)}")
     if fault.max_faults:
         words.append(f"budget={fault.max_faults}")
     if fault.path:
@@ -75,6 +75,11 @@ def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milli
     if fault.process:
         words.append(f"process={fault.process.encode().hex()}")
     return " ".join([*words, *(["placebo=1"] if fault.placebo else [])])
+
+
+def threshold_of(fault: Fault) -> int | None:
+    """Below which of 2^64 equally likely numbers a call is hit; None for every call."""
+    return max(1, int(fault.probability * 2**64)) if fault.probability < 1 else None
 
 
 def _arguments(fault: Fault, syscall: str) -> tuple[FileArgument, ...]:
@@ -286,7 +291,9 @@ class PtraceSession:
         self._state_fd = os.memfd_create("orca-state", os.MFD_CLOEXEC)
         os.ftruncate(self._state_fd, _STATE_SIZE)
         self._state = mmap.mmap(self._state_fd, _STATE_SIZE)
+        self._traced: set[int] = set()
         self._tracer = self._spawn()
+        self._prepare_tracer()
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """See `Session.add`."""
@@ -340,6 +347,7 @@ class PtraceSession:
         if looping:
             return looping
         self._tracer = self._spawn()
+        self._prepare_tracer()
         self._marked_by = None
         self._give_marks()
         for key, rule in self._rules.items():
@@ -352,6 +360,10 @@ class PtraceSession:
         """See `Session.seen`."""
         counts = struct.unpack_from(f"={_NR_MAX}Q", self._state, _SEEN_AT)
         return {self._names.get(number, f"unknown:{number}"): count for number, count in enumerate(counts) if count}
+
+    def probed(self) -> dict[str, int] | None:
+        """See `Session.probed`."""
+        return None
 
     def warnings(self) -> list[str]:
         """See `Session.warnings`."""
@@ -376,6 +388,9 @@ class PtraceSession:
         self._rules.clear()
         self._state.close()
         os.close(self._state_fd)
+
+    def _prepare_tracer(self) -> None:
+        """What a new tracer has to be told before all else."""
 
     def _is_stopped(self) -> bool:
         return procfs.state_of(self._proc, self._tracer.pid) in ("T", "t")
@@ -428,7 +443,7 @@ class PtraceSession:
         )
 
     def _take_event(self, kind: int, key: int, thread: int, value: int) -> None:
-        if kind == _ENDED:
+        if kind == ENDED:
             self._ended[key] = "its budget was spent" if value == _SPENT else "its duration was over"
         elif kind == _FOREIGN:
             self._foreign.add(thread)

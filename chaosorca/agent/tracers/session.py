@@ -94,6 +94,9 @@ class Session(Protocol):
     def seen(self) -> dict[str, int]:
         """The system calls of any kind that threads have made while they were traced, where the injector sees them."""
 
+    def probed(self) -> dict[str, int] | None:
+        """The calls of faulted system calls that came by one of the session's probes; None where it sees every call anyway."""
+
     def warnings(self) -> list[str]:
         """What a user should know of the processes."""
 

@@ -294,6 +294,10 @@ class StraceSession:
         """See `Session.seen`: strace tells only of calls that the fault is on."""
         return {}
 
+    def probed(self) -> dict[str, int] | None:
+        """See `Session.probed`."""
+        return None
+
     def warnings(self) -> list[str]:
         """See `Session.warnings`."""
         return []

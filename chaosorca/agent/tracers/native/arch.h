@@ -17,6 +17,30 @@
 #if defined(__x86_64__)
 
 #define NATIVE_ARCH AUDIT_ARCH_X86_64
+#define CAN_BE_ARMED 1
+
+enum { SYSCALL_BYTES = 2 };
+
+/* Where a stopped thread is, the number and the arguments of the call that it is about to make there. */
+static inline int at_instruction(pid_t tid, uint64_t *at, uint64_t *nr, uint64_t arguments[6])
+{
+    struct user_regs_struct regs;
+    if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
+        return -1;
+    *at = regs.rip;
+    *nr = (uint32_t)regs.rax;
+    uint64_t given[6] = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9};
+    __builtin_memcpy(arguments, given, sizeof(given));
+    return 0;
+}
+
+/* Have a thread go on behind its `syscall` instruction, as if the call had been made with this result. */
+static inline int skip_instruction(pid_t tid, uint64_t at, int64_t result)
+{
+    if (ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rip), at + SYSCALL_BYTES))
+        return -1;
+    return (int)ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rax), result);
+}
 
 static inline int set_result(pid_t tid, int64_t result)
 {
@@ -31,6 +55,21 @@ static inline int leave_out_call(pid_t tid)
 #elif defined(__aarch64__)
 
 #define NATIVE_ARCH AUDIT_ARCH_AARCH64
+#define CAN_BE_ARMED 0
+
+enum { SYSCALL_BYTES = 4 };
+
+static inline int at_instruction(pid_t tid, uint64_t *at, uint64_t *nr, uint64_t arguments[6])
+{
+    (void)tid, (void)at, (void)nr, (void)arguments;
+    return -1;
+}
+
+static inline int skip_instruction(pid_t tid, uint64_t at, int64_t result)
+{
+    (void)tid, (void)at, (void)result;
+    return -1;
+}
 
 static inline int set_result(pid_t tid, int64_t result)
 {

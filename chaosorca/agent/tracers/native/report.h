@@ -14,6 +14,7 @@ enum record_kind {
     REFUSED = 3, /* a thread could not be attached (id: the command's number, value: errno) */
     ENDED = 4,   /* a rule (id) has ended by itself: value 1, its budget is spent; 2, its deadline has passed */
     FOREIGN = 5, /* a thread makes system calls of another architecture, as 32-bit programs do: they are left alone */
+    EXEC = 7,    /* a thread has become another program, and waits until the agent has looked at it (`go`) */
     LOST = 6,    /* the agent has not read for so long that records (value) were dropped */
 };
 

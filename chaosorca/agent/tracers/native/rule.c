@@ -193,12 +193,14 @@ static uint64_t next_random(uint64_t *state)
 
 bool rule_draw(const struct rule *rule, struct slot *slot)
 {
-    if (rule->budget && slot->used >= rule->budget)
+    return !rule->threshold || next_random(&slot->random) < rule->threshold;
+}
+
+bool rule_take(const struct rule *rule, struct slot *slot)
+{
+    if (rule->placebo || (rule->budget && slot->used >= rule->budget))
         return false;
-    if (rule->threshold && next_random(&slot->random) >= rule->threshold)
-        return false;
-    if (!rule->placebo)
-        slot->used++;
+    slot->used++;
     return true;
 }
 

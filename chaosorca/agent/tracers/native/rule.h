@@ -73,8 +73,11 @@ const struct call *rule_call(const struct rule *rule, int nr);
 /* Whether the rule acts on a thread's call of this number, from 1 on. */
 bool rule_when(const struct rule *rule, uint32_t number);
 
-/* Whether dice and budget let the rule act on a call; if so, it is taken from the budget. */
+/* Whether the dice let the rule act on a call. */
 bool rule_draw(const struct rule *rule, struct slot *slot);
+
+/* Whether the budget lets the rule act on a call; if so, it is taken from it. Never for a placebo. */
+bool rule_take(const struct rule *rule, struct slot *slot);
 
 /* The result that the rule forges. */
 int64_t rule_result(const struct rule *rule);

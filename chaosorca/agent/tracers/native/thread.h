@@ -14,6 +14,7 @@ enum thread_state {
     RUNNING,    /* not in a stop of ours */
     HELD_ENTRY, /* in a system call's entry stop, until it is due */
     HELD_EXIT,  /* in its exit stop, until it is due */
+    HELD_EXEC,  /* in its new program's first stop, until the agent has looked at it */
 };
 
 /* How many calls of one number a thread has made under a rule. */
@@ -29,12 +30,18 @@ struct thread {
     pid_t tid;
     enum thread_state state;
     bool is_foreign;
+    bool follows;        /* it is armed, and shall stop at its next call all the same */
+    int owed;            /* the signal that armed it, if it has not arrived yet */
     struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */
     struct count *counts;          /* by system call; only where some rule counts */
     struct thread *next;           /* in the table */
 
     /* The call that is being tampered with, if there is a rule. */
     struct active_rule *rule;
+    struct active_rule *chosen; /* the rule that acts when the call at `site` is made */
+    bool at_site;               /* before the `syscall` instruction, and not in the kernel */
+    uint64_t site;
+    int pass_on;                /* a signal that is to be delivered behind the site */
     int nr;
     bool is_replaced;
     bool is_marked;

@@ -10,6 +10,8 @@
  *     N remove ID                               end a rule; DONE when nobody is in a call that it has replaced
  *     N attach PID                              trace all threads of a process; DONE when every one is
  *     N marks ID                                the kernel's map (its id) in which threads are marked whose call it is not to time
+ *     N arm ID                                  threads stop by a signal at calls that the kernel's map (its id) tells of, and no others
+ *     N go TID                                  a thread that has become another program may go on
  *     N ping                                    answer
  *     N detach                                  let go of everything, and end
  *
@@ -17,7 +19,9 @@
  * entry, where it is decided, and at its exit, where its result is set for good. Letting go waits until no thread is in a call that
  * was replaced, so that no program sees a result that nobody asked for.
  *
- * How a thread comes to stop at a call is `wake_at_calls` and `next_call` alone.
+ * How a thread comes to stop at a call: at each (`next_call`), or armed (bpf/arm.c): it runs freely, and a uprobe stops it by a
+ * signal just before a call that is to be tampered with. An error is then a jump over the call; for anything else the thread is
+ * followed through that one call as others are through all.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -42,10 +46,10 @@
 #include "rule.h"
 #include "thread.h"
 
-enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
+enum { ARMING = SIGURG, LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
-static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL;
+static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL, LOOKED_AT_WITHIN = 100 * 1000000ULL;
 static const long OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC;
 
 /* Those held for one delay of a rule are due in the order in which they came. */
@@ -61,6 +65,7 @@ struct active_rule {
     struct queue held_after;  /* after it */
     int calls;                /* threads in a call that it tampers with */
     int replaced;             /* those of them whose call was replaced */
+    int chosen;               /* armed threads that are about to make a call that it tampers with */
     bool is_closed;           /* it hits no more calls */
     bool is_cut;              /* nor does it hold those that it has hit */
     enum ended why;           /* it has ended by itself: to be told when its last call is over */
@@ -80,7 +85,8 @@ static struct {
 
 static struct active_rule *rules;
 static struct state *state;
-static int marks = -1;
+static int marks = -1, armed = -1;
+static struct queue new_programs;
 static bool is_letting_go, commands_ended;
 static uint64_t let_go_by;
 static uint32_t detach_asked;
@@ -102,17 +108,40 @@ static void answer(uint32_t asked, int error)
 
 /* ---- how a thread comes to stop ---- */
 
-/* Let a stopped thread run until its next system call's entry or exit, with a signal or none. */
+/* Let a stopped thread run until its next system call's entry or exit, or until it is armed, with a signal or none. */
 static void next_call(struct thread *thread, int signal)
 {
     thread->state = RUNNING;
-    ptrace(PTRACE_SYSCALL, thread->tid, 0, signal);
+    ptrace(armed < 0 || thread->follows ? PTRACE_SYSCALL : PTRACE_CONT, thread->tid, 0, signal);
 }
 
-/* Have a thread that runs stop, after which `next_call` has it stop at its calls. */
-static int wake_at_calls(struct thread *thread)
+/* Have a thread that runs stop at its calls; return whether it has to stop once before it does. */
+static bool wake_at_calls(struct thread *thread)
 {
-    return (int)ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+    return armed < 0 && !ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+}
+
+/* What a uprobe has decided about a thread's next call: see bpf/arm.c. */
+struct armed_call {
+    uint32_t rule;
+    uint32_t nr;
+    uint64_t at;
+};
+
+/* Take what there is in the kernel's map for a thread. */
+static bool take_armed(struct thread *thread, struct armed_call *call)
+{
+    uint32_t key = (uint32_t)thread->tid;
+    union bpf_attr attr = {.map_fd = (uint32_t)armed};
+    attr.key = (uint64_t)(uintptr_t)&key;
+    attr.value = (uint64_t)(uintptr_t)call;
+    return !syscall(SYS_bpf, BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr, sizeof(attr));
+}
+
+static bool is_from_kernel(struct thread *thread)
+{
+    siginfo_t info;
+    return !ptrace(PTRACE_GETSIGINFO, thread->tid, 0, &info) && info.si_code == SI_KERNEL;
 }
 
 /* ---- queues of those held ---- */
@@ -134,6 +163,8 @@ static void queue_remove(struct queue *queue, struct thread *thread)
 
 static struct queue *queue_of(struct thread *thread)
 {
+    if (thread->state == HELD_EXEC)
+        return &new_programs;
     return thread->state == HELD_ENTRY ? &thread->rule->held : &thread->rule->held_after;
 }
 
@@ -196,7 +227,7 @@ static void forget_call(struct thread *thread, bool returned, int64_t result)
     active->calls--;
     active->replaced -= thread->is_replaced;
     thread->rule = NULL;
-    thread->is_replaced = false;
+    thread->is_replaced = thread->at_site = thread->follows = false;
     rule_check_ended(active);
 }
 
@@ -207,10 +238,31 @@ static void let_go(struct thread *thread, int signal)
         thread_remove(thread);
 }
 
+static void leave(struct thread *thread, int64_t result);
+
+/* The call is jumped over: it never enters the kernel. */
+static void skip(struct thread *thread)
+{
+    const struct rule *rule = thread->rule->rule;
+    if (skip_instruction(thread->tid, thread->site, rule_result(rule)))
+        return; /* it is gone */
+    thread->is_replaced = true;
+    thread->rule->replaced++;
+    thread->done |= rule->effects & (ERROR | RETVAL);
+    if (rule->effects & DELAY_EXIT && !thread->rule->is_cut && !is_letting_go)
+        hold(thread, HELD_EXIT, rule->exit_ns);
+    else
+        leave(thread, rule_result(rule));
+}
+
 /* What is left to do at the entry: a call that is replaced is left out, and its result is there already if we should die. */
 static void enter(struct thread *thread)
 {
     const struct rule *rule = thread->rule->rule;
+    if (thread->at_site) {
+        skip(thread);
+        return;
+    }
     if (rule->effects & (ERROR | RETVAL) && !leave_out_call(thread->tid)) {
         set_result(thread->tid, rule_result(rule));
         thread->is_replaced = true;
@@ -227,16 +279,26 @@ static void enter(struct thread *thread)
 /* What is left to do at the exit. */
 static void leave(struct thread *thread, int64_t result)
 {
+    int pass_on = thread->pass_on;
+    thread->pass_on = 0;
     forget_call(thread, true, result);
     if (is_letting_go)
-        let_go(thread, 0);
+        let_go(thread, pass_on);
     else
-        next_call(thread, 0);
+        next_call(thread, pass_on);
+}
+
+/* Whether the kernel has decided already which calls a rule acts on, all but its budget. */
+static bool is_decided_in_kernel(const struct rule *rule)
+{
+    return armed >= 0 && !rule->path && !rule->process;
 }
 
 static bool selects(struct active_rule *active, const struct call *call, struct thread *thread, const uint64_t arguments[6])
 {
     const struct rule *rule = active->rule;
+    if (is_decided_in_kernel(rule))
+        return rule_take(rule, active->slot);
     if (rule->process && !process_matches(thread->tid, rule->process))
         return false;
     if (rule->path && !file_matches(thread->tid, call, arguments, rule->path))
@@ -245,10 +307,81 @@ static bool selects(struct active_rule *active, const struct call *call, struct 
         if (!rule_when(rule, thread_count_call(thread, call->nr, rule->id)))
             return false;
     }
-    return rule_draw(rule, active->slot) && !rule->placebo;
+    return rule_draw(rule, active->slot) && rule_take(rule, active->slot);
 }
 
 static void close_rule(struct active_rule *active);
+
+/* A rule acts on a thread's call, from now on. */
+static void begin_call(struct thread *thread, struct active_rule *active, int nr, uint64_t began)
+{
+    thread->rule = active;
+    thread->nr = nr;
+    thread->began = began;
+    thread->held = 0;
+    thread->done = 0;
+    active->calls++;
+    if (active->rule->effects & DELAY_ENTER && !active->is_cut)
+        hold(thread, HELD_ENTRY, active->rule->enter_ns);
+    else
+        enter(thread);
+    if (active->rule->budget && active->slot->used >= active->rule->budget) {
+        active->why = SPENT;
+        close_rule(active);
+    }
+}
+
+/* Let an armed thread make its call, and act there: on its way in or out of the kernel. */
+static void follow(struct thread *thread, struct active_rule *chosen, uint64_t site, uint64_t began, int signal)
+{
+    thread->chosen = chosen;
+    chosen->chosen++;
+    chosen->calls++; /* so that it stays */
+    thread->site = site;
+    thread->began = began;
+    thread->follows = true;
+    next_call(thread, signal);
+}
+
+/* A thread is armed, and has stopped by a signal: ours (then there is none to pass on), or another that came first. */
+static void at_armed(struct thread *thread, const struct armed_call *call, int pass_on)
+{
+    uint64_t began = now(), at = 0, nr = 0, arguments[6];
+    struct active_rule *active = call->nr < NR_MAX ? by_nr[call->nr].rule : NULL;
+    bool is_current = active && active->rule->id == call->rule && !is_letting_go;
+    /* It is elsewhere if the probe was on a jump that has led elsewhere, or about to make another call than the code has shown. */
+    if (!is_current || at_instruction(thread->tid, &at, &nr, arguments) || at != call->at || nr != call->nr) {
+        next_call(thread, pass_on);
+    } else if (!selects(active, by_nr[call->nr].call, thread, arguments)) {
+        next_call(thread, pass_on);
+    } else if (active->rule->effects & (ERROR | RETVAL) && !(active->rule->effects & SIGNAL)) {
+        thread->at_site = true;
+        thread->site = at;
+        thread->pass_on = pass_on;
+        begin_call(thread, active, (int)call->nr, began);
+    } else {
+        follow(thread, active, at, began, pass_on);
+    }
+}
+
+/* The rule that acts on the call at whose entry a thread has stopped, NULL for none. */
+static struct active_rule *acts_here(struct thread *thread, const struct __ptrace_syscall_info *info)
+{
+    uint64_t nr = info->entry.nr;
+    struct active_rule *active = nr < NR_MAX ? by_nr[nr].rule : NULL;
+    if (thread->chosen) { /* it may be in the handler of a signal first, which makes calls of its own */
+        if (info->instruction_pointer != thread->site + SYSCALL_BYTES)
+            return NULL;
+        active = thread->chosen;
+        thread->chosen = NULL;
+        active->chosen--;
+        active->calls--; /* begin_call counts it */
+        return active;
+    }
+    if (armed >= 0 || !active || !selects(active, by_nr[nr].call, thread, (const uint64_t *)info->entry.args))
+        return NULL;
+    return active;
+}
 
 static void at_entry(struct thread *thread, const struct __ptrace_syscall_info *info)
 {
@@ -266,27 +399,13 @@ static void at_entry(struct thread *thread, const struct __ptrace_syscall_info *
         return;
     }
     uint64_t nr = info->entry.nr;
-    struct active_rule *active = nr < NR_MAX ? by_nr[nr].rule : NULL;
-    if (nr < NR_MAX)
+    if (nr < NR_MAX && armed < 0)
         state->seen[nr]++;
-    if (!active || !selects(active, by_nr[nr].call, thread, (const uint64_t *)info->entry.args)) {
-        next_call(thread, 0);
-        return;
-    }
-    thread->rule = active;
-    thread->nr = (int)nr;
-    thread->began = began;
-    thread->held = 0;
-    thread->done = 0;
-    active->calls++;
-    if (active->rule->effects & DELAY_ENTER)
-        hold(thread, HELD_ENTRY, active->rule->enter_ns);
+    struct active_rule *active = acts_here(thread, info);
+    if (active)
+        begin_call(thread, active, (int)nr, armed < 0 ? began : thread->began);
     else
-        enter(thread);
-    if (active->rule->budget && active->slot->used >= active->rule->budget) {
-        active->why = SPENT;
-        close_rule(active);
-    }
+        next_call(thread, 0);
 }
 
 static void at_exit(struct thread *thread, int64_t result)
@@ -331,7 +450,7 @@ static void rule_check_ended(struct active_rule *active)
 {
     if (!active->is_closed)
         return;
-    if (active->asked && !active->replaced && !active->held.first && !active->held_after.first) {
+    if (active->asked && !active->replaced && !active->chosen && !active->held.first && !active->held_after.first) {
         answer(active->asked, 0);
         active->asked = 0;
     }
@@ -459,7 +578,7 @@ static bool seize(pid_t tid, struct attachment *attachment)
     struct thread *thread = thread_get(tid);
     if (!thread)
         return false; /* it runs on, traced; its next stop finds it or lets it go */
-    if (wake_at_calls(thread) == 0) {
+    if (wake_at_calls(thread)) {
         thread->attachment = attachment;
         attachment->waiting++;
     }
@@ -490,9 +609,23 @@ static void attach(uint32_t asked, pid_t pid)
     check_attached(attachment);
 }
 
+static void unchoose(struct thread *thread)
+{
+    struct active_rule *active = thread->chosen;
+    thread->chosen = NULL;
+    if (active) {
+        active->chosen--;
+        active->calls--;
+        rule_check_ended(active);
+    }
+}
+
 static void has_ended(struct thread *thread)
 {
+    unchoose(thread);
     has_stopped(thread);
+    if (thread->state == HELD_EXEC)
+        queue_remove(&new_programs, thread);
     forget_call(thread, false, 0);
     thread_remove(thread);
 }
@@ -511,6 +644,8 @@ static struct thread *at_exec(struct thread *leader)
     caller->counts = counts;
     has_stopped(leader);
     forget_call(leader, false, 0);
+    unchoose(leader);
+    leader->follows = caller->follows;
     struct active_rule *active = caller->rule;
     if (active) { /* its exec is being tampered with: the exit will be seen here */
         leader->rule = active;
@@ -570,12 +705,34 @@ static void at_stop(pid_t tid, int status)
         return;
     }
     int pass_on = event ? 0 : signal;
+    struct armed_call call;
+    if (armed >= 0 && !event && take_armed(thread, &call)) {
+        thread->owed = signal == ARMING ? 0 : ARMING;
+        at_armed(thread, &call, signal == ARMING && is_from_kernel(thread) ? 0 : signal);
+        return;
+    }
+    if (armed >= 0 && !event && thread->owed == signal && is_from_kernel(thread)) {
+        thread->owed = 0;
+        next_call(thread, 0);
+        return;
+    }
+    if (armed >= 0 && event == PTRACE_EVENT_EXEC && !is_letting_go) {
+        report(&(struct record){.kind = EXEC, .thread = tid});
+        hold(thread, HELD_EXEC, LOOKED_AT_WITHIN);
+        return;
+    }
     if (is_letting_go && !thread->is_replaced)
         let_go(thread, pass_on);
     else if (event == PTRACE_EVENT_STOP && is_stop_signal(signal))
         ptrace(PTRACE_LISTEN, tid, 0, 0); /* it was stopped for the program's own reasons, and stays so */
     else
         next_call(thread, pass_on);
+}
+
+static void let_new_program_go(struct thread *thread)
+{
+    queue_remove(&new_programs, thread);
+    next_call(thread, 0);
 }
 
 /* Answer those who have stopped; return whether there may be more, since others have their turn in between. */
@@ -599,10 +756,14 @@ static bool meet_stops(void)
 
 static void begin_to_let_go(struct thread *thread)
 {
+    if (thread->state == HELD_EXEC) {
+        let_new_program_go(thread);
+        return;
+    }
     bool is_over = thread->state == HELD_EXIT;
     if (thread->state != RUNNING)
         release(thread);
-    if (!is_over && !thread->is_replaced)
+    if (!is_over && !thread->is_replaced && armed < 0)
         ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 }
 
@@ -614,6 +775,16 @@ static void detach(uint32_t asked)
     is_letting_go = true;
     let_go_by = now() + LETTING_GO;
     thread_each(begin_to_let_go);
+}
+
+/* Whether everybody has been let go of, or may be by our end alone: who is armed, and in no call, runs on without noticing. */
+static bool has_let_go(void)
+{
+    for (struct active_rule *active = rules; armed >= 0 && active; active = active->next) {
+        if (active->replaced || active->held.first || active->held_after.first)
+            return false;
+    }
+    return armed >= 0 || !thread_count();
 }
 
 static int open_map(uint32_t id)
@@ -643,6 +814,14 @@ static void obey(char *line)
             close(marks);
         marks = open_map(number);
         answer(asked, marks < 0 ? errno : 0);
+    } else if (!strcmp(what, "arm") && has_number && CAN_BE_ARMED) {
+        armed = open_map(number);
+        answer(asked, armed < 0 ? errno : 0);
+    } else if (!strcmp(what, "go") && has_number) {
+        struct thread *thread = thread_find((pid_t)number);
+        if (thread && thread->state == HELD_EXEC)
+            let_new_program_go(thread);
+        answer(asked, 0);
     } else if (!strcmp(what, "ping")) {
         answer(asked, 0);
     } else if (!strcmp(what, "detach")) {
@@ -710,6 +889,10 @@ static uint64_t keep_time(void)
         after = active->next;
         rule_check_ended(active);
     }
+    while (new_programs.first && new_programs.first->due <= time)
+        let_new_program_go(new_programs.first);
+    if (new_programs.first && new_programs.first->due < next)
+        next = new_programs.first->due;
     /* A tracer without rules is of no use; whoever has ended them lets go soon, if he can. */
     had_rule |= rules != NULL;
     without_rules_since = rules || !had_rule ? FOREVER : without_rules_since == FOREVER ? time : without_rules_since;
@@ -783,7 +966,7 @@ int main(int argc, char **argv)
         if (asked_to_end)
             detach(0);
         bool has_more_to_say = report_flush();
-        if (is_letting_go && (!thread_count() || now() >= let_go_by))
+        if (is_letting_go && (has_let_go() || now() >= let_go_by))
             break;
         wait_for_something(may_be_more ? 0 : next, has_more_to_say, &unblocked);
     }

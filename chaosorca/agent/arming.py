@@ -1,0 +1,257 @@
+"""Uprobes that arm threads (bpf/arm.c): the program, its rules, and the probes on files, for all targets of the host.
+
+A program is loaded once. Probes belong to files, which containers of one image share; rules belong to control groups.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaosorca.agent import kernel
+from chaosorca.agent.btf import member_offsets
+from chaosorca.agent.tracers.sites import Site, find_sites
+from chaosorca.model.errors import AgentError
+
+SIGNAL = 23
+"""SIGURG, which does nothing to a program that nobody traces."""
+
+_MMAP = 9
+_UNKNOWN_NR = 0xFFFF
+_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
+_IN_MEMORY = 1 << 56
+_KEPT_FOR = 1.0
+_LARGEST = 192 << 20
+_FileId = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ArmRule:
+    """What the kernel has to know of a fault; see `struct rule`."""
+
+    key: int
+    decided_by_tracer: bool
+    first: int
+    last: int
+    step: int
+    threshold: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What is known of a file's code: where it makes system calls, and what speaks against it that these are all."""
+
+    sites: tuple[Site, ...]
+    problem: str
+
+
+class Arming:
+    """Loads the program when it is first needed, and keeps its maps and probes."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._lock = threading.RLock()
+        self._program: Any = None
+        self._program_fd = -1
+        self._known: dict[_FileId, tuple[tuple[int, int, int], _Code]] = {}
+        self._links: dict[tuple[_FileId, int], int | None] = {}
+        self._users: dict[tuple[_FileId, int], set[int]] = {}
+
+    def prepare(self) -> None:
+        """Compile and load the program, if that has not been done.
+
+        Raises:
+            AgentError: this machine or kernel cannot do it; the sentence says what is missing.
+        """
+        with self._lock:
+            if self._program is not None:
+                return
+            if platform.machine() != "x86_64":
+                raise AgentError(f"uprobes arm threads on x86-64 only, and this is {platform.machine()}")
+            try:
+                found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), {"task_struct": {"ptrace", "blocked"}})
+                offsets = {"TASK_PTRACE": found["task_struct"]["ptrace"], "TASK_BLOCKED": found["task_struct"]["blocked"]}
+            except (OSError, ValueError, KeyError):
+                raise AgentError("this kernel has no type information (BTF), which says where a thread's state is") from None
+            constants = {"SIGNAL": SIGNAL, "NR_MMAP": _MMAP, "PROT_EXEC": mmap.PROT_EXEC}
+            program = kernel.compile_program("arm", {**offsets, **constants})
+            try:
+                self._program_fd = kernel.load_uprobe_program(program.dump_func("at_site"))
+            except OSError as error:
+                raise AgentError(f"this kernel takes no uprobe programs ({error.strerror}): Linux can from 6.6 on") from error
+            self._program = program
+
+    def armed_map(self) -> int | None:
+        """The number of the map of armed threads."""
+        return kernel.map_id(self._program, "armed")
+
+    def set_cgroups(self, number: int, before: Collection[int], now: Collection[int]) -> None:
+        """Have a target's control groups be known by its number."""
+        table = self._program["armed_cgroups"]
+        for cgroup in set(before) - set(now):
+            table.pop(table.Key(cgroup), None)
+        for cgroup in set(now) - set(before):
+            table[table.Key(cgroup)] = table.Leaf(number)
+
+    def set_rule(self, number: int, numbers: Collection[int], rule: ArmRule) -> None:
+        """Have a target's calls of these numbers arm whoever makes them."""
+        table = self._program["rules"]
+        for nr in numbers:
+            table[table.Key(number, nr)] = table.Leaf(
+                rule.key, rule.decided_by_tracer, rule.first, rule.last, rule.step, 0, rule.threshold, rule.seed
+            )
+
+    def drop_rule(self, number: int, numbers: Collection[int]) -> None:
+        """Have them arm nobody."""
+        table = self._program["rules"]
+        for nr in numbers:
+            try:
+                del table[table.Key(number, nr)]
+            except KeyError:
+                continue
+
+    def armed_by(self, key: int) -> int:
+        """How many threads a rule has armed that have not met their tracer yet."""
+        return sum(1 for _, leaf in kernel.entries(self._program, "armed") if leaf.rule == key)
+
+    def seen(self, number: int) -> dict[int, int]:
+        """How many calls of a target's faulted system calls the probes have seen, by number."""
+        return {key.nr: int(leaf) for key, leaf in kernel.entries(self._program, "seen") if key.target == number}
+
+    def new_code(self, number: int) -> int:
+        """How often a target has mapped code so far."""
+        table = self._program["new_code"]
+        try:
+            return int(table[table.Key(number)].value)
+        except KeyError:
+            return 0
+
+    def deaf(self, number: int) -> dict[int, int]:
+        """How many of them were let pass because the thread had blocked the signal, by number."""
+        return {key.nr: int(leaf) for key, leaf in kernel.entries(self._program, "deaf") if key.target == number}
+
+    def forget(self, number: int) -> None:
+        """Drop what was counted for a target."""
+        for name in ("seen", "deaf"):
+            table = self._program[name]
+            for key in [key for key, _ in kernel.entries(self._program, name) if key.target == number]:
+                del table[table.Key(key.target, key.nr)]
+
+    def cannot(self, pids: Collection[int]) -> str:
+        """Why not all system calls of processes can be met by probes; empty if they can."""
+        for path, file in self._files(pids):
+            problem = self._code(path, file).problem
+            if problem:
+                return f"{_shown(path)} {problem}"
+        return ""
+
+    def probe(self, user: int, pids: Collection[int], numbers: Collection[int]) -> None:
+        """Put probes on all sites of these system calls in the files that processes execute, for a user of them."""
+        for path, file in self._files(pids):
+            self._probe_file(user, path, file, numbers)
+
+    def release(self, user: int, numbers: Collection[int] | None = None) -> None:
+        """Give a user's probes up, of some system calls or all.
+
+        They arm nobody any more, and are taken away a moment later if nobody else wants them until then: the kernel takes its time
+        for that, and a place must not have two probes meanwhile.
+        """
+        with self._lock:
+            for at, users in self._users.items():
+                if user in users and (numbers is None or at[1] in numbers):
+                    users.discard(user)
+        threading.Timer(_KEPT_FOR, self._close_unused).start()
+
+    def _files(self, pids: Collection[int]) -> list[tuple[Path, _FileId]]:
+        found: dict[_FileId, Path] = {}
+        for pid in pids:
+            try:
+                lines = (self._proc / str(pid) / "maps").read_text(errors="replace").splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                span, permissions, _offset, device, inode, *_ = line.split(maxsplit=5)
+                if "x" in permissions and inode != "0":
+                    major, minor = device.split(":")
+                    found.setdefault((os.makedev(int(major, 16), int(minor, 16)), int(inode)), self._map_file(pid, span))
+        return [(path, file) for file, path in found.items()]
+
+    def _map_file(self, pid: int, span: str) -> Path:
+        begin, end = (int(address, 16) for address in span.split("-"))
+        return self._proc / str(pid) / "map_files" / f"{begin:x}-{end:x}"  # which has no leading zeros
+
+    def _code(self, path: Path, file: _FileId) -> _Code:
+        with self._lock:
+            try:
+                status = path.stat()
+                # An inode's number is used again: a probe at another file's offsets would destroy it.
+                version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                known = self._known.get(file)
+                if known is None or known[0] != version:
+                    self._known[file] = known = (version, _read_code(path, status.st_size))
+            except OSError:
+                return _Code((), "")  # the process is gone
+            return known[1]
+
+    def _probe_file(self, user: int, path: Path, file: _FileId, numbers: Collection[int]) -> None:
+        with self._lock:
+            for nr in [*numbers, _MMAP, _UNKNOWN_NR]:
+                at = (file, nr)
+                if at not in self._links:
+                    sites = [site for site in self._code(path, file).sites if _number(site) == nr]
+                    try:
+                        self._links[at] = self._attach(path, sites) if sites else None
+                    except FileNotFoundError:
+                        return  # the process is gone
+                self._users.setdefault(at, set()).add(user)
+
+    def _close_unused(self) -> None:
+        with self._lock:
+            for at in [at for at, users in self._users.items() if not users]:
+                del self._users[at]
+                link = self._links.pop(at)
+                if link is not None:
+                    os.close(link)
+
+    def _attach(self, path: Path, sites: list[Site]) -> int:
+        offsets, cookies = [site.offset for site in sites], [_cookie(site) for site in sites]
+        return kernel.attach_uprobes(self._program_fd, str(path), offsets, cookies)
+
+
+def _number(site: Site) -> int:
+    return _UNKNOWN_NR if site.nr is None else site.nr
+
+
+def _cookie(site: Site) -> int:
+    """What the program is told of a site: the number, the way to the call, and the register that holds the number."""
+    register = _REGISTERS.index(site.held_in) if site.nr is None and site.held_in else 0
+    told = _number(site) | (site.to_syscall & 0xFFFF) << 16 | register << 32
+    return told if site.held_at is None else told | (site.held_at & 0xFFFF) << 40 | _IN_MEMORY
+
+
+def _read_code(path: Path, size: int) -> _Code:
+    if size > _LARGEST:
+        return _Code((), f"is larger than {_LARGEST >> 20} MiB, and is not looked through")
+    try:
+        found = find_sites(path.read_bytes())
+    except OSError:
+        raise
+    except Exception as error:  # whatever is odd about a file of somebody else's
+        return _Code((), f"cannot be read: {error}")
+    refused = [f"has a system call at {offset:#x} that no probe can be on: {why}" for offset, why in found.refused]
+    other = [f"enters the kernel at {offset:#x} by {how}" for offset, how in found.other]
+    return _Code(found.sites, next(iter(refused + other), ""))
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return str(path)

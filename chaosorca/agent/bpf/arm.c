@@ -1,0 +1,164 @@
+/*
+ * Decides, just before a system call is made, whether a tracer shall act on it, and if so stops the thread there by a signal.
+ *
+ * A uprobe sits on the instruction before each `syscall` that may make a faulted call. Which call that is comes with the probe (its
+ * cookie), or is in the accumulator already. What the decision needs of the program's memory (a path, a command line) is left to the
+ * tracer: such a rule arms each call.
+ *
+ * Of the kernel's structures only `task_struct` is read, at offsets from the running kernel's own BTF.
+ */
+
+#include <linux/ptrace.h>
+
+struct rule_key {
+    u32 target;
+    u32 nr;
+};
+
+struct rule {
+    u32 id;
+    u32 all; /* arm every call: the tracer decides */
+    u32 first;
+    u32 last; /* 0: none */
+    u32 step;
+    u32 pad;
+    u64 threshold; /* of 2^64; 0: every call */
+    u64 seed;
+};
+
+struct call_key {
+    u32 thread;
+    u32 nr;
+};
+
+struct calls {
+    u32 rule;
+    u32 count;
+};
+
+struct armed {
+    u32 rule;
+    u32 nr;
+    u64 at; /* the `syscall` instruction */
+};
+
+BPF_HASH(armed_cgroups, u64, u32, 4096);
+BPF_HASH(rules, struct rule_key, struct rule, 8192);
+BPF_TABLE("lru_hash", struct call_key, struct calls, calls, 65536);
+BPF_HASH(armed, u32, struct armed, 65536);
+BPF_HASH(seen, struct rule_key, u64, 8192);
+BPF_HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
+BPF_HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
+
+/* SplitMix64 of the seed, the thread and its call: no state that processors would have to share. */
+static __always_inline u64 draw(u64 seed, u32 thread, u32 count)
+{
+    u64 z = seed + ((u64)thread << 32 | count) * 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+}
+
+static __always_inline bool selects(struct rule *rule, u32 thread, u32 nr)
+{
+    if (rule->first == 1 && !rule->last && rule->step == 1 && !rule->threshold)
+        return true;
+    struct call_key key = {.thread = thread, .nr = nr};
+    struct calls none = {.rule = rule->id};
+    struct calls *made = calls.lookup_or_try_init(&key, &none);
+    if (!made)
+        return false;
+    if (made->rule != rule->id)
+        *made = none;
+    u32 count = ++made->count;
+    if (count < rule->first || (rule->last && count > rule->last) || (count - rule->first) % rule->step)
+        return false;
+    return !rule->threshold || draw(rule->seed, thread, count) < rule->threshold;
+}
+
+/* The number, where the code does not say it: what the register holds that the cookie names, or the memory that it points to. */
+static __always_inline u32 number_in(struct pt_regs *ctx, u64 cookie)
+{
+    u32 where = cookie >> 32 & 0xff;
+    u64 number = ctx->ax;
+    /* One by one: a computed offset into the context is refused. */
+#define HELD_IN(register, field) \
+    if (where == register) {     \
+        number = ctx->field;     \
+        asm volatile("" : "+r"(number)); \
+    }
+    HELD_IN(1, bx)
+    HELD_IN(2, cx)
+    HELD_IN(3, dx)
+    HELD_IN(4, si)
+    HELD_IN(5, di)
+    HELD_IN(6, bp)
+    HELD_IN(7, r8)
+    HELD_IN(8, r9)
+    HELD_IN(9, r10)
+    HELD_IN(10, r11)
+    HELD_IN(11, r12)
+    HELD_IN(12, r13)
+    HELD_IN(13, r14)
+    HELD_IN(14, r15)
+    HELD_IN(15, sp)
+    if (cookie >> 56) {
+        u32 loaded = ~0;
+        bpf_probe_read_user(&loaded, sizeof(loaded), (void *)(number + (s16)(cookie >> 40)));
+        return loaded;
+    }
+    return number;
+}
+
+int at_site(struct pt_regs *ctx)
+{
+    u64 cgroup = bpf_get_current_cgroup_id();
+    u32 *target = armed_cgroups.lookup(&cgroup);
+    if (!target)
+        return 0;
+    u64 cookie = bpf_get_attach_cookie(ctx);
+    u32 nr = cookie & 0xffff;
+    struct rule_key key = {.target = *target, .nr = nr == 0xffff ? number_in(ctx, cookie) : nr};
+    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC) {
+        u64 none = 0, *mapped = new_code.lookup_or_try_init(target, &none);
+        if (mapped)
+            __sync_fetch_and_add(mapped, 1);
+    }
+    struct rule *rule = rules.lookup(&key);
+    if (!rule)
+        return 0;
+    u64 zero = 0, *n = seen.lookup_or_try_init(&key, &zero);
+    if (n)
+        __sync_fetch_and_add(n, 1);
+    u32 thread = bpf_get_current_pid_tgid();
+    if (!rule->all && !selects(rule, thread, key.nr))
+        return 0;
+    /* Nobody but a tracer may see the signal. */
+    char *task = (char *)bpf_get_current_task();
+    u32 traced = 0;
+    u64 blocked = 0;
+    bpf_probe_read_kernel(&traced, sizeof(traced), task + TASK_PTRACE);
+    if (!traced)
+        return 0;
+    bpf_probe_read_kernel(&blocked, sizeof(blocked), task + TASK_BLOCKED);
+    if (blocked >> (SIGNAL - 1) & 1) {
+        /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
+        u64 none = 0, *m = deaf.lookup_or_try_init(&key, &none);
+        if (m)
+            __sync_fetch_and_add(m, 1);
+        return 0;
+    }
+    struct armed call = {.rule = rule->id, .nr = key.nr, .at = PT_REGS_IP(ctx) + (s16)(cookie >> 16)};
+    if (armed.update(&thread, &call))
+        return 0;
+    bpf_send_signal_thread(SIGNAL);
+    return 0;
+}
+
+/* Numbers of threads are used again. */
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+    u32 thread = bpf_get_current_pid_tgid();
+    armed.delete(&thread);
+    return 0;
+}

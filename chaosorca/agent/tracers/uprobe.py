@@ -1,0 +1,170 @@
+"""Faults by our own tracer, woken by uprobes only for the calls that it shall touch; see arming.py and native/tracer.c."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
+from pathlib import Path
+
+from chaosorca.agent.arming import Arming, ArmRule
+from chaosorca.agent.tracers.ptrace import ENDED, EXEC, PROGRAM, PtraceSession, threshold_of
+from chaosorca.agent.tracers.session import OnCalls
+from chaosorca.model.errors import AgentError
+from chaosorca.model.fault import Fault
+from chaosorca.model.when import when_bounds
+
+_DISARMED_WITHIN = 0.1
+_LOOKS_EVERY, _LOOKS_AT_ALL_EVERY = 0.02, 2.0
+_numbers = itertools.count(1)
+
+
+class UprobeSession(PtraceSession):
+    """All faults of a container, by one tracer whose threads run freely until they are armed; see `session.Session`."""
+
+    injector = "uprobe"
+
+    def __init__(
+        self,
+        numbers: dict[str, int],
+        on_calls: OnCalls,
+        spawner: Executor,
+        marks: Callable[[], int | None],
+        arming: Arming,
+        cgroups: Callable[[], list[int]],
+        proc: Path = Path("/proc"),
+        program: str = PROGRAM,
+    ) -> None:
+        """
+        Arguments:
+            arming: the probes, and the kernel's part of the decision.
+            cgroups: the ids of the target's control groups now.
+            others: see `PtraceSession`.
+        """
+        arming.prepare()
+        self._arming = arming
+        self._cgroups_now = cgroups
+        self._cgroups: list[int] = []
+        self._number = next(_numbers)
+        self._new_programs: queue.Queue[int | None] = queue.Queue()
+        self._looked_at = time.monotonic()
+        super().__init__(numbers, on_calls, spawner, marks, proc, program)
+        self._looker = threading.Thread(target=self._look_at_new_code, name="looker", daemon=True)
+        self._looker.start()
+
+    def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
+        """See `Session.add`."""
+        super().add(key, fault, seconds, seed)
+        first, last, step = when_bounds(fault.when)
+        rule = ArmRule(key, bool(fault.path or fault.process), first, last, step, threshold_of(fault) or 0, seed & (2**64 - 1))
+        self._follow_cgroups()
+        self._arming.probe(self._number, self._traced, self._numbers_of(fault))
+        self._arming.set_rule(self._number, self._numbers_of(fault), rule)
+
+    def remove(self, key: int) -> None:
+        """See `Session.remove`."""
+        rule = self._rules.get(key)
+        if rule is not None:
+            self._disarm([key])
+            self._arming.release(self._number, self._numbers_of(rule.fault))
+        super().remove(key)
+        self._probe(self._traced)  # what the others need of it stays
+
+    def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
+        """See `Session.attach`."""
+        self._follow_cgroups()
+        reasons = super().attach(pids, within)
+        self._traced |= set(pids)
+        self._probe(pids)
+        return reasons
+
+    def supervise(self, pids: Collection[int]) -> str | None:
+        """See `Session.supervise`. Looks for code that has been mapped since, too."""
+        if self._stopped:
+            return None
+        self._follow_cgroups()
+        new, self._traced = set(pids) - self._traced, set(pids)
+        if time.monotonic() - self._looked_at > _LOOKS_AT_ALL_EVERY:
+            self._looked_at, new = time.monotonic(), self._traced
+        self._probe(new)
+        return super().supervise(pids)
+
+    def seen(self) -> dict[str, int]:
+        """See `Session.seen`: only the calls that faults are on."""
+        return {}
+
+    def probed(self) -> dict[str, int] | None:
+        """See `Session.probed`."""
+        return {self._names[nr]: count for nr, count in self._arming.seen(self._number).items() if nr in self._names}
+
+    def warnings(self) -> list[str]:
+        """See `Session.warnings`."""
+        deaf = [
+            f"{count} calls of {self._names[nr]} were let pass, because the threads had blocked SIGURG, by which they are stopped: "
+            "injector 'ptrace' would hit them"
+            for nr, count in self._arming.deaf(self._number).items()
+        ]
+        return super().warnings() + deaf
+
+    def stop(self) -> None:
+        """See `Session.stop`."""
+        if self._stopped:
+            return
+        self._disarm(list(self._rules))
+        self._new_programs.put(None)
+        super().stop()
+        self._arming.set_cgroups(self._number, self._cgroups, [])
+        self._arming.release(self._number)
+        self._arming.forget(self._number)
+
+    def _prepare_tracer(self) -> None:
+        answer = self._tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
+        if answer is None or answer.value:
+            raise AgentError("the tracer could not open the map of armed threads")
+
+    def _numbers_of(self, fault: Fault) -> list[int]:
+        return [self._numbers[name] for name in fault.syscalls]
+
+    def _follow_cgroups(self) -> None:
+        now = self._cgroups_now()
+        if now != self._cgroups:
+            self._arming.set_cgroups(self._number, self._cgroups, now)
+            self._cgroups = now
+
+    def _probe(self, pids: Collection[int]) -> None:
+        for rule in list(self._rules.values()):
+            self._arming.probe(self._number, pids, self._numbers_of(rule.fault))
+
+    def _disarm(self, keys: list[int]) -> None:
+        """Have nobody be armed any more, and those who are meet their tracer."""
+        end = time.monotonic() + _DISARMED_WITHIN
+        for key in keys:
+            self._arming.drop_rule(self._number, self._numbers_of(self._rules[key].fault))
+        while any(self._arming.armed_by(key) for key in keys) and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def _take_event(self, kind: int, key: int, thread: int, value: int) -> None:
+        super()._take_event(kind, key, thread, value)
+        if kind == ENDED and key in self._rules:
+            self._arming.drop_rule(self._number, self._numbers_of(self._rules[key].fault))
+        elif kind == EXEC:
+            self._new_programs.put(thread)
+
+    def _look_at_new_code(self) -> None:
+        """Put probes into programs that begin and libraries that are loaded while the faults go on."""
+        mapped = 0
+        while True:
+            try:
+                tid = self._new_programs.get(timeout=_LOOKS_EVERY)
+            except queue.Empty:
+                before, mapped = mapped, self._arming.new_code(self._number)
+                if mapped != before:
+                    self._probe(self._traced)
+                continue
+            if tid is None:
+                return
+            self._probe([tid])
+            self._tracer.ask(f"go {tid}")
