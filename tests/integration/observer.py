@@ -26,8 +26,10 @@ from conftest import ROOT, Web, ours, remove_ours, wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.model.fault import parse_fault
+from chaosorca.model.injectors import strace_cannot, uprobe_cannot
 
-INJECTORS = ("strace", "ptrace")
+INJECTORS = ("strace", "ptrace", "uprobe")
 PROGRAMS = ("dynamic", "static", "musl", "bare")
 """Linked dynamically and statically with glibc, with musl, and without a libc: the last has no threads."""
 
@@ -332,6 +334,14 @@ def observe(
     with fault_on(observer, injector, **fault) as running:
         workers = observer.run(within)
     return workers, running.injected
+
+
+def can(injector: str, fault: dict[str, Any]) -> bool:
+    """Whether an injector can make a fault that is to be made by all of them."""
+    parsed = parse_fault("x86_64", **fault)
+    return not (
+        strace_cannot(parsed, "x86_64") if injector == "strace" else injector == "uprobe" and uprobe_cannot(parsed, "x86_64")
+    )
 
 
 def normal(step: str, role: str) -> int:

@@ -36,7 +36,7 @@ def test_monitor_fault_metric(web: Web, client: docker.DockerClient, tmp_path: P
     assert web.get() == 200
     assert "attached to" in run("fault", "start", "--name", web.name, "--syscall", "openat", "--error", "ENOENT")
     assert [web.get() for _ in range(4)] == [404] * 4
-    assert "by ptrace, fired 4 times, active until" in run("fault", "list")
+    assert "by uprobe, fired 4 times, active until" in run("fault", "list")
     assert "fired 4 times" in run("fault", "stop", "--name", web.name)
     assert run("fault", "stop", "--name", web.name) == "no fault was active\n"
     assert [web.get() for _ in range(3)] == [200] * 3

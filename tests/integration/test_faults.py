@@ -38,7 +38,7 @@ def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
     (target,) = started["containers"]
     assert target == {"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}
     assert (started["injector"], started["syscalls"], started["effects"], started["warnings"]) == (
-        "ptrace",
+        "uprobe",
         ["openat"],
         ["error"],
         [],

@@ -11,7 +11,7 @@ nothing_left = one_agent_for_all
 observers = observers_of_a_module
 
 EACCES = -13
-PLACEBO_CALLS = {"strace": 100_000, "ptrace": 1_000_000}  # strace is that much slower
+PLACEBO_CALLS = {"strace": 100_000, "ptrace": 1_000_000, "uprobe": 1_000_000}  # strace is that much slower
 
 
 @pytest.mark.parametrize("injector", INJECTORS)
@@ -24,16 +24,19 @@ def test_no_result_of_very_many_calls_differs_under_a_placebo(injector: str, obs
     assert injected == {}
 
 
-@pytest.mark.parametrize("injector", ["ptrace"])  # calls in flight return ENOSYS when strace ends
-@pytest.mark.parametrize("confined", [True, False], ids=["seccomp profile", "no seccomp profile"])
+@pytest.mark.parametrize(  # not strace: calls in flight return ENOSYS when that ends
+    ("injector", "confined", "times"),
+    [("ptrace", True, 30), ("uprobe", True, 30), ("ptrace", False, 5)],
+    ids=["ptrace", "uprobe", "ptrace without a seccomp profile"],
+)
 def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(
-    confined: bool, injector: str, observers: Observers
+    injector: str, confined: bool, times: int, observers: Observers
 ) -> None:
     observer = observers.get("dynamic", confined=confined)
     observer.prepare(Round(("getppid", "write", "openat"), 0, alone=False, threads=8))
     observer.begin()
     injected = 0
-    for _ in range(30):
+    for _ in range(times):
         with fault_on(observer, injector, syscall="getppid,write,openat", error="EACCES") as running:
             time.sleep(0.05)
         injected += sum(running.injected.values())
@@ -45,7 +48,7 @@ def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and
     assert sum(worker.tally[EACCES] for worker in workers) == injected
 
 
-@pytest.mark.parametrize("injector", ["ptrace"])
+@pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
 def test_busy_children_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(injector: str, observers: Observers) -> None:
     observer = observers.get("bare")
     observer.prepare(Round(("getppid",), 0, alone=False, children=8, early=True))
@@ -99,7 +102,7 @@ def test_of_two_hundred_forks_a_second_each_child_gets_the_fault(program: str, i
     assert 500 / took > 100, f"{500 / took} forks/s are no test"
 
 
-@pytest.mark.parametrize("injector", ["ptrace"])
+@pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
 def test_children_that_are_forked_while_the_fault_begins_and_ends(injector: str, observers: Observers) -> None:
     """Whatever is caught in the middle, everybody goes on, and nobody gets what no one asked for."""
     observer = observers.get("musl")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from observer import Observers, Round, Step, fault_on, observe, observers_of_a_module
+from observer import Observers, Round, Step, can, fault_on, observe, observers_of_a_module
 from test_inside import CASES, REPEATS, Case
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
@@ -40,20 +40,29 @@ def no_tracer_has_failed(nothing_left: None) -> Iterator[None]:
     assert [(one["text"], one["reason"]) for one in faults if one["tracer_restarts"]] == []
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_all_effects(case: Case, observers: Observers) -> None:
+@pytest.mark.parametrize(
+    ("injector", "case"),
+    [
+        pytest.param(injector, case, id=f"{name}-{injector}")
+        for name, case in CASES.items()
+        for injector in ("uprobe", "ptrace")
+        if can(injector, case.fault)
+    ],
+)
+def test_all_effects(injector: str, case: Case, observers: Observers) -> None:
     round_ = Round(case.steps, REPEATS, threads=case.threads, children=3, early=case.early)
-    workers, injected = observe(observers.get("dynamic"), "ptrace", round_, **case.fault)
+    workers, injected = observe(observers.get("dynamic"), injector, round_, **case.fault)
     hit = [step for step in case.steps if step not in case.misses]
     assert sum(injected.values()) == len(workers) * len(hit) * len(case.hits)
 
 
-def test_faults_that_come_and_go_while_others_stay(observers: Observers) -> None:
+@pytest.mark.parametrize("injector", ["uprobe", "ptrace"])
+def test_faults_that_come_and_go_while_others_stay(injector: str, observers: Observers) -> None:
     observer = observers.get("dynamic")
     observer.prepare(Round(("getppid", "write", Step("openat", path="/etc/hostname")), 0, alone=False, threads=8, children=2))
     observer.begin()
-    with fault_on(observer, "ptrace", syscall="openat", error="EACCES", path="/etc/../etc/hostname", process="observer"):
-        for _ in range(10):
+    with fault_on(observer, injector, syscall="openat", error="EACCES", path="/etc/../etc/hostname", process="observer"):
+        for _ in range(3):
             start_fault(container=observer.name, syscall="getppid", retval=3, probability=0.5)
             start_fault(container=observer.name, syscall="write", delay_enter="5ms", delay_exit="5ms", max_faults=50)
             time.sleep(0.1)
@@ -63,8 +72,9 @@ def test_faults_that_come_and_go_while_others_stay(observers: Observers) -> None
     observer.result()
 
 
-def test_many_threads_and_children(observers: Observers) -> None:
+@pytest.mark.parametrize("injector", ["uprobe", "ptrace"])
+def test_many_threads_and_children(injector: str, observers: Observers) -> None:
     observer = observers.get("musl")
     round_ = Round(("getppid", "openat"), 4, threads=300, children=100, early=False)
-    workers, injected = observe(observer, "ptrace", round_, syscall="openat", error="EACCES", when="2+2", delay_enter="1ms")
+    workers, injected = observe(observer, injector, round_, syscall="openat", error="EACCES", when="2+2", delay_enter="1ms")
     assert injected == {"openat": 2 * len(workers)}

@@ -16,7 +16,7 @@ from chaosorca.probes.faults import fault_active, faults_injected
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module
-pytestmark = pytest.mark.parametrize("injector", ["ptrace"])  # strace can do none of this
+pytestmark = pytest.mark.parametrize("injector", ["ptrace", "uprobe"])  # strace can do none of this
 
 EACCES, EIO = -13, -5
 

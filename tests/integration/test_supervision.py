@@ -37,7 +37,7 @@ def status() -> dict:
     return agent.ask("status")["faults"][-1]
 
 
-@pytest.mark.parametrize("injector", ["ptrace", "strace"])
+@pytest.mark.parametrize("injector", ["uprobe", "ptrace", "strace"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signals, injector: str, web: Web) -> None:
     start_monitoring(container=web.name)
@@ -92,7 +92,7 @@ def test_a_call_that_is_never_made_is_told_with_what_is_made_instead(web: Web) -
 
 
 def test_without_a_monitor_the_first_seconds_tell(web: Web) -> None:
-    assert start_fault(container=web.name, syscall="stat", error="EACCES")["warnings"] == []
+    assert start_fault(container=web.name, syscall="stat", error="EACCES", injector="ptrace")["warnings"] == []
     end = time.monotonic() + 3.5
     while time.monotonic() < end:
         assert web.get() == 200

@@ -108,15 +108,14 @@ static void test_dice_and_budget(void)
     }
     CHECK(hits > 19598 && hits < 20402);          /* 3 standard deviations: 402 */
     CHECK(runs > 1800 && runs < 2200);            /* neighbours are independent: 1 % of them, and not none */
-    CHECK(slot.used == (uint64_t)hits);
     rule = (struct rule){.budget = 100};
     slot = (struct slot){0};
-    for (hits = 0; rule_draw(&rule, &slot); hits++)
-        CHECK(hits < 100);
-    CHECK(hits == 100 && slot.used == 100);
+    for (hits = 0; hits < 200 && rule_take(&rule, &slot); hits++)
+        CHECK(slot.used == (uint64_t)hits + 1);
+    CHECK(hits == 100 && slot.used == 100 && !rule_take(&rule, &slot));
     rule.placebo = true;
     slot = (struct slot){0};
-    CHECK(rule_draw(&rule, &slot) && !slot.used);
+    CHECK(rule_draw(&rule, &slot) && !rule_take(&rule, &slot) && !slot.used);
 }
 
 static void test_counts_begin_anew_with_each_rule(void)

@@ -11,7 +11,7 @@ import pytest
 from chaosorca.agent.tracers.strace import strace_command
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import read_fault
-from chaosorca.model.injectors import choose_injector, strace_cannot
+from chaosorca.model.injectors import check_injector, strace_cannot, uprobe_cannot
 from chaosorca.model.syscalls import machine
 
 EXPRESSIBLE = [
@@ -34,7 +34,7 @@ EXPRESSIBLE = [
 def test_strace_can(text: str) -> None:
     fault = read_fault(text, "x86_64")
     assert strace_cannot(fault, "x86_64") is None
-    assert choose_injector("strace", fault, "x86_64") == "strace"
+    assert check_injector("strace", fault, "x86_64") == "strace"
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,10 @@ def test_strace_can(text: str) -> None:
 def test_strace_cannot(text: str, what: str) -> None:
     fault = read_fault(text, "x86_64")
     assert str(strace_cannot(fault, "x86_64")).startswith(what)
-    assert choose_injector("auto", fault, "x86_64") == choose_injector("ptrace", fault, "x86_64") == "ptrace"
+    assert check_injector("auto", fault, "x86_64") == "auto"
+    assert check_injector("ptrace", fault, "x86_64") == "ptrace"
     with pytest.raises(InvalidArgument) as refused:
-        choose_injector("strace", fault, "x86_64")
+        check_injector("strace", fault, "x86_64")
     assert str(refused.value).startswith(f"injector 'strace' cannot do {what}")
 
 
@@ -68,3 +69,23 @@ def test_a_strace_that_is_here_takes_it(text: str) -> None:
     command = strace_command(read_fault(text, machine(platform.machine())), [1], 1)[:-2]
     judged = subprocess.run([*command, "-V"], capture_output=True, text=True, timeout=10, check=False)
     assert (judged.returncode, [line for line in judged.stderr.splitlines() if "invalid" in line]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "arch", "what"),
+    [
+        ("read:error=EIO:path=/a:process=b:max_faults=1:probability=0.1", "x86_64", None),
+        ("read:signal=SIGHUP:delay_enter=1s", "x86_64", None),
+        ("clone3:error=EAGAIN", "x86_64", "a fault on clone3, which C libraries make with all signals blocked"),
+        ("fork*:error=EAGAIN", "x86_64", "a fault on fork"),
+        ("%process:delay_enter=1s", "x86_64", "a fault on clone"),
+        ("read:error=EIO", "aarch64", "a fault on aarch64"),
+    ],
+)
+def test_uprobes_cannot(text: str, arch: str, what: str | None) -> None:
+    fault = read_fault(text, arch)
+    reason = uprobe_cannot(fault, arch)
+    assert reason == what or str(reason).startswith(str(what))
+    if what is not None:
+        with pytest.raises(InvalidArgument, match=f"injector 'uprobe' cannot do {what}"):
+            check_injector("uprobe", fault, arch)

@@ -1,0 +1,131 @@
+"""What is particular to uprobes: new programs, the signal that arms, files that containers share, who is not interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from chaoslib.exceptions import ActivityFailed
+from conftest import Web, wait_for
+from docker.models.containers import Container
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+from chaosorca.probes.faults import faults_injected
+
+
+@pytest.fixture(autouse=True)
+def end_all_faults(nothing_left: None) -> Iterator[None]:
+    yield
+    stop_all_faults()
+
+
+def status() -> dict:
+    agent = find_agent(connect())
+    assert agent is not None
+    return agent.ask("status")["faults"][-1]
+
+
+def said(container: Container) -> list[str]:
+    return container.logs().decode().splitlines()
+
+
+def test_a_program_that_begins_later_is_hit_from_its_first_call_on(run_container: Callable[..., Container]) -> None:
+    """ldconfig is linked statically: nothing of it has a probe before it begins."""
+    loop = "$| = 1; while (1) { system('/sbin/ldconfig -p >/dev/null 2>&1'); print $?, qq(\\n); select(undef, undef, undef, 0.1) }"
+    target = run_container(["perl", "-e", loop])
+    wait_for(lambda: len(said(target)) > 2)
+    assert set(said(target)) == {"0"}
+    start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/ld.so.cache", injector="uprobe")
+    time.sleep(0.5)
+    before = len(said(target))
+    wait_for(lambda: len(said(target)) > before + 10)
+    assert set(said(target)[before:]) == {"256"}, "each one could not open its cache"
+    stop_fault(container=target.name)
+    time.sleep(0.5)
+    before = len(said(target))
+    wait_for(lambda: len(said(target)) > before + 3)
+    assert set(said(target)[before:]) == {"0"}
+
+
+def test_the_programs_own_use_of_the_signal_is_its_own(run_container: Callable[..., Container]) -> None:
+    script = """
+        $| = 1; $SIG{URG} = sub { $own++ }; sleep 3;
+        for (1 .. 300) { $sent += kill 'URG', $$; $denied++ unless open F, '<', '/etc/hostname' }
+        print "$sent $own $denied\\n"; sleep 60
+    """
+    target = run_container(["perl", "-e", script])
+    start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname", injector="uprobe")
+    wait_for(lambda: len(said(target)) == 1, 20)
+    assert said(target) == ["300 300 300"]
+    assert faults_injected(target.name) == 300
+
+
+def test_calls_with_the_signal_blocked_are_let_pass_and_told(run_container: Callable[..., Container]) -> None:
+    script = """
+        use POSIX; $| = 1; sleep 3;
+        my $all = POSIX::SigSet->new; $all->fillset; my $old = POSIX::SigSet->new;
+        for (1 .. 20) { $open++ if open F, '<', '/etc/hostname' }
+        sigprocmask(SIG_BLOCK, $all, $old);
+        for (1 .. 20) { $deaf++ if open F, '<', '/etc/hostname' }
+        sigprocmask(SIG_SETMASK, $old);
+        for (1 .. 20) { $again++ if open F, '<', '/etc/hostname' }
+        print $open + 0, " $deaf ", $again + 0, "\\n"; sleep 60
+    """
+    target = run_container(["perl", "-e", script])
+    start_fault(container=target.name, syscall="openat", error="EACCES", injector="uprobe")
+    wait_for(lambda: len(said(target)) == 1)
+    assert said(target) == ["0 20 0"]
+    assert faults_injected(target.name) == 40
+    (warning,) = status()["warnings"]
+    assert warning.startswith("20 calls of openat were let pass, because the threads had blocked SIGURG")
+
+
+def test_nobody_is_interrupted_when_a_fault_begins_and_ends(run_container: Callable[..., Container]) -> None:
+    """A wait that nothing restarts: epoll_wait returns EINTR to whoever is stopped in it."""
+    script = """
+        $| = 1; require 'syscall.ph' if 0; my $epoll = syscall(291, 0); my $events = "\\0" x 64;
+        my $r = syscall(232, $epoll, $events, 1, 6000); print $r, " ", $r < 0 ? $! : "", "\\n"; sleep 60
+    """
+    target = run_container(["perl", "-e", script])
+    time.sleep(1)
+    for _ in range(3):
+        start_fault(container=target.name, syscall="openat", error="EACCES", injector="uprobe")
+        stop_fault(container=target.name)
+    wait_for(lambda: len(said(target)) == 1, 10)
+    assert said(target) == ["0 "], "it waited its six seconds"
+
+
+def test_a_container_of_the_same_image_is_not_touched(web: Web, run_container: Callable[..., Container]) -> None:
+    loop = '$| = 1; while (1) { print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n"; select(undef, undef, undef, 0.02) }'
+    one, other = run_container(["perl", "-e", loop]), run_container(["perl", "-e", loop])
+    start_fault(container=one.name, syscall="openat", error="EACCES", injector="uprobe")
+    wait_for(lambda: "Permission denied" in said(one))
+    time.sleep(1)
+    assert set(said(other)) == {"open"}
+    assert web.tracers() == {0}
+
+
+def test_all_calls_come_by_a_probe(web: Web) -> None:
+    start_monitoring(container=web.name, http=False, resources=False)
+    start_fault(container=web.name, syscall="openat,writev", delay_enter="1ms", when="5+2", injector="uprobe")
+    for _ in range(60):
+        assert web.get() == 200
+    time.sleep(0.5)
+    coverage = status()["coverage"]
+    assert coverage["openat"]["made"] == coverage["openat"]["probed"] == 60
+    assert coverage["writev"]["made"] == coverage["writev"]["probed"] >= 60
+    stop_fault(container=web.name)
+    stop_monitoring(container=web.name)
+
+
+def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> None:
+    started = start_fault(container=web.name, syscall="openat,clone", delay_enter="1ms")
+    assert started["injector"] == "ptrace"
+    assert any("not by uprobes: it cannot do a fault on clone" in warning for warning in started["warnings"])
+    stop_fault(container=web.name)
+    with pytest.raises(ActivityFailed, match="injector 'uprobe' cannot do a fault on clone"):
+        start_fault(container=web.name, syscall="openat,clone", delay_enter="1ms", injector="uprobe")
