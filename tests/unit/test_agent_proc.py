@@ -120,3 +120,19 @@ def test_a_namespace_is_the_inode_of_its_file(proc: Path) -> None:
     (proc / "10" / "ns").mkdir()
     (proc / "10" / "ns" / "net").write_text("")
     assert procfs.namespace(proc, 10, "net") == (proc / "10" / "ns" / "net").stat().st_ino
+
+
+def test_an_io_uring_is_found_among_the_descriptors(tmp_path: Path) -> None:
+    for pid, targets in ((1, ["/dev/null", "anon_inode:[io_uring]"]), (2, ["/dev/null", "socket:[7]"]), (3, [])):
+        (tmp_path / str(pid) / "fd").mkdir(parents=True)
+        for number, target in enumerate(targets):
+            (tmp_path / str(pid) / "fd" / str(number)).symlink_to(target)
+    assert [procfs.uses_io_uring(tmp_path, pid) for pid in (1, 2, 3, 4)] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("text", "letter"), [("State:\tT (stopped)\n", "T"), ("State:\tS (sleeping)\n", "S"), (None, "")])
+def test_the_state_of_a_process(text: str | None, letter: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "5" / "task" / "5").mkdir(parents=True)
+        (tmp_path / "5" / "task" / "5" / "status").write_text(f"Name:\tx\n{text}")
+    assert procfs.state_of(tmp_path, 5) == letter
