@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SLOT_BOUNDS = [2 ** (FIRST_SLOT + i) / 1e9 for i in range(SLOTS - 1)]
 """Upper bounds in seconds of the latency histograms' slots, 256 ns to 17 s in powers of two; the last slot has none."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_compiling = threading.Lock()  # the compiler behind bcc is one for the whole process
 
 
 def use_packaged_headers(modules: Path = Path("/lib/modules"), sources: Path = Path("/usr/src")) -> None:
@@ -52,7 +54,8 @@ def compile_program(name: str, defines: dict[str, int]) -> Any:
 
     source = (Path(__file__).parent / "bpf" / f"{name}.c").read_text()
     flags = [f"-D{key}={value}" for key, value in {"FIRST_SLOT": FIRST_SLOT, "SLOTS": SLOTS, **defines}.items()]
-    program = BPF(text=source, cflags=[*flags, "-Wno-macro-redefined"])
+    with _compiling:
+        program = BPF(text=source, cflags=[*flags, "-Wno-macro-redefined"])
     gc.collect()
     _libc.malloc_trim(0)  # the compiler's memory is more than all the rest of the agent's
     return program
