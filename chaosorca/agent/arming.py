@@ -28,6 +28,8 @@ _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" fo
 _IN_MEMORY = 1 << 56
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
+_NOBODY = 0
+_GONE = (FileNotFoundError, ProcessLookupError)
 _FileId = tuple[int, int]
 
 
@@ -152,6 +154,15 @@ class Arming:
                 return f"{_shown(path)} {problem}"
         return ""
 
+    def try_out(self, pids: Collection[int], numbers: Collection[int]) -> None:
+        """Put probes where a fault would have them, for a moment.
+
+        Raises:
+            AgentError: the kernel refuses one.
+        """
+        self.probe(_NOBODY, pids, numbers)
+        self.release(_NOBODY)
+
     def probe(self, user: int, pids: Collection[int], numbers: Collection[int]) -> None:
         """Put probes on all sites of these system calls in the files that processes execute, for a user of them."""
         for path, file in self._files(pids):
@@ -196,8 +207,10 @@ class Arming:
                 known = self._known.get(file)
                 if known is None or known[0] != version:
                     self._known[file] = known = (version, _read_code(path, status.st_size))
-            except OSError:
-                return _Code((), "")  # the process is gone
+            except _GONE:
+                return _Code((), "")
+            except OSError as error:
+                return _Code((), f"cannot be opened by the agent: {error.strerror}")
             return known[1]
 
     def _probe_file(self, user: int, path: Path, file: _FileId, numbers: Collection[int]) -> None:
@@ -208,8 +221,10 @@ class Arming:
                     sites = [site for site in self._code(path, file).sites if _number(site) == nr]
                     try:
                         self._links[at] = self._attach(path, sites) if sites else None
-                    except FileNotFoundError:
-                        return  # the process is gone
+                    except _GONE:
+                        return
+                    except OSError as error:
+                        raise AgentError(f"no probe could be put on {_shown(path)}: {error.strerror}") from error
                 self._users.setdefault(at, set()).add(user)
 
     def _close_unused(self) -> None:

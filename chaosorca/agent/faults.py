@@ -273,6 +273,7 @@ class Faults:
                 cannot = uprobe_cannot(fault, self._arch)
                 why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids)
                 if not why or injector == "uprobe":
+                    self.arming.try_out(pids, [self._numbers[name] for name in fault.syscalls])
                     cgroups = self._cgroups_of(target)
                     session = UprobeSession(self._numbers, on_calls, self._spawner, self._marks, self.arming, cgroups, self._proc)
                     return session, why
