@@ -1,0 +1,91 @@
+"""What uprobes are told, and which files they are put on; the kernel's part is tested on real containers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chaosorca.agent import arming
+from chaosorca.agent.arming import Arming
+from chaosorca.agent.tracers.sites import Site
+from chaosorca.model.errors import AgentError
+
+MAPS = """\
+00400000-00401000 r--p 00000000 00:27 2056674                            /l
+00401000-00479000 r-xp 00001000 00:27 2056674                            /l
+1ad4a000-1ad6c000 rw-p 00000000 00:00 0                                  [heap]
+7f00e40e9000-7f00e40eb000 r-xp 00000000 fe:01 77                         /usr/lib/a b.so (deleted)
+7f00e50e9000-7f00e50eb000 r-xp 00000000 00:00 0                          [vdso]
+7f00e60e9000-7f00e60eb000 r-xp 00000000 00:00 0
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+"""
+
+
+def test_files_that_a_process_executes_by_their_mappings(tmp_path: Path) -> None:
+    for pid in ("10", "11"):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "maps").write_text(MAPS)
+    found = Arming(tmp_path)._files([10, 11, 12])
+    assert found == [
+        (tmp_path / "10/map_files/401000-479000", (os.makedev(0, 0x27), 2056674)),
+        (tmp_path / "10/map_files/7f00e40e9000-7f00e40eb000", (os.makedev(0xFE, 1), 77)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("site", "number", "way", "register", "memory"),
+    [
+        (Site(0, 5, 257, None), 257, 5, 0, None),
+        (Site(0, 2, None, "rax"), 0xFFFF, 2, 0, None),
+        (Site(0, 3, None, "r9"), 0xFFFF, 3, 8, None),
+        (Site(0, -7, None, "rbx"), 0xFFFF, 0xFFF9, 1, None),
+        (Site(0, 5, None, "rsp", 8), 0xFFFF, 5, 15, 8),
+        (Site(0, 5, None, "rsp", -8), 0xFFFF, 5, 15, 0xFFF8),
+    ],
+)
+def test_a_cookie_holds_all_that_a_probe_has_to_know(site: Site, number: int, way: int, register: int, memory: int | None) -> None:
+    cookie = arming._cookie(site)
+    assert (cookie & 0xFFFF, cookie >> 16 & 0xFFFF, cookie >> 32 & 0xFF) == (number, way, register)
+    assert (cookie >> 40 & 0xFFFF if cookie >> 56 else None) == memory
+    assert cookie < 2**64
+
+
+def mapped(tmp_path: Path, content: bytes | None) -> Arming:
+    """A process that executes one file; None: it may not be opened."""
+    file = tmp_path / "10" / "map_files" / "401000-479000"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "10" / "maps").write_text(MAPS.splitlines()[1] + "\n")
+    if content is not None:
+        file.write_bytes(content)
+    return Arming(tmp_path)
+
+
+def test_code_that_is_no_program_of_this_machine_cannot_be_met(tmp_path: Path) -> None:
+    told = mapped(tmp_path, b"#! no program at all").cannot([10])
+    assert "10/map_files/401000-479000 cannot be read: " in told
+
+
+def test_a_process_that_is_gone_speaks_against_nothing(tmp_path: Path) -> None:
+    assert mapped(tmp_path, None).cannot([10]) == ""
+
+
+def test_a_file_that_is_too_large_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arming, "_LARGEST", 1 << 20)
+    told = mapped(tmp_path, b"\x7fELF" + bytes(1 << 20)).cannot([10])
+    assert told.endswith("is larger than 1 MiB, and is not looked through")
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    known = mapped(tmp_path, b"no program")
+    first = known.cannot([10])
+    (tmp_path / "10" / "map_files" / "401000-479000").write_bytes(b"\x7fELF\x02\x01" + bytes(100))
+    assert first
+    assert known.cannot([10]) != first
+
+
+def test_another_machine_is_told_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(AgentError, match="on x86-64 only, and this is aarch64"):
+        Arming().prepare()
