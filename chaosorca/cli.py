@@ -126,7 +126,7 @@ def fault() -> None:
 @click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
 @click.option("--abort-when", help="End the fault when this holds, as in 'error_ratio > 0.5 for 10s'.")
 @click.option("--placebo", is_flag=True, help="Attach as the fault would, and inject nothing.")
-@click.option("--injector", default="auto", show_default=True, help="ptrace, strace, or auto for the cheapest that can do it.")
+@click.option("--injector", default="auto", show_default=True, help="uprobe, ptrace, strace, or auto for the first that can do it.")
 @click.option("--dry-run", is_flag=True, help="Say whom the fault would touch, and touch nobody.")
 @click.pass_obj
 def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
