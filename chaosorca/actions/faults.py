@@ -14,7 +14,7 @@ from chaosorca.engine.containers import Container, check_selection, count_proces
 from chaosorca.engine.run import RUN_ID
 from chaosorca.exceptions import AgentError, OrcaError
 from chaosorca.model.fault import Fault, parse_fault
-from chaosorca.model.injectors import check_injector
+from chaosorca.model.injectors import check_injector, expected_injector
 from chaosorca.model.syscalls import answered_by_vdso, expand_syscalls, machine
 from chaosorca.model.values import as_bool, as_int
 
@@ -110,7 +110,7 @@ def start_fault(
     ]
     targets = select_containers(client, container, label)
     if is_dry_run:
-        return _dry_run(client, fault, targets, wanted, warnings)
+        return _dry_run(client, fault, targets, expected_injector(wanted, fault, arch), warnings)
     agent = ensure_agent(client, configuration)
     fault_id = uuid.uuid4().hex[:12]
     started: list[dict] = []

@@ -31,6 +31,13 @@ def check_injector(injector: object, fault: Fault, arch: str) -> str:
     return str(injector)
 
 
+def expected_injector(injector: str, fault: Fault, arch: str) -> str:
+    """Return what the agent is likely to take for an injector that `check_injector` has returned; it has the last word."""
+    if injector != "auto":
+        return injector
+    return "ptrace" if uprobe_cannot(fault, arch) else "uprobe"
+
+
 def uprobe_cannot(fault: Fault, arch: str) -> str | None:
     """Return what uprobes cannot do of a fault, None if they can do all of it."""
     if arch != "x86_64":

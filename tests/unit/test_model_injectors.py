@@ -11,7 +11,7 @@ import pytest
 from chaosorca.agent.tracers.strace import strace_command
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import read_fault
-from chaosorca.model.injectors import check_injector, strace_cannot, uprobe_cannot
+from chaosorca.model.injectors import check_injector, expected_injector, strace_cannot, uprobe_cannot
 from chaosorca.model.syscalls import machine
 
 EXPRESSIBLE = [
@@ -86,6 +86,8 @@ def test_uprobes_cannot(text: str, arch: str, what: str | None) -> None:
     fault = read_fault(text, arch)
     reason = uprobe_cannot(fault, arch)
     assert reason == what or str(reason).startswith(str(what))
+    assert expected_injector("auto", fault, arch) == ("ptrace" if what else "uprobe")
+    assert expected_injector("strace", fault, arch) == "strace"
     if what is not None:
         with pytest.raises(InvalidArgument, match=f"injector 'uprobe' cannot do {what}"):
             check_injector("uprobe", fault, arch)
