@@ -35,7 +35,8 @@ ONLY_OURS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(
     ("injector", "fault"),
-    [(injector, fault) for injector in INJECTORS for fault in FAULTS] + [("ptrace", fault) for fault in ONLY_OURS],
+    [(injector, fault) for injector in INJECTORS for fault in (FAULTS if injector != "strace" else FAULTS[1:4])]
+    + [("uprobe", fault) for fault in ONLY_OURS],
     ids=str,
 )
 def test_counts_and_durations_are_the_programs_own(injector: str, fault: dict[str, Any], observers: Observers) -> None:

@@ -54,7 +54,7 @@ def test_busy_children_see_nothing_but_the_truth_and_the_fault_while_it_comes_an
     observer.prepare(Round(("getppid",), 0, alone=False, children=8, early=True))
     observer.begin()
     injected = 0
-    for _ in range(15):
+    for _ in range(8):
         with fault_on(observer, injector, syscall="getppid", retval=4711) as running:
             time.sleep(0.05)
         injected += sum(running.injected.values())
