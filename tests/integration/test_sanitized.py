@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -44,9 +45,9 @@ def no_tracer_has_failed(nothing_left: None) -> Iterator[None]:
     ("injector", "case"),
     [
         pytest.param(injector, case, id=f"{name}-{injector}")
-        for name, case in CASES.items()
+        for number, (name, case) in enumerate(CASES.items())
         for injector in ("uprobe", "ptrace")
-        if can(injector, case.fault)
+        if can(injector, case.fault) and (number % 3 == 0 or os.environ.get("CHAOSORCA_FULL") == "1")
     ],
 )
 def test_all_effects(injector: str, case: Case, observers: Observers) -> None:
