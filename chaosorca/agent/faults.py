@@ -15,7 +15,7 @@ from typing import Any
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.abort import AbortWatch, Requests
-from chaosorca.agent.arming import Arming
+from chaosorca.agent.arming import SIGNAL, Arming
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.ptrace import PtraceSession
@@ -271,7 +271,7 @@ class Faults:
             try:
                 self.arming.prepare()
                 cannot = uprobe_cannot(fault, self._arch)
-                why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids)
+                why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids) or self._deaf(pids)
                 if not why or injector == "uprobe":
                     self.arming.try_out(pids, [self._numbers[name] for name in fault.syscalls])
                     cgroups = self._cgroups_of(target)
@@ -283,6 +283,13 @@ class Faults:
                 why = str(error)
             why = f"it is injected by ptrace, which stops every system call, and not by uprobes: {why}"
         return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc), why
+
+    def _deaf(self, pids: list[int]) -> str:
+        """Why the signal that arms does not stop processes; empty if it does. PostgreSQL, for one, has it blocked for good."""
+        for pid in pids:
+            if any(procfs.blocks_signal(self._proc, pid, tid, SIGNAL) for tid in procfs.threads(self._proc, pid)):
+                return f"process {pid} ({procfs.command_name(self._proc, pid)}) has blocked SIGURG, by which its calls are stopped"
+        return ""
 
     def _cgroups_of(self, target: Target) -> Callable[[], list[int]]:
         """What tells the control groups of a container now, be it one that was made anew under its name."""

@@ -50,6 +50,12 @@ def state_of(proc: Path, pid: int) -> str:
     return (_status_field(proc, pid, pid, "State") or "")[:1]
 
 
+def blocks_signal(proc: Path, pid: int, tid: int, signal: int) -> bool:
+    """Whether a thread has blocked a signal."""
+    mask = _status_field(proc, pid, tid, "SigBlk")
+    return bool(mask) and bool(int(mask or "0", 16) >> (signal - 1) & 1)
+
+
 def command_name(proc: Path, pid: int) -> str:
     """The short name of a process, empty if it is gone."""
     try:

@@ -136,3 +136,19 @@ def test_the_state_of_a_process(text: str | None, letter: str, tmp_path: Path) -
         (tmp_path / "5" / "task" / "5").mkdir(parents=True)
         (tmp_path / "5" / "task" / "5" / "status").write_text(f"Name:\tx\n{text}")
     assert procfs.state_of(tmp_path, 5) == letter
+
+
+@pytest.mark.parametrize(
+    ("mask", "signal", "blocked"),
+    [
+        ("0000000000400000", 23, True),
+        ("0000000000400000", 22, False),
+        ("fffffffe7ffbfeff", 23, True),
+        ("0000000000000000", 23, False),
+    ],
+)
+def test_a_blocked_signal_is_found_in_the_mask(mask: str, signal: int, blocked: bool, tmp_path: Path) -> None:
+    (tmp_path / "5" / "task" / "6").mkdir(parents=True)
+    (tmp_path / "5" / "task" / "6" / "status").write_text(f"Name:\tx\nSigBlk:\t{mask}\n")
+    assert procfs.blocks_signal(tmp_path, 5, 6, signal) is blocked
+    assert procfs.blocks_signal(tmp_path, 5, 7, signal) is False
