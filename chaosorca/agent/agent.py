@@ -59,6 +59,7 @@ class Agent:
         unknown = [monitor for monitor in monitors if monitor not in MONITORS]
         if unknown:
             raise InvalidArgument(f"there is no monitor {unknown[0]!r}: there are {', '.join(MONITORS)}")
+        self._look_at_code(container)
         # Before any lock: compiling takes its time, and scrapes go on meanwhile.
         if {"syscalls", "resources"} & set(monitors):
             self._syscalls.prepare()
@@ -144,6 +145,15 @@ class Agent:
             if idle:
                 self._retired_at = time.monotonic()
             return {"retired": idle}
+
+    def _look_at_code(self, container: dict[str, Any]) -> None:
+        """Read the programs of a container while it is being monitored, so that a fault need not wait for it."""
+
+        def look() -> None:
+            with contextlib.suppress(AgentError, OSError):
+                self._faults.arming.cannot(find_target(container).pids())
+
+        threading.Thread(target=look, name="reader", daemon=True).start()
 
     def prepare_faults(self) -> None:
         """Have ready what the first fault would have to wait for; who cannot have it is told when it is asked for."""

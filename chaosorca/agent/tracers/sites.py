@@ -11,11 +11,11 @@ The bytes `0f 05` are searched first, and only the function around each of them 
 from __future__ import annotations
 
 import re
+import struct
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import capstone
@@ -24,6 +24,7 @@ from chaosorca.agent.elf import Elf, Range
 
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
+_RELATIVE = struct.Struct("<i")
 _CALL = re.compile(rb"(?s)[\xe8\xe9](?=(....))")
 _FAR_JUMP = re.compile(rb"(?s)(?:\xe9|\x0f[\x80-\x8f])(?=(....))")
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
@@ -333,19 +334,20 @@ class _Code:
         """
         if not self.file.knows_functions or self.file.function(address) is not None:
             return False
-        return not any(self._leads_straight(start, address) for start in self._called if 0 <= address - start < _LONG)
+        return not any(self._leads_straight(start, address) for start in self._called_before(address))
 
-    @cached_property
-    def _called(self) -> list[int]:
-        """Where direct calls and jumps from functions lead to that are in none."""
+    def _called_before(self, address: int) -> set[int]:
+        """Where direct calls and jumps from functions lead to, in no function and not far before a place."""
         found = set()
         for part in self.file.code:
+            to_target = part.address - part.offset + 5
             for match in _CALL.finditer(self.file.data, part.offset, part.offset + part.size):
-                source = part.address + match.start() - part.offset
-                target = source + 5 + int.from_bytes(match[1], "little", signed=True)
-                if self.file.part(target) and self.file.function(target) is None and self.file.function(source) is not None:
+                way = _RELATIVE.unpack(match[1])[0]
+                target = match.start() + to_target + way
+                is_near = address - _LONG < target <= address and self.file.function(target) is None
+                if is_near and self.file.function(target - way - 5) is not None:
                     found.add(target)
-        return sorted(found)
+        return found
 
     def _leads_straight(self, start: int, address: int) -> bool:
         """Tell whether real instructions follow each other all the way from one place to another."""
