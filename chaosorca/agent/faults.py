@@ -385,8 +385,11 @@ class Faults:
         return None if counted is None else Counter(counted) + self._ledger.called_by(name)
 
     def _look_at_coverage(self, injection: Injection) -> None:
-        probed, made = injection.session.probed(), self._made_by(injection.target.name)
-        if probed is not None and made is not None and injection.before is not None:
+        probed = injection.session.probed()
+        if probed is None or injection.before is None:
+            return  # it sees every call anyway, or nobody counted: spare the reading of the kernel's counts
+        made = self._made_by(injection.target.name)
+        if made is not None:
             injection.coverage = {
                 name: {"made": made[name] - injection.before[name], "probed": probed.get(name, 0)}
                 for name in injection.fault.syscalls
@@ -403,7 +406,7 @@ class Faults:
         if calls.effects:
             with self._counting:  # several tracers of one fault may tell of their calls at once
                 for injection in reversed(self._injections):
-                    if injection.key == calls.key and injection.target.name == name:
+                    if injection.key == calls.key:
                         injection.fired[calls.syscall] += calls.count
                         break
             self._ledger.injected(name, calls.syscall, "+".join(calls.effects), calls.count)

@@ -66,8 +66,8 @@ def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milli
         words.append(f"exit_ns={fault.delay_exit * 1000}")
     first, last, step = when_bounds(fault.when)
     words += [f"first={first}", *([f"last={last}"] if last else []), f"step={step}"]
-    if fault.probability < 1:
-        words.append(f"threshold={threshold_of(fault)}")
+    if threshold := threshold_of(fault):
+        words.append(f"threshold={threshold}")
     if fault.max_faults:
         words.append(f"budget={fault.max_faults}")
     if fault.path:

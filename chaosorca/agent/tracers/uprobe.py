@@ -135,8 +135,9 @@ class UprobeSession(PtraceSession):
             self._cgroups = now
 
     def _probe(self, pids: Collection[int]) -> None:
-        for rule in list(self._rules.values()):
-            self._arming.probe(self._number, pids, self._numbers_of(rule.fault))
+        numbers = {nr for rule in list(self._rules.values()) for nr in self._numbers_of(rule.fault)}
+        if numbers:
+            self._arming.probe(self._number, pids, numbers)
 
     def _disarm(self, keys: list[int]) -> None:
         """Have nobody be armed any more, and those who are meet their tracer."""
