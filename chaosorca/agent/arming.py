@@ -19,13 +19,20 @@ from chaosorca.agent.btf import member_offsets
 from chaosorca.agent.tracers.sites import Site, find_sites
 from chaosorca.model.errors import AgentError
 
-SIGNAL = 23
-"""SIGURG, which does nothing to a program that nobody traces."""
+SIGNALS = (23, 28)
+"""SIGURG and SIGWINCH, which do nothing to a program that nobody traces; the second is for threads that have blocked the first, and
+is sent only where there is no handler for it."""
 
+_OFFSETS = {
+    "TASK_PTRACE": ("task_struct", "ptrace"),
+    "TASK_BLOCKED": ("task_struct", "blocked"),
+    "TASK_SIGHAND": ("task_struct", "sighand"),
+    "SIGHAND_ACTION": ("sighand_struct", "action"),
+}
 _MMAP = 9
 _UNKNOWN_NR = 0xFFFF
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
-_IN_MEMORY = 1 << 56
+_IN_MEMORY, _IS_EARLY, _HAS_CONDITION = 1 << 60, 1 << 61, 1 << 62
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
 _NOBODY = 0
@@ -77,12 +84,13 @@ class Arming:
                 return
             if platform.machine() != "x86_64":
                 raise AgentError(f"uprobes arm threads on x86-64 only, and this is {platform.machine()}")
+            wanted = {structure: {m for s, m in _OFFSETS.values() if s == structure} for structure, _ in _OFFSETS.values()}
             try:
-                found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), {"task_struct": {"ptrace", "blocked"}})
-                offsets = {"TASK_PTRACE": found["task_struct"]["ptrace"], "TASK_BLOCKED": found["task_struct"]["blocked"]}
+                found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), wanted)
+                offsets = {macro: found[structure][member] for macro, (structure, member) in _OFFSETS.items()}
             except (OSError, ValueError, KeyError):
                 raise AgentError("this kernel has no type information (BTF), which says where a thread's state is") from None
-            constants = {"SIGNAL": SIGNAL, "NR_MMAP": _MMAP, "PROT_EXEC": mmap.PROT_EXEC}
+            constants = {"SIGNAL": SIGNALS[0], "OTHER_SIGNAL": SIGNALS[1], "NR_MMAP": _MMAP, "PROT_EXEC": mmap.PROT_EXEC}
             program = kernel.compile_program("arm", {**offsets, **constants})
             try:
                 self._program_fd = kernel.load_uprobe_program(program.dump_func("at_site"))
@@ -245,9 +253,14 @@ def _number(site: Site) -> int:
 
 
 def _cookie(site: Site) -> int:
-    """What the program is told of a site: the number, the way to the call, and the register that holds the number."""
-    register = _REGISTERS.index(site.held_in) if site.nr is None and site.held_in else 0
-    told = _number(site) | (site.to_syscall & 0xFFFF) << 16 | register << 32
+    """What the program is told of a site; see bpf/arm.c."""
+    told = _number(site) | (site.to_syscall & 0xFFFF) << 16
+    if site.condition is not None:
+        told |= site.condition << 56 | _HAS_CONDITION
+    if site.to_next is not None:
+        return told | (site.to_next & 0xFFFF) << 32 | _IS_EARLY
+    if site.nr is None and site.held_in:
+        told |= _REGISTERS.index(site.held_in) << 32
     return told if site.held_at is None else told | (site.held_at & 0xFFFF) << 40 | _IN_MEMORY
 
 

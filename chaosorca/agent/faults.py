@@ -15,7 +15,7 @@ from typing import Any
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.abort import AbortWatch, Requests
-from chaosorca.agent.arming import SIGNAL, Arming
+from chaosorca.agent.arming import SIGNALS, Arming
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.ptrace import PtraceSession
@@ -285,10 +285,14 @@ class Faults:
         return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc), why
 
     def _deaf(self, pids: list[int]) -> str:
-        """Why the signal that arms does not stop processes; empty if it does. PostgreSQL, for one, has it blocked for good."""
+        """Why the signals that arm do not stop processes; empty if one does. PostgreSQL has blocked the first one for good."""
+        first, other = SIGNALS
         for pid in pids:
-            if any(procfs.blocks_signal(self._proc, pid, tid, SIGNAL) for tid in procfs.threads(self._proc, pid)):
-                return f"process {pid} ({procfs.command_name(self._proc, pid)}) has blocked SIGURG, by which its calls are stopped"
+            for tid in procfs.threads(self._proc, pid):
+                blocked = procfs.signals(self._proc, pid, tid, "SigBlk")
+                if first in blocked and other in blocked | procfs.signals(self._proc, pid, tid, "SigCgt"):
+                    name = procfs.command_name(self._proc, pid)
+                    return f"process {pid} ({name}) has blocked SIGURG and SIGWINCH, by which its calls are stopped"
         return ""
 
     def _cgroups_of(self, target: Target) -> Callable[[], list[int]]:

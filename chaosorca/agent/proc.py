@@ -50,10 +50,10 @@ def state_of(proc: Path, pid: int) -> str:
     return (_status_field(proc, pid, pid, "State") or "")[:1]
 
 
-def blocks_signal(proc: Path, pid: int, tid: int, signal: int) -> bool:
-    """Whether a thread has blocked a signal."""
-    mask = _status_field(proc, pid, tid, "SigBlk")
-    return bool(mask) and bool(int(mask or "0", 16) >> (signal - 1) & 1)
+def signals(proc: Path, pid: int, tid: int, field: str) -> set[int]:
+    """The signals that a thread has blocked (`SigBlk`), or that it catches (`SigCgt`); none if it is gone."""
+    mask = int(_status_field(proc, pid, tid, field) or "0", 16)
+    return {number + 1 for number in range(mask.bit_length()) if mask >> number & 1}
 
 
 def command_name(proc: Path, pid: int) -> str:

@@ -150,5 +150,5 @@ def test_the_state_of_a_process(text: str | None, letter: str, tmp_path: Path) -
 def test_a_blocked_signal_is_found_in_the_mask(mask: str, signal: int, blocked: bool, tmp_path: Path) -> None:
     (tmp_path / "5" / "task" / "6").mkdir(parents=True)
     (tmp_path / "5" / "task" / "6" / "status").write_text(f"Name:\tx\nSigBlk:\t{mask}\n")
-    assert procfs.blocks_signal(tmp_path, 5, 6, signal) is blocked
-    assert procfs.blocks_signal(tmp_path, 5, 7, signal) is False
+    assert (signal in procfs.signals(tmp_path, 5, 6, "SigBlk")) is blocked
+    assert procfs.signals(tmp_path, 5, 6, "SigCgt") == procfs.signals(tmp_path, 5, 7, "SigBlk") == set()

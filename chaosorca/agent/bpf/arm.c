@@ -1,14 +1,22 @@
 /*
  * Decides, just before a system call is made, whether a tracer shall act on it, and if so stops the thread there by a signal.
  *
- * A uprobe sits on the instruction before each `syscall` that may make a faulted call. Which call that is comes with the probe (its
- * cookie), or is in the accumulator already. What the decision needs of the program's memory (a path, a command line) is left to the
- * tracer: such a rule arms each call.
+ * A uprobe sits on the instruction before each `syscall` that may make a faulted call, or on the nearest one before it from which
+ * control gets there and that the kernel can carry out itself, which costs a thirtieth of a step. Which call that is comes with the
+ * probe (its cookie), or is in the accumulator already. What the decision needs of the program's memory (a path, a command line) is
+ * left to the tracer: such a rule arms each call.
+ *
+ * The cookie's bits: 0-15 the number (0xffff: see `number_in`), 16-31 bytes to the `syscall`, 32-47 for IS_EARLY bytes to where the
+ * thread is next, else 32-39 the register and 40-55 the distance behind it, 56-59 the condition of HAS_CONDITION, 60-62 the flags.
  *
  * Of the kernel's structures only `task_struct` is read, at offsets from the running kernel's own BTF.
  */
 
 #include <linux/ptrace.h>
+
+#define IN_MEMORY (1ull << 60)
+#define IS_EARLY (1ull << 61)
+#define HAS_CONDITION (1ull << 62)
 
 struct rule_key {
     u32 target;
@@ -39,7 +47,10 @@ struct calls {
 struct armed {
     u32 rule;
     u32 nr;
+    u64 from; /* where the thread stops */
     u64 at; /* the `syscall` instruction */
+    u32 signal;
+    u32 pad;
 };
 
 BPF_HASH(armed_cgroups, u64, u32, 4096);
@@ -102,12 +113,34 @@ static __always_inline u32 number_in(struct pt_regs *ctx, u64 cookie)
     HELD_IN(13, r14)
     HELD_IN(14, r15)
     HELD_IN(15, sp)
-    if (cookie >> 56) {
+    if (cookie & IN_MEMORY) {
         u32 loaded = ~0;
         bpf_probe_read_user(&loaded, sizeof(loaded), (void *)(number + (s16)(cookie >> 40)));
         return loaded;
     }
     return number;
+}
+
+/* Whether a jump's condition holds: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, appendix B. */
+static __always_inline bool holds(u64 flags, u32 condition)
+{
+    u64 carry = flags, parity = flags >> 2, zero = flags >> 6, sign = flags >> 7, overflow = flags >> 11;
+    u64 all = (overflow & 1) | (carry & 1) << 1 | (zero & 1) << 2 | ((carry | zero) & 1) << 3 | (sign & 1) << 4 | (parity & 1) << 5 |
+              ((sign ^ overflow) & 1) << 6 | (((sign ^ overflow) | zero) & 1) << 7;
+    return (all >> (condition >> 1) ^ condition) & 1;
+}
+
+/* The signal that stops the current thread: one that it has not blocked, and for which it does nothing without a tracer. 0: none. */
+static __always_inline u32 arming_signal(char *task)
+{
+    u64 blocked = 0, actions = 0, handler = 0;
+    bpf_probe_read_kernel(&blocked, sizeof(blocked), task + TASK_BLOCKED);
+    if (!(blocked >> (SIGNAL - 1) & 1))
+        return SIGNAL;
+    bpf_probe_read_kernel(&actions, sizeof(actions), task + TASK_SIGHAND);
+    /* struct k_sigaction begins with the handler, and is of 32 bytes. */
+    bpf_probe_read_kernel(&handler, sizeof(handler), (char *)actions + SIGHAND_ACTION + 32 * (OTHER_SIGNAL - 1));
+    return blocked >> (OTHER_SIGNAL - 1) & 1 || handler > 1 ? 0 : OTHER_SIGNAL;
 }
 
 int at_site(struct pt_regs *ctx)
@@ -117,6 +150,8 @@ int at_site(struct pt_regs *ctx)
     if (!target)
         return 0;
     u64 cookie = bpf_get_attach_cookie(ctx);
+    if (cookie & HAS_CONDITION && !holds(ctx->flags, cookie >> 56 & 15))
+        return 0;
     u32 nr = cookie & 0xffff;
     struct rule_key key = {.target = *target, .nr = nr == 0xffff ? number_in(ctx, cookie) : nr};
     if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC) {
@@ -136,22 +171,23 @@ int at_site(struct pt_regs *ctx)
     /* Nobody but a tracer may see the signal. */
     char *task = (char *)bpf_get_current_task();
     u32 traced = 0;
-    u64 blocked = 0;
     bpf_probe_read_kernel(&traced, sizeof(traced), task + TASK_PTRACE);
     if (!traced)
         return 0;
-    bpf_probe_read_kernel(&blocked, sizeof(blocked), task + TASK_BLOCKED);
-    if (blocked >> (SIGNAL - 1) & 1) {
+    u32 signal = arming_signal(task);
+    if (!signal) {
         /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
         u64 none = 0, *m = deaf.lookup_or_try_init(&key, &none);
         if (m)
             __sync_fetch_and_add(m, 1);
         return 0;
     }
-    struct armed call = {.rule = rule->id, .nr = key.nr, .at = PT_REGS_IP(ctx) + (s16)(cookie >> 16)};
+    struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal};
+    call.at = PT_REGS_IP(ctx) + (s16)(cookie >> 16);
+    call.from = cookie & IS_EARLY ? PT_REGS_IP(ctx) + (s16)(cookie >> 32) : call.at;
     if (armed.update(&thread, &call))
         return 0;
-    bpf_send_signal_thread(SIGNAL);
+    bpf_send_signal_thread(signal);
     return 0;
 }
 

@@ -14,7 +14,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -286,6 +286,8 @@ class PtraceSession:
         self._ended: dict[int, str] = {}
         self._foreign: set[int] = set()
         self._lost = 0
+        self._told: Counter[int] = Counter()
+        self._untold = 0
         self._marked_by: int | None = None
         self._stopped = False
         self._state_fd = os.memfd_create("orca-state", os.MFD_CLOEXEC)
@@ -343,6 +345,7 @@ class PtraceSession:
             return None
         said = self._tracer.complaint()
         self._tracer.kill()
+        self._count_untold()
         looping = self.restarts.note(time.monotonic(), said)
         if looping:
             return looping
@@ -374,6 +377,9 @@ class PtraceSession:
         ]
         if self._lost:
             result.append(f"{self._lost} calls that were tampered with are not in the figures: the agent did not read for too long")
+        if self._untold:
+            untold = "calls that were tampered with are not in the figures: their tracer ended before it told of them"
+            result.append(f"{self._untold} {untold}")
         return result
 
     def stop(self) -> None:
@@ -401,6 +407,13 @@ class PtraceSession:
         except OSError as error:
             raise AgentError(f"the tracer {self._program!r} could not be started: {error.strerror}") from error
 
+    def _count_untold(self) -> None:
+        """How many calls a tracer that has died has hit, by the memory that outlives it, beyond those that it has told of."""
+        for key, rule in self._rules.items():
+            used, _ = _SLOT.unpack_from(self._state, rule.slot * _SLOT.size)
+            self._untold += max(0, used - self._told[key])
+            self._told[key] = used
+
     def _give_rule(self, key: int, rule: _Rule) -> None:
         left = max(1, int((rule.deadline - time.monotonic() + _GRACE) * 1000))
         answer = self._tracer.tell(f"add {rule_words(key, rule.slot, rule.fault, self._numbers, left)}", _ANSWERS_WITHIN)
@@ -426,6 +439,7 @@ class PtraceSession:
         return None
 
     def _take_calls(self, key: int, nr: int, value: int, flags: int, took: list[int]) -> None:
+        self._told[key] += len(took)
         effects = tuple(name for bit, name in _EFFECT_BITS.items() if flags & bit)
         replaced = bool(flags & _REPLACED)
         self._on_calls(

@@ -103,7 +103,7 @@ class UprobeSession(PtraceSession):
     def warnings(self) -> list[str]:
         """See `Session.warnings`."""
         deaf = [
-            f"{count} calls of {self._names[nr]} were let pass, because the threads had blocked SIGURG, by which they are stopped: "
+            f"{count} calls of {self._names[nr]} were let pass, because the threads had blocked the signals that stop them: "
             "injector 'ptrace' would hit them"
             for nr, count in self._arming.deaf(self._number).items()
         ]

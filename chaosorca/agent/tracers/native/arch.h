@@ -14,6 +14,8 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 
+#include "ahead.h"
+
 #if defined(__x86_64__)
 
 #define NATIVE_ARCH AUDIT_ARCH_X86_64
@@ -21,25 +23,30 @@
 
 enum { SYSCALL_BYTES = 2 };
 
-/* Where a stopped thread is, the number and the arguments of the call that it is about to make there. */
-static inline int at_instruction(pid_t tid, uint64_t *at, uint64_t *nr, uint64_t arguments[6])
+/*
+ * The number and the arguments of the call that a thread makes at `at`, where it is, or `from` where it is only some instructions
+ * before it. -1: it is gone or elsewhere; -2 (in place of a number): what is between is not known.
+ */
+static inline int call_ahead(pid_t tid, uint64_t from, uint64_t at, int64_t *nr, uint64_t arguments[6])
 {
     struct user_regs_struct regs;
-    if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
+    if (ptrace(PTRACE_GETREGS, tid, 0, &regs) || (regs.rip != at && regs.rip != from))
         return -1;
-    *at = regs.rip;
-    *nr = (uint32_t)regs.rax;
+    *nr = regs.rip == at || run_ahead(tid, &regs, at) ? (int64_t)(uint32_t)regs.rax : -2;
     uint64_t given[6] = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9};
     __builtin_memcpy(arguments, given, sizeof(given));
     return 0;
 }
 
-/* Have a thread go on behind its `syscall` instruction, as if the call had been made with this result. */
-static inline int skip_instruction(pid_t tid, uint64_t at, int64_t result)
+/* Have a thread that is there go on behind its `syscall` instruction, as if the call had been made with this result. */
+static inline int skip_call(pid_t tid, uint64_t at, int64_t result)
 {
-    if (ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rip), at + SYSCALL_BYTES))
+    struct user_regs_struct regs;
+    if (ptrace(PTRACE_GETREGS, tid, 0, &regs) || (regs.rip != at && !run_ahead(tid, &regs, at)))
         return -1;
-    return (int)ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rax), result);
+    regs.rip = at + SYSCALL_BYTES;
+    regs.rax = (uint64_t)result;
+    return (int)ptrace(PTRACE_SETREGS, tid, 0, &regs);
 }
 
 static inline int set_result(pid_t tid, int64_t result)
@@ -59,13 +66,13 @@ static inline int leave_out_call(pid_t tid)
 
 enum { SYSCALL_BYTES = 4 };
 
-static inline int at_instruction(pid_t tid, uint64_t *at, uint64_t *nr, uint64_t arguments[6])
+static inline int call_ahead(pid_t tid, uint64_t from, uint64_t at, int64_t *nr, uint64_t arguments[6])
 {
-    (void)tid, (void)at, (void)nr, (void)arguments;
+    (void)tid, (void)from, (void)at, (void)nr, (void)arguments;
     return -1;
 }
 
-static inline int skip_instruction(pid_t tid, uint64_t at, int64_t result)
+static inline int skip_call(pid_t tid, uint64_t at, int64_t result)
 {
     (void)tid, (void)at, (void)result;
     return -1;

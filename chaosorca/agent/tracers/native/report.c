@@ -4,12 +4,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST = 1 << 20, LEAST = 1 << 10 };
+enum { MOST = 1 << 20, LEAST = 1 << 10, AT_ONCE = 1 << 9 };
+
+static const uint64_t GATHERED = 5 * 1000000, TRIED_AGAIN = 1000000;
 
 static struct record *waiting;
 static size_t first, count, size; /* records */
 static size_t written;            /* bytes of the first one */
 static uint64_t lost;
+static uint64_t gathered_since; /* 0: nothing waits */
+static int is_urgent;
 
 static void put(const struct record *record)
 {
@@ -39,21 +43,42 @@ void report(const struct record *record)
         put(&note);
     }
     put(record);
+    is_urgent |= record->kind != CALL;
 }
 
-bool report_flush(void)
+/* Write what can be written; return whether something is left. */
+static int write_out(void)
 {
     while (count) {
         ssize_t n = write(STDOUT_FILENO, (char *)(waiting + first) + written, count * sizeof(*waiting) - written);
         if (n <= 0)
-            return true;
+            return 1;
         size_t bytes = written + (size_t)n;
         first += bytes / sizeof(*waiting);
         count -= bytes / sizeof(*waiting);
         written = bytes % sizeof(*waiting);
     }
     first = 0;
-    return false;
+    return 0;
+}
+
+uint64_t report_flush(uint64_t now)
+{
+    if (!count)
+        return UINT64_MAX;
+    if (!gathered_since)
+        gathered_since = now;
+    if (!is_urgent && count < AT_ONCE && now < gathered_since + GATHERED)
+        return gathered_since + GATHERED;
+    if (write_out())
+        return now + TRIED_AGAIN;
+    gathered_since = is_urgent = 0;
+    return UINT64_MAX;
+}
+
+void report_all(void)
+{
+    write_out();
 }
 
 void report_free(void)

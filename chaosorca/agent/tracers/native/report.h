@@ -1,11 +1,11 @@
 /*
  * What the tracer says to the agent: records of one size, in order. Writing never blocks, since whoever waits for the agent would
- * hold the traced program: what the agent does not read yet is kept.
+ * hold the traced program: what the agent does not read yet is kept. Calls are told some milliseconds at a time, since each time
+ * wakes the agent; anything else at once.
  */
 #ifndef REPORT_H
 #define REPORT_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 enum record_kind {
@@ -36,8 +36,11 @@ struct record {
 
 void report(const struct record *record);
 
-/* Write what can be written now; return whether something is left. */
-bool report_flush(void);
+/* Write what is due, by the monotonic clock; return when this has to be called again, UINT64_MAX: not before there is more. */
+uint64_t report_flush(uint64_t now);
+
+/* Write everything that is left. */
+void report_all(void);
 
 /* Give up all memory. */
 void report_free(void);

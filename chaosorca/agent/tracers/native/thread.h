@@ -39,6 +39,7 @@ struct thread {
     /* The call that is being tampered with, if there is a rule. */
     struct active_rule *rule;
     struct active_rule *chosen; /* the rule that acts when the call at `site` is made */
+    bool is_undecided;          /* if it selects that call */
     bool at_site;               /* before the `syscall` instruction, and not in the kernel */
     uint64_t site;
     int pass_on;                /* a signal that is to be delivered behind the site */

@@ -27,7 +27,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
-#include <poll.h>
 #include <sys/ptrace.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,9 +43,10 @@
 #include "file.h"
 #include "report.h"
 #include "rule.h"
+#include "sleep.h"
 #include "thread.h"
 
-enum { ARMING = SIGURG, LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
+enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
 static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL, LOOKED_AT_WITHIN = 100 * 1000000ULL;
@@ -87,10 +87,9 @@ static struct active_rule *rules;
 static struct state *state;
 static int marks = -1, armed = -1;
 static struct queue new_programs;
-static bool is_letting_go, commands_ended;
+static bool is_letting_go, is_at_odds;
 static uint64_t let_go_by;
 static uint32_t detach_asked;
-static volatile sig_atomic_t asked_to_end;
 static bool had_rule;
 static uint64_t without_rules_since = FOREVER;
 
@@ -125,7 +124,10 @@ static bool wake_at_calls(struct thread *thread)
 struct armed_call {
     uint32_t rule;
     uint32_t nr;
-    uint64_t at;
+    uint64_t from; /* where the thread is stopped: there, or some instructions before */
+    uint64_t at;   /* its `syscall` */
+    int signal;    /* by which */
+    uint32_t unused;
 };
 
 /* Take what there is in the kernel's map for a thread. */
@@ -244,8 +246,13 @@ static void leave(struct thread *thread, int64_t result);
 static void skip(struct thread *thread)
 {
     const struct rule *rule = thread->rule->rule;
-    if (skip_instruction(thread->tid, thread->site, rule_result(rule)))
-        return; /* it is gone */
+    if (skip_call(thread->tid, thread->site, rule_result(rule))) { /* it is gone, or its code is */
+        int pass_on = thread->pass_on;
+        thread->pass_on = 0;
+        forget_call(thread, false, 0);
+        next_call(thread, pass_on);
+        return;
+    }
     thread->is_replaced = true;
     thread->rule->replaced++;
     thread->done |= rule->effects & (ERROR | RETVAL);
@@ -346,21 +353,35 @@ static void follow(struct thread *thread, struct active_rule *chosen, uint64_t s
 /* A thread is armed, and has stopped by a signal: ours (then there is none to pass on), or another that came first. */
 static void at_armed(struct thread *thread, const struct armed_call *call, int pass_on)
 {
-    uint64_t began = now(), at = 0, nr = 0, arguments[6];
+    uint64_t began = now(), arguments[6];
+    int64_t nr = -1;
     struct active_rule *active = call->nr < NR_MAX ? by_nr[call->nr].rule : NULL;
     bool is_current = active && active->rule->id == call->rule && !is_letting_go;
-    /* It is elsewhere if the probe was on a jump that has led elsewhere, or about to make another call than the code has shown. */
-    if (!is_current || at_instruction(thread->tid, &at, &nr, arguments) || at != call->at || nr != call->nr) {
-        next_call(thread, pass_on);
-    } else if (!selects(active, by_nr[call->nr].call, thread, arguments)) {
-        next_call(thread, pass_on);
+    bool is_there = is_current && !call_ahead(thread->tid, call->from, call->at, &nr, arguments);
+    if (is_there && nr < 0) {
+        thread->is_undecided = true;
+        follow(thread, active, call->at, began, pass_on);
+    } else if (!is_there || nr != call->nr || !selects(active, by_nr[nr].call, thread, arguments)) {
+        next_call(thread, pass_on); /* it is about to make another call than the code has shown, or shall make this one */
     } else if (active->rule->effects & (ERROR | RETVAL) && !(active->rule->effects & SIGNAL)) {
         thread->at_site = true;
-        thread->site = at;
+        thread->site = call->at;
         thread->pass_on = pass_on;
-        begin_call(thread, active, (int)call->nr, began);
+        begin_call(thread, active, (int)nr, began);
     } else {
-        follow(thread, active, at, began, pass_on);
+        follow(thread, active, call->at, began, pass_on);
+    }
+}
+
+static void unchoose(struct thread *thread)
+{
+    struct active_rule *active = thread->chosen;
+    thread->chosen = NULL;
+    thread->is_undecided = false;
+    if (active) {
+        active->chosen--;
+        active->calls--;
+        rule_check_ended(active);
     }
 }
 
@@ -368,17 +389,25 @@ static void at_armed(struct thread *thread, const struct armed_call *call, int p
 static struct active_rule *acts_here(struct thread *thread, const struct __ptrace_syscall_info *info)
 {
     uint64_t nr = info->entry.nr;
+    const uint64_t *arguments = (const uint64_t *)info->entry.args;
     struct active_rule *active = nr < NR_MAX ? by_nr[nr].rule : NULL;
     if (thread->chosen) { /* it may be in the handler of a signal first, which makes calls of its own */
         if (info->instruction_pointer != thread->site + SYSCALL_BYTES)
             return NULL;
+        bool is_hit = !thread->is_undecided || (active == thread->chosen && selects(active, by_nr[nr].call, thread, arguments));
+        if (!is_hit) {
+            unchoose(thread);
+            thread->follows = false;
+            return NULL;
+        }
         active = thread->chosen;
         thread->chosen = NULL;
+        thread->is_undecided = false;
         active->chosen--;
         active->calls--; /* begin_call counts it */
         return active;
     }
-    if (armed >= 0 || !active || !selects(active, by_nr[nr].call, thread, (const uint64_t *)info->entry.args))
+    if (armed >= 0 || !active || !selects(active, by_nr[nr].call, thread, arguments))
         return NULL;
     return active;
 }
@@ -609,17 +638,6 @@ static void attach(uint32_t asked, pid_t pid)
     check_attached(attachment);
 }
 
-static void unchoose(struct thread *thread)
-{
-    struct active_rule *active = thread->chosen;
-    thread->chosen = NULL;
-    if (active) {
-        active->chosen--;
-        active->calls--;
-        rule_check_ended(active);
-    }
-}
-
 static void has_ended(struct thread *thread)
 {
     unchoose(thread);
@@ -684,7 +702,7 @@ static void at_call(struct thread *thread)
     }
     if (errno == EIO) {
         fprintf(stderr, "this kernel cannot tell of a stopped thread's system call, as Linux can from 5.3 on\n");
-        asked_to_end = 1;
+        is_at_odds = true;
     }
     next_call(thread, 0);
 }
@@ -707,8 +725,9 @@ static void at_stop(pid_t tid, int status)
     int pass_on = event ? 0 : signal;
     struct armed_call call;
     if (armed >= 0 && !event && take_armed(thread, &call)) {
-        thread->owed = signal == ARMING ? 0 : ARMING;
-        at_armed(thread, &call, signal == ARMING && is_from_kernel(thread) ? 0 : signal);
+        bool is_ours = signal == call.signal && is_from_kernel(thread);
+        thread->owed = is_ours ? 0 : call.signal;
+        at_armed(thread, &call, is_ours ? 0 : signal);
         return;
     }
     if (armed >= 0 && !event && thread->owed == signal && is_from_kernel(thread)) {
@@ -831,7 +850,8 @@ static void obey(char *line)
     }
 }
 
-static void read_commands(void)
+/* Carry out what has come; return whether there may be more. */
+static bool read_commands(void)
 {
     static char *line;
     static size_t size, used;
@@ -845,14 +865,13 @@ static void read_commands(void)
     }
     ssize_t n = line && used < size ? read(STDIN_FILENO, line + used, size - used) : 0;
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
+        return false;
     if (n <= 0) { /* the agent is gone */
-        commands_ended = true;
         free(line);
         line = NULL;
         size = used = 0;
         detach(0);
-        return;
+        return false;
     }
     used += (size_t)n;
     char *begin = line;
@@ -862,6 +881,7 @@ static void read_commands(void)
     }
     used -= (size_t)(begin - line);
     memmove(line, begin, used);
+    return true;
 }
 
 /* ---- time ---- */
@@ -904,33 +924,8 @@ static uint64_t keep_time(void)
 
 /* ---- the process ---- */
 
-static void on_child(int signal)
-{
-    (void)signal;
-}
-
-static void on_end(int signal)
-{
-    (void)signal;
-    asked_to_end = 1;
-}
-
-static void wait_for_something(uint64_t until, bool has_more_to_say, const sigset_t *unblocked)
-{
-    uint64_t time = now();
-    uint64_t left = until > time ? until - time : 0;
-    struct timespec timeout = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
-    struct pollfd files[] = {
-        {.fd = commands_ended ? -1 : STDIN_FILENO, .events = POLLIN},
-        {.fd = has_more_to_say ? STDOUT_FILENO : -1, .events = POLLOUT},
-    };
-    if (ppoll(files, 2, until == FOREVER ? NULL : &timeout, unblocked) > 0 && files[0].revents)
-        read_commands();
-}
-
 int main(int argc, char **argv)
 {
-    sigset_t blocked, unblocked;
     if (argc != 3) {
         fprintf(stderr, "orca-tracer is started by the agent of chaosorca\n");
         return 2;
@@ -945,36 +940,30 @@ int main(int argc, char **argv)
         perror("mapping the state");
         return 1;
     }
-    prctl(PR_SET_TIMERSLACK, 1);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
-    signal(SIGPIPE, SIG_IGN);
-    sigemptyset(&blocked);
-    sigaddset(&blocked, SIGCHLD);
-    sigaddset(&blocked, SIGTERM);
-    sigaddset(&blocked, SIGINT);
-    sigprocmask(SIG_BLOCK, &blocked, &unblocked);
-    sigdelset(&unblocked, SIGCHLD);
-    sigdelset(&unblocked, SIGTERM);
-    sigdelset(&unblocked, SIGINT);
-    sigaction(SIGCHLD, &(struct sigaction){.sa_handler = on_child}, NULL);
-    sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_end}, NULL);
-    sigaction(SIGINT, &(struct sigaction){.sa_handler = on_end}, NULL);
-
+    if (sleep_prepare()) {
+        perror("preparing to sleep");
+        return 1;
+    }
     for (;;) {
         bool may_be_more = meet_stops();
-        uint64_t next = keep_time();
-        if (asked_to_end)
+        while (sleep_had_commands()) {
+            while (read_commands())
+                ;
+        }
+        if (is_at_odds || sleep_was_asked_to_end())
             detach(0);
-        bool has_more_to_say = report_flush();
+        uint64_t next = keep_time(), said_by = report_flush(now());
         if (is_letting_go && (has_let_go() || now() >= let_go_by))
             break;
-        wait_for_something(may_be_more ? 0 : next, has_more_to_say, &unblocked);
+        if (!may_be_more)
+            sleep_until(said_by < next ? said_by : next);
     }
     /* Nobody waits for us any more: now the agent may take its time to read. */
     if (detach_asked)
         answer(detach_asked, 0);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) & ~O_NONBLOCK);
-    report_flush();
+    report_all();
     report_free();
     return 0; /* whoever could not be let go by now, because he is frozen, the kernel lets go */
 }
