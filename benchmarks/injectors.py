@@ -53,7 +53,7 @@ IMAGES = {
 PREFIX = "chaosorca-bench"
 NEVER_MADE = {"syscall": "mkdirat", "error": "EACCES"}
 EACCES = {"syscall": "openat", "error": "EACCES"}
-SETTLE = 0.25
+SETTLE = 1.5
 """Seconds after the end of a fault before anything is measured: the kernel takes probes away a little later."""
 
 

@@ -41,15 +41,33 @@ def test_files_that_a_process_executes_by_their_mappings(tmp_path: Path) -> None
         (Site(0, 2, None, "rax"), 0xFFFF, 2, 0, None),
         (Site(0, 3, None, "r9"), 0xFFFF, 3, 8, None),
         (Site(0, -7, None, "rbx"), 0xFFFF, 0xFFF9, 1, None),
-        (Site(0, 5, None, "rsp", 8), 0xFFFF, 5, 15, 8),
-        (Site(0, 5, None, "rsp", -8), 0xFFFF, 5, 15, 0xFFF8),
+        (Site(0, 5, None, "rsp", held_at=8), 0xFFFF, 5, 15, 8),
+        (Site(0, 5, None, "rsp", held_at=-8), 0xFFFF, 5, 15, 0xFFF8),
     ],
 )
 def test_a_cookie_holds_all_that_a_probe_has_to_know(site: Site, number: int, way: int, register: int, memory: int | None) -> None:
     cookie = arming._cookie(site)
     assert (cookie & 0xFFFF, cookie >> 16 & 0xFFFF, cookie >> 32 & 0xFF) == (number, way, register)
-    assert (cookie >> 40 & 0xFFFF if cookie >> 56 else None) == memory
-    assert cookie < 2**64
+    assert (cookie >> 40 & 0xFFFF if cookie >> 60 & 1 else None) == memory
+    assert cookie >> 61 == 0
+
+
+@pytest.mark.parametrize(
+    ("site", "way", "next_way", "condition"),
+    [
+        (Site(0, 12, 257, None, to_next=2), 12, 2, None),
+        (Site(0, -100, 257, None, to_next=-112, condition=5), 0xFF9C, 0xFF90, 5),
+        (Site(0, 12, 257, None, condition=0), 12, None, 0),
+    ],
+)
+def test_the_cookie_of_a_probe_before_the_last_instruction(
+    site: Site, way: int, next_way: int | None, condition: int | None
+) -> None:
+    cookie = arming._cookie(site)
+    assert (cookie & 0xFFFF, cookie >> 16 & 0xFFFF) == (257, way)
+    assert (cookie >> 32 & 0xFFFF if cookie >> 61 & 1 else None) == next_way
+    assert (cookie >> 56 & 15 if cookie >> 62 & 1 else None) == condition
+    assert not cookie >> 60 & 1 and cookie < 2**63
 
 
 def mapped(tmp_path: Path, content: bytes | None) -> Arming:

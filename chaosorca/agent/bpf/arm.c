@@ -50,7 +50,7 @@ struct armed {
     u64 from; /* where the thread stops */
     u64 at; /* the `syscall` instruction */
     u32 signal;
-    u32 pad;
+    u32 processor;
 };
 
 BPF_HASH(armed_cgroups, u64, u32, 4096);
@@ -182,7 +182,7 @@ int at_site(struct pt_regs *ctx)
             __sync_fetch_and_add(m, 1);
         return 0;
     }
-    struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal};
+    struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal, .processor = bpf_get_smp_processor_id()};
     call.at = PT_REGS_IP(ctx) + (s16)(cookie >> 16);
     call.from = cookie & IS_EARLY ? PT_REGS_IP(ctx) + (s16)(cookie >> 32) : call.at;
     if (armed.update(&thread, &call))

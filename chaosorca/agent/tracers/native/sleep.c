@@ -2,16 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sched.h>
-#include <linux/sched/types.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-static const uint64_t NEVER = UINT64_MAX, SLICE = 100000;
+static const uint64_t NEVER = UINT64_MAX;
 
 static sigjmp_buf awake;
 static volatile sig_atomic_t sleeps, was_called, had_commands = 1, was_asked_to_end;
@@ -49,9 +46,6 @@ int sleep_prepare(void)
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
     if (timer_create(CLOCK_MONOTONIC, &event, &alarm_timer))
         return -1;
-    /* What it does is short, and somebody waits for it: among those who want the processor it comes first (Linux 6.12). */
-    struct sched_attr brief = {.size = sizeof(brief), .sched_policy = SCHED_NORMAL, .sched_runtime = SLICE};
-    syscall(SYS_sched_setattr, 0, &brief, 0);
     if (fcntl(STDIN_FILENO, F_SETOWN, getpid()))
         return -1;
     return fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK | O_ASYNC);

@@ -41,6 +41,7 @@
 
 #include "arch.h"
 #include "file.h"
+#include "near.h"
 #include "report.h"
 #include "rule.h"
 #include "sleep.h"
@@ -111,7 +112,10 @@ static void answer(uint32_t asked, int error)
 static void next_call(struct thread *thread, int signal)
 {
     thread->state = RUNNING;
+    bool gives_way = armed >= 0 && near_give_way(thread->tid);
     ptrace(armed < 0 || thread->follows ? PTRACE_SYSCALL : PTRACE_CONT, thread->tid, 0, signal);
+    if (gives_way)
+        near_back();
 }
 
 /* Have a thread that runs stop at its calls; return whether it has to stop once before it does. */
@@ -127,7 +131,7 @@ struct armed_call {
     uint64_t from; /* where the thread is stopped: there, or some instructions before */
     uint64_t at;   /* its `syscall` */
     int signal;    /* by which */
-    uint32_t unused;
+    int processor;
 };
 
 /* Take what there is in the kernel's map for a thread. */
@@ -725,6 +729,7 @@ static void at_stop(pid_t tid, int status)
     int pass_on = event ? 0 : signal;
     struct armed_call call;
     if (armed >= 0 && !event && take_armed(thread, &call)) {
+        near_stopped(tid, call.processor);
         bool is_ours = signal == call.signal && is_from_kernel(thread);
         thread->owed = is_ours ? 0 : call.signal;
         at_armed(thread, &call, is_ours ? 0 : signal);
@@ -754,21 +759,27 @@ static void let_new_program_go(struct thread *thread)
     next_call(thread, 0);
 }
 
-/* Answer those who have stopped; return whether there may be more, since others have their turn in between. */
+/*
+ * Answer those who have stopped; return whether there may be more, since others have their turn in between. All are met before any
+ * goes on: who stops again at once could keep others from being met.
+ */
 static bool meet_stops(void)
 {
-    for (int turns = 0; turns < STOPS_AT_ONCE; turns++) {
+    static struct {
+        pid_t tid;
         int status;
-        pid_t tid = waitpid(-1, &status, WNOHANG | __WALL);
-        if (tid <= 0)
-            return false;
-        struct thread *thread = thread_find(tid);
-        if (WIFSTOPPED(status))
-            at_stop(tid, status);
+    } met[STOPS_AT_ONCE];
+    int count = 0;
+    while (count < STOPS_AT_ONCE && (met[count].tid = waitpid(-1, &met[count].status, WNOHANG | __WALL)) > 0)
+        count++;
+    for (int i = 0; i < count; i++) {
+        struct thread *thread = thread_find(met[i].tid);
+        if (WIFSTOPPED(met[i].status))
+            at_stop(met[i].tid, met[i].status);
         else if (thread)
             has_ended(thread);
     }
-    return true;
+    return count == STOPS_AT_ONCE;
 }
 
 /* ---- commands ---- */

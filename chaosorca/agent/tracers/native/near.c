@@ -1,0 +1,83 @@
+#include "near.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+#include <time.h>
+
+enum { IN_A_ROW = 3, COMES_BACK = 20 };
+
+/* The thread ran on, or something else did: then others who are stopped should not have waited for that. */
+static const uint64_t TOO_LONG = 300000, AT_REST = 50000000, LONGEST_REST = 2000000000;
+
+static pid_t last;
+static int stops; /* of the same thread, in a row */
+static int where; /* its processor */
+static bool is_bound;
+static uint64_t gave_way_at, rests_until, rest = AT_REST;
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static bool comes_back(void)
+{
+    static int answer = -1;
+    struct rlimit limit;
+    if (answer < 0)
+        answer = !getrlimit(RLIMIT_NICE, &limit) && limit.rlim_cur >= COMES_BACK;
+    return answer;
+}
+
+static void roam(void)
+{
+    static cpu_set_t all;
+    if (!is_bound)
+        return;
+    is_bound = false;
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        CPU_SET(i, &all); /* the kernel takes those that there are, and that we may use */
+    sched_setaffinity(0, sizeof(all), &all);
+}
+
+static void bind(int processor)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    is_bound |= !sched_setaffinity(0, sizeof(one), &one);
+}
+
+void near_stopped(pid_t tid, int processor)
+{
+    stops = tid == last ? stops + 1 : 1;
+    last = tid;
+    where = processor;
+    if (stops < IN_A_ROW)
+        roam();
+    else if (comes_back() && processor != sched_getcpu() && now() >= rests_until)
+        bind(processor);
+}
+
+bool near_give_way(pid_t tid)
+{
+    if (!comes_back() || tid != last || stops < IN_A_ROW || where != sched_getcpu())
+        return false;
+    gave_way_at = now();
+    return gave_way_at >= rests_until && !sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
+}
+
+void near_back(void)
+{
+    sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
+    uint64_t time = now();
+    if (time - gave_way_at > TOO_LONG) {
+        roam();
+        rests_until = time + rest;
+        rest = rest * 2 < LONGEST_REST ? rest * 2 : LONGEST_REST;
+    } else if (rest > AT_REST) {
+        rest -= rest / 1000;
+    }
+}
