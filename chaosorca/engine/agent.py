@@ -10,7 +10,7 @@ from typing import Any
 import docker
 import docker.errors
 from docker.models.containers import Container as DockerContainer
-from docker.types import Mount, Ulimit
+from docker.types import Mount
 from logzero import logger
 
 from chaosorca.engine.client import engine_errors, socket_path
@@ -21,13 +21,13 @@ from chaosorca.engine.network import ensure_network, remove_unused_network
 from chaosorca.exceptions import AgentError, EngineError
 from chaosorca.model.errors import KINDS
 
-CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH"]
-"""SYS_ADMIN: load eBPF programs, enter network namespaces; SYS_PTRACE: trace; NET_*: packet sockets; DAC_READ_SEARCH: /proc."""
+CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "SYS_NICE"]
+"""SYS_ADMIN: load eBPF programs, enter network namespaces; SYS_PTRACE: trace; NET_*: packet sockets; DAC_READ_SEARCH: /proc;
+SYS_NICE: a tracer that has given way to the thread that it lets go on comes back (native/near.h)."""
 
 _SOCKET = "/var/run/docker.sock"
 _SOCKET_IN_AGENT = "/host/docker.sock"
 _MEMORY = "512m"
-_NICE = 20
 _READY_WITHIN = 20.0
 _STARTED_WITHIN = 5.0
 
@@ -136,8 +136,6 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
                 # Unlike a volume, it makes no folder where there is nothing, and fails.
                 mounts=[Mount(_SOCKET_IN_AGENT, socket, type="bind", read_only=True)] if socket else [],
                 mem_limit=_MEMORY,
-                # A tracer that has given way to the thread that it lets go on may come back (native/near.h). It gets no further.
-                ulimits=[Ulimit(name="nice", soft=_NICE, hard=_NICE)],
                 restart_policy={"Name": "no"},
                 labels={ROLE_LABEL: "agent"},
                 **({"userns_mode": "host"} if _has(client, "userns") else {}),

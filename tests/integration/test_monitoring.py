@@ -221,6 +221,7 @@ def test_the_agent_is_started_once_with_named_capabilities_only(web: Web, client
         "NET_ADMIN",
         "NET_RAW",
         "DAC_READ_SEARCH",
+        "SYS_NICE",
     }
     assert not host["PortBindings"]
     assert list(first.attrs["NetworkSettings"]["Networks"]) == ["chaosorca"]

@@ -104,10 +104,10 @@ class Site:
     """The number that the code sets; None: the code does not tell."""
     held_in: str | None = "rax"
     """The register whose lower half holds the number when the probed instruction begins; None: the instruction itself sets `nr`."""
-    to_next: int | None = None
-    condition: int | None = None
     held_at: int | None = None
     """Not None: the register is an address, and the number is in the 4 bytes of memory so far behind it."""
+    to_next: int | None = None
+    condition: int | None = None
 
     @property
     def rax_is_set(self) -> bool:

@@ -4,7 +4,7 @@
  * Waking another processor, which may sleep, costs ten times as much as all else that a stop needs, in a virtual machine most of
  * all. The kernel avoids it when it wakes the tracer; but when the tracer lets the thread go on, the kernel sees a processor that is
  * busy, with the tracer, and sends the thread to one that is not. So the tracer gives way to it for that moment (SCHED_IDLE), if it
- * is allowed to come back from that (RLIMIT_NICE of 20).
+ * is allowed to come back from that (CAP_SYS_NICE).
  */
 #ifndef NEAR_H
 #define NEAR_H
