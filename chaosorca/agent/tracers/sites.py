@@ -4,12 +4,17 @@ A uprobe on `syscall` itself is too late: the kernel holds signals back while it
 would stop after the call. A probe on the instruction that is executed just before stops it with the instruction pointer on
 `syscall`.
 
+Few instructions are emulated by the kernel when they have a probe: jumps, pushes, no-operations. All others it steps over, which
+takes thirty times as long. So the probe goes further ahead, on an emulated instruction, if control runs straight from there
+to the call.
+
 The bytes `0f 05` are searched first, and only the function around each of them is disassembled. Where a file knows no functions
 (Go, musl), an instruction begins where decodings from many places meet.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from bisect import bisect_right
@@ -24,9 +29,10 @@ from chaosorca.agent.elf import Elf, Range
 
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
-_RELATIVE = struct.Struct("<i")
+_NEAR_CALL = b"\xe8"
 _CALL = re.compile(rb"(?s)[\xe8\xe9](?=(....))")
 _FAR_JUMP = re.compile(rb"(?s)(?:\xe9|\x0f[\x80-\x8f])(?=(....))")
+_COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, but *n(%rip)
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
 _NEAR = 130  # bytes that a near jump reaches, its own included
 
@@ -49,6 +55,26 @@ _UNSUITABLE = {
     "cli",
     "sti",
 }
+# These may go on elsewhere as well, or set the trap flag.
+_NOT_STRAIGHT = {"loop", "loope", "loopne", "xbegin", "xabort", "popf", "popfd", "popfq"}
+_EMULATED = re.compile(
+    # jmp, jcc, push. Not with a prefix: the kernel steps over such a jump, and processors differ on it.
+    rb"(?s)\xeb.|\xe9....|[\x70-\x7f].|\x0f[\x80-\x8f]....|\x41?[\x50-\x57]|"
+    # nop. That of 5 bytes is unsuitable.
+    rb"\x66*\x90|\x0f\x1f\x00|\x0f\x1f\x40\x00|\x66\x0f\x1f\x44\x00\x00|\x0f\x1f[\x80\x84]\x00{4,5}"
+)
+_CONDITIONAL = re.compile(rb"[\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf2\xf3]*(?:[\x70-\x7f]|\x0f[\x80-\x8f])")
+_SIZE_OF_CALL = 5
+_FAR = 16  # instructions between an emulated one and the call
+_FAR_BYTES = 64  # and their bytes
+_MOST_BEGINNINGS = 8
+_DISTANCES = range(-0x8000, 0x8000)
+_MMAP = 9
+_SECTIONS_AT = struct.Struct("<Q")
+_SECTIONS = struct.Struct("<HH")
+_SECTION = struct.Struct("<4xI16xQQ")
+_SYMBOL = struct.Struct("<8xQ8x")
+_SYMBOL_TABLES = (2, 11)
 _PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
 _REFUSED_PREFIXES = b"\x26\x2e\x36\x3e\xf0"  # segments, lock
 
@@ -92,22 +118,29 @@ _CHANGED_BY_KERNEL = {"rax", "rcx", "r11"}
 class Site:
     """A place for a uprobe.
 
-    A thread that is stopped from here has its instruction pointer `to_syscall` bytes from the probe. Where it has not, the probed
-    instruction is a jump on a condition and led elsewhere: no system call is made.
+    A thread that is stopped from here has its instruction pointer `to_next` bytes from the probe, and runs from there straight to
+    the `syscall`. Where `condition` does not hold, the probed instruction leads elsewhere: no system call is made. So it may also
+    be, without a condition, if it is `loop` or `jrcxz`: then the thread is found elsewhere.
+
+    Two sites have the same offset if both ways of a jump on a condition lead to a call.
     """
 
     offset: int
-    """Where in the file the instruction is that the uprobe goes on: the one that is executed just before `syscall`."""
+    """Where in the file the instruction is that the uprobe goes on."""
     to_syscall: int
     """Bytes from there to `syscall`; less than zero after a jump backwards."""
     nr: int | None
     """The number that the code sets; None: the code does not tell."""
     held_in: str | None = "rax"
-    """The register whose lower half holds the number when the probed instruction begins; None: the instruction itself sets `nr`."""
+    """The register whose lower half holds the number when the probed instruction begins; None: it or what follows it sets `nr`."""
     held_at: int | None = None
     """Not None: the register is an address, and the number is in the 4 bytes of memory so far behind it."""
     to_next: int | None = None
+    """Bytes from the probe to the instruction at which a thread that is stopped from here finds itself; None: the `syscall` itself,
+    `to_syscall` bytes away."""
     condition: int | None = None
+    """The condition code (0-15, as in the low four bits of the opcode of `jcc`; Intel SDM, appendix B.1.4.7) that must hold when
+    the probed instruction begins for control to go to the call; None: it always does."""
 
     @property
     def rax_is_set(self) -> bool:
@@ -184,6 +217,13 @@ class _Instruction(NamedTuple):
         return self.mnemonic.rpartition(" ")[2]
 
     @property
+    def goes_straight_on(self) -> bool:
+        """Tell whether nothing but the instruction behind it can be the next."""
+        if self.name in _UNSUITABLE or self.name in _NOT_STRAIGHT or self.mnemonic.startswith("rep"):
+            return False
+        return self.name[0] != "j" and not self.operands.startswith("ss,")  # after a change of %ss, signals are held back
+
+    @property
     def target(self) -> int | None:
         """Where it jumps to; None: it does not jump, or to an address that it computes."""
         if self.operands.startswith("0x") and (self.name.startswith(("j", "loop"))):
@@ -196,6 +236,7 @@ class _Code:
 
     def __init__(self, file: Elf) -> None:
         self.file = file
+        self.function = functools.cache(file.function)
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._decoder.skipdata = True
         self._details = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -205,10 +246,12 @@ class _Code:
         self._jumps: dict[int, set[int]] = defaultdict(set)
         self._read: set[tuple[int, bool]] = set()
         self._chunks: dict[int, int] = {}
+        self._linked: dict[int, set[int]] = defaultdict(set)
+        self._computing: dict[tuple[int, int] | None, bool] = {None: True}
 
     def is_instruction(self, address: int, text: str) -> bool:
         """Tell whether an instruction begins here, and is this one."""
-        bounds = self.file.function(address)
+        bounds = self.function(address)
         if bounds is not None and address - bounds[0] > _LONG:
             begin = self._meeting(address - _AROUND, bounds[0])
             if not any(one.address == address for one in self._decode(begin, address + 2)):
@@ -219,12 +262,12 @@ class _Code:
     def instruction(self, address: int) -> _Instruction | None:
         """Return the instruction that begins here; its function, or its chunk of code without functions, is read for it."""
         begin, end = self._bounds(address)
-        outside = self.file.function(address) is None
+        outside = self.function(address) is None
         if (begin, outside) not in self._read:
             self._read.add((begin, outside))
             last: _Instruction | None = None
             for one in self._decode(begin, end):
-                if outside and self.file.function(one.address) is not None:  # described better than by its neighbours
+                if outside and self.function(one.address) is not None:  # described better than by its neighbours
                     last = self.instruction(one.address)
                     continue
                 self._at[one.address] = one
@@ -232,6 +275,8 @@ class _Code:
                     self._before[one.address] = last
                 if (target := one.target) is not None:
                     self._jumps[target].add(one.address)
+                    if not begin <= target < end:
+                        self._linked[begin].add(target)
                 last = one
             if last is not None and outside and last.end == end:
                 self._before[end] = last
@@ -239,7 +284,7 @@ class _Code:
 
     def _bounds(self, address: int) -> tuple[int, int]:
         """Where the function that holds an address begins and ends; where none is known, a chunk of code."""
-        function = self.file.function(address)
+        function = self.function(address)
         if function is not None:
             return function
         part = self.file.part(address)
@@ -286,16 +331,19 @@ class _Code:
             begin, end = bounds[bisect_right(begins, target) - 1]
             return begin <= target < end and not begin <= source < end and not self.begins_function(target)
 
+        def learn(source: int, target: int) -> None:
+            if leads_inside(source, target) and (jump := self.instruction(source)) is not None and jump.target == target:
+                self._linked[bounds[bisect_right(begins, target) - 1][0]].add(source)
+
         pages = {page for begin, end in bounds for page in range(begin >> 8, (end >> 8) + 1)}
         for source, target in self._far_jumps():
-            if target >> 8 in pages and leads_inside(source, target):
-                self.instruction(source)
+            if target >> 8 in pages:
+                learn(source, target)
         for begin, end in bounds:
             for first, last in ((begin - _NEAR, begin), (end, end + _NEAR)):
                 for match in _NEAR_JUMP.finditer(self.file.read(first, last)):
                     source = first + match.start()
-                    if leads_inside(source, source + 2 + int.from_bytes(match[1], "little", signed=True)):
-                        self.instruction(source)
+                    learn(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
 
     def _far_jumps(self) -> Iterator[tuple[int, int]]:
         """Where the bytes of a jump with a distance of 32 bits are, be they an instruction or not, and where it leads."""
@@ -334,21 +382,41 @@ class _Code:
 
         Functions that were written by hand may not be in the file's table, but somebody calls them.
         """
-        if not self.file.knows_functions or self.file.function(address) is not None:
+        if not self.file.knows_functions or self.function(address) is not None:
             return False
         return not any(self._leads_straight(start, address) for start in self._called_before(address))
 
     def _called_before(self, address: int) -> set[int]:
         """Where direct calls and jumps from functions lead to, in no function and not far before a place."""
-        found = set()
+        near = range(max(address - _LONG + 1, 0), address + 1)
+        return {
+            target
+            for target in near
+            if target in self._called and self.function(target) is None and any(map(self.function, self._called[target]))
+        }
+
+    @functools.cached_property
+    def _called(self) -> dict[int, list[int]]:
+        """Where direct calls and jumps lead to, and where the bytes of these are, be they instructions or not."""
+        found: dict[int, list[int]] = defaultdict(list)
         for part in self.file.code:
-            to_target = part.address - part.offset + 5
+            moved = part.address - part.offset
             for match in _CALL.finditer(self.file.data, part.offset, part.offset + part.size):
-                way = _RELATIVE.unpack(match[1])[0]
-                target = match.start() + to_target + way
-                is_near = address - _LONG < target <= address and self.file.function(target) is None
-                if is_near and self.file.function(target - way - 5) is not None:
-                    found.add(target)
+                at = match.start() + moved
+                found[at + 5 + int.from_bytes(match[1], "little", signed=True)].append(at)
+        return dict(found)
+
+    @functools.cached_property
+    def _named(self) -> set[int]:
+        """The addresses that have a name: of hand-written code, parts of functions are functions."""
+        data = self.file.data
+        (at,), (size, count) = _SECTIONS_AT.unpack_from(data, 40), _SECTIONS.unpack_from(data, 58)
+        found = set()
+        for index in range(count):
+            kind, first, length = _SECTION.unpack_from(data, at + index * size)
+            if kind in _SYMBOL_TABLES:
+                table = data[first : first + length]
+                found |= {address for (address,) in _SYMBOL.iter_unpack(table[: len(table) // _SYMBOL.size * _SYMBOL.size])}
         return found
 
     def _leads_straight(self, start: int, address: int) -> bool:
@@ -360,8 +428,42 @@ class _Code:
 
     def begins_function(self, address: int) -> bool:
         """Tell whether control gets here from a place that is not known."""
-        bounds = self.file.function(address)
+        bounds = self.function(address)
         return bounds is not None and bounds[0] == address
+
+    def may_be_entered(self, address: int) -> bool:
+        """Tell whether control may get here from a place that is not known, or by a call."""
+        calls = any(self.file.read(at, at + 1) == _NEAR_CALL for at in self._called.get(address, ()))
+        return calls or address in self._named or self.begins_function(address)
+
+    def only_fills(self, instruction: _Instruction) -> bool:
+        """Tell whether this may be a no-operation that is not executed, behind a call that does not return."""
+        last: _Instruction | None = instruction
+        while last is not None and last.name == "nop":
+            last = self._previous(last.address)
+        return instruction.name == "nop" and last is not None and last.name == "call"
+
+    def computes_jumps(self, address: int) -> bool:
+        """Tell whether the function that holds an address, or another part of it, jumps to where a table says.
+
+        Parts of a function that lie far away (`.cold`) have descriptions of their own, and jumps between them lead inside.
+        """
+        function = self.function(address)
+        others = self._linked.get(function[0], ()) if function else ()
+        parts = {self.function(other) for other in others if not self.begins_function(other)}
+        return any(self._computes_jumps(part) for part in {function, *parts})
+
+    def _computes_jumps(self, function: tuple[int, int] | None) -> bool:
+        if function not in self._computing and function is not None:
+            begin, end = function
+            self.instruction(begin)
+            bytes_at = (begin + match.start() for match in _COMPUTED_JUMP.finditer(self.file.read(begin, end)))
+            self._computing[function] = any(
+                (one := self._at.get(at - prefixes)) is not None and one.name in ("jmp", "ljmp")
+                for at in bytes_at
+                for prefixes in range(4)
+            )
+        return self._computing[function]
 
     def changes(self, instruction: _Instruction, register: str) -> bool:
         """Tell whether an instruction writes to a register."""
@@ -379,21 +481,75 @@ class _Code:
 
 
 def _ways(code: _Code, address: int) -> Iterator[Site | str]:
-    """For each way to a system call a site, or why there is none."""
+    """For each way to a system call its sites, or why there is none."""
     ways = code.into(address)
     if code.begins_function(address):
         yield "a function begins with it, so nothing is executed just before"
     elif not ways:
         yield "no instruction is known to lead to it"
     for last in ways:
-        yield _site(code, last, address)
+        number = _number(code, last)
+        early = () if number is None else _early_sites(code, last, address, number)
+        yield from early or (_site(code, last, address, number),)
 
 
-def _site(code: _Code, last: _Instruction, address: int) -> Site | str:
-    """The site at an instruction that leads to a system call, or why it is none."""
+def _early_sites(code: _Code, last: _Instruction, address: int, number: int) -> tuple[Site, ...]:
+    """The sites further ahead on the way to a system call that ends with this instruction.
+
+    There are none if there is no need, or if there is another way to one of the instructions between them and the call.
+    """
+    if _is_emulated(code, last) or code.function(address) is None:  # elsewhere, nobody knows where functions begin
+        return ()
+    sites: list[Site] = []
+    between = 0
+    todo = [(last, address)]
+    while todo:
+        one, following = todo.pop()
+        if _is_emulated(code, one):
+            site = _early_site(code, one, following, address, number)
+            if site is None:
+                return ()
+            sites.append(site)
+            continue
+        between += 1
+        ways = code.into(one.address)
+        too_far = between > _FAR or address - one.address > _FAR_BYTES or len(sites) + len(todo) + len(ways) > _MOST_BEGINNINGS
+        if too_far or not ways or not one.goes_straight_on or code.may_be_entered(one.address):
+            return ()
+        if number == _MMAP and code.changes(one, "rdx"):  # the probe looks at the protection, too
+            return ()
+        todo += [(way, one.address) for way in ways]
+    return () if code.computes_jumps(address) else tuple(sites)
+
+
+def _early_site(code: _Code, one: _Instruction, following: int, address: int, number: int) -> Site | None:
+    """The site at an emulated instruction, from which control runs straight from the following one to a system call."""
+    to_syscall, to_next = address - one.address, following - one.address
+    too_far = to_syscall not in _DISTANCES or to_next not in _DISTANCES
+    if too_far or code.function(one.address) is None or code.only_fills(one):
+        return None
+    condition = _condition(code, one, following)
+    offset = code.file.offset(one.address)
+    return Site(offset, to_syscall, number, None, None, None if following == address else to_next, condition)
+
+
+def _is_emulated(code: _Code, instruction: _Instruction) -> bool:
+    return _EMULATED.fullmatch(code.bytes_of(instruction)) is not None
+
+
+def _condition(code: _Code, instruction: _Instruction, following: int) -> int | None:
+    """The condition on which a jump leads to the instruction at an address, be it there or behind the jump."""
+    opcode = _CONDITIONAL.match(code.bytes_of(instruction))
+    if opcode is None or instruction.target == instruction.end:
+        return None
+    taken = opcode[0][-1] & 0x0F
+    return taken if instruction.target == following else taken ^ 1
+
+
+def _site(code: _Code, last: _Instruction, address: int, number: int | None) -> Site | str:
+    """The site at the instruction just before a system call, or why it is none."""
     if (reason := _unsuitable(code, last)) is not None:
         return reason
-    number = _number(code, last)
     if code.may_be_data(address) and (number is None or number >= _NUMBERS):
         return _MAY_BE_DATA
     low = _LOW_BYTE.fullmatch(last.operands) if last.name == "mov" else None
@@ -407,7 +563,8 @@ def _site(code: _Code, last: _Instruction, address: int) -> Site | str:
             held_in, held_at = _loaded_from(last)
             if held_in is None:
                 return f"the instruction before it ({last.mnemonic} {last.operands}) computes the number"
-    return Site(code.file.offset(last.address), address - last.address, number, held_in, held_at)
+    to_syscall = address - last.address
+    return Site(code.file.offset(last.address), to_syscall, number, held_in, held_at, None, _condition(code, last, address))
 
 
 def _unsuitable(code: _Code, last: _Instruction) -> str | None:
@@ -416,6 +573,8 @@ def _unsuitable(code: _Code, last: _Instruction) -> str | None:
         return f"the instruction before it is {last.name}, after which a probe does not stop the thread here"
     if last.mnemonic.startswith("rep"):
         return "the instruction before it is repeated, and each round would be a stop"
+    if last.name == "nop" and last.size == _SIZE_OF_CALL:  # Linux from 6.18 on does, and the thread would stop in what is called
+        return "the instruction before it is a no-operation of 5 bytes, in whose place the kernel may put a call"
     beginning = code.bytes_of(last)
     prefixes = beginning[: len(beginning) - len(beginning.lstrip(_PREFIXES))]
     if last.name != "nop" and set(prefixes) & set(_REFUSED_PREFIXES):
