@@ -295,7 +295,7 @@ def every(machine: Machine) -> None:
 class Calls:
     """The program that times its own calls; see images/calls/calls.c, and the board's layout there."""
 
-    _FIELDS = ("asked", "done", "stop", "indirect", "batch", "batches", "milliseconds", "threads", "pause")
+    _FIELDS = ("asked", "done", "stop", "how", "batch", "batches", "milliseconds", "threads", "pause")
     _SEEN = ("calls", "errors", "first_error", "last_error", "recorded")
     _HEAD = struct.Struct(f"{len(_FIELDS) + len(_SEEN)}q")
     _MOST = 65536
@@ -305,17 +305,17 @@ class Calls:
         self.run(batches=1)
 
     def begin(
-        self, batch: int = 1, batches: int = _MOST, seconds: float = 60, threads: int = 1, pause: int = 0, indirect: bool = False
+        self, batch: int = 1, batches: int = _MOST, seconds: float = 60, threads: int = 1, pause: int = 0, how: int = 0
     ) -> None:
         """
         Arguments:
             batch, batches, seconds: how many calls are timed as one, and when it ends.
             threads: how many make them.
             pause: microseconds between batches.
-            indirect: by the libc's `syscall`.
+            how: 0: getppid; 1: the same by the libc's `syscall`; 2: poll.
         """
         asked = self._now()["asked"]
-        values = (asked, asked, 0, indirect, batch, batches, round(seconds * 1000), threads, pause, *[0] * len(self._SEEN))
+        values = (asked, asked, 0, how, batch, batches, round(seconds * 1000), threads, pause, *[0] * len(self._SEEN))
         self._HEAD.pack_into(self._board, 0, *values)
         struct.pack_into("q", self._board, 0, asked + 1)
 
@@ -365,19 +365,23 @@ class Case:
     title: str
     fault: dict[str, Any]
     fails: bool = False
-    indirect: bool = False
+    how: int = 0
     neighbour: bool = False
     single: bool = True
     """Each call is timed by itself, which adds some 30 ns to all; else a hundred are timed as one."""
 
 
 _ON_GETPPID = {"syscall": "getppid", "error": "EACCES"}
+_ON_POLL = {"syscall": "poll", "error": "EACCES"}
 CASES = (
-    Case("injected: every getppid fails", _ON_GETPPID, fails=True),
+    Case("poll, injected: each one fails", _ON_POLL, fails=True, how=2),
+    Case('poll, let pass: when="60000+"', {**_ON_POLL, "when": "60000+"}, how=2),
+    Case("poll, let pass: process=..., decided by the tracer", {**_ON_POLL, "process": "no such program"}, how=2),
+    Case("injected: each one fails", _ON_GETPPID, fails=True),
     Case('let pass: when="60000+", decided by its number', {**_ON_GETPPID, "when": "60000+"}),
     Case("let pass: process=..., decided by the tracer", {**_ON_GETPPID, "process": "no such program"}),
     Case("not targeted: a fault on mkdirat", NEVER_MADE, single=False),
-    Case("not targeted, made by the libc's syscall()", NEVER_MADE, indirect=True, single=False),
+    Case("not targeted, made by the libc's syscall()", NEVER_MADE, how=1, single=False),
     Case("container beside it of the same image", _ON_GETPPID, neighbour=True, single=False),
 )
 
@@ -390,7 +394,7 @@ def calls(machine: Machine) -> None:
             program = beside if case.neighbour else target
             limits = {"batch": 1, "batches": 20_000} if case.single else {"batch": 100, "batches": 2000}
             with machine.fault(target.container, injector, **case.fault) as injected:
-                result = program.run(seconds=min(0.2, machine.seconds), indirect=case.indirect, **limits)
+                result = program.run(seconds=min(0.2, machine.seconds), how=case.how, **limits)
             errors = result["calls"] if case.fails and injector != "none" else 0
             if result["errors"] != errors or sum(injected.values()) != errors:
                 raise Wrong(f"{case.title}, {injector}: of {result['calls']} failed {result['errors']}, injected {injected}")
@@ -400,8 +404,10 @@ def calls(machine: Machine) -> None:
             injectors = [one for one in machine.injectors if not (one == "strace" and "process" in case.fault)]
             for injector, pairs in pairs_of(machine, lambda injector, case=case: measure(case, injector), injectors).items():
                 found[case.title, injector] = pairs
-    print("\none getppid of a busy thread: nanoseconds, the median of a run's calls; medians of the pairs")
-    print(f"{'':<48}{'':<9}{'without':>8}{'with':>9}{'more':>9}{'quartiles':>18}{'ratio':>8}{'quartiles':>16}")
+    print(
+        "\none call (getppid, where it is not said) of a busy thread: nanoseconds, the median of a run's calls; medians of the pairs"
+    )
+    print(f"{'':<52}{'':<9}{'without':>8}{'with':>9}{'more':>9}{'quartiles':>18}{'ratio':>8}{'quartiles':>16}")
     shown = ""
     for (title, injector), pairs in found.items():
         more, ratios = [one.with_fault - one.without for one in pairs], [one.ratio for one in pairs]
@@ -410,7 +416,7 @@ def calls(machine: Machine) -> None:
         amount = f"{statistics.median(more):>9,.0f}{f'{low:,.0f}..{high:,.0f}':>18}"
         low, high = quartiles(ratios)
         ratio = f"{statistics.median(ratios):>8.2f}{f'{low:.2f}..{high:.2f}':>16}"
-        print(f"{title if title != shown else '':<48}{injector:<9}{without:>8,.0f}{with_fault:>9,.0f}{amount}{ratio}", flush=True)
+        print(f"{title if title != shown else '':<52}{injector:<9}{without:>8,.0f}{with_fault:>9,.0f}{amount}{ratio}", flush=True)
         shown = title
 
 

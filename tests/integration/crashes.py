@@ -264,7 +264,7 @@ class Round:
         if not self._frozen and _answers(self.engine):
             before = faults_injected(self.target.name, configuration=self.engine.configuration)
             self.target.get()
-            time.sleep(0.02)  # the tracer's word comes a moment after the answer
+            time.sleep(0.05)  # the tracer's word comes a moment after the answer
             if faults_injected(self.target.name, configuration=self.engine.configuration) <= before:
                 return ["the agent counts no injected calls"]
         return []

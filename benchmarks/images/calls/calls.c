@@ -1,7 +1,8 @@
-/* Makes getppid again and again as a board says, a file that it shares with the benchmark, and times that: `calls BOARD`.
+/* Makes getppid, or poll, again and again as a board says, a file that it shares with the benchmark, and times that: `calls BOARD`.
  * The board's layout is in ../../injectors.py, too. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -14,7 +15,7 @@ enum { MOST_BATCHES = 65536, MOST_THREADS = 64 };
 static volatile struct board {
     int64_t asked, done; /* the number of the round that is asked for, and of the one that is over */
     int64_t stop;        /* ends a round early */
-    int64_t indirect;    /* by the libc's `syscall`, whose code does not say which call it makes */
+    int64_t how;         /* 0: getppid; 1: the same by the libc's `syscall`, whose code does not say which call it makes; 2: poll */
     int64_t batch, batches, milliseconds; /* a round ends with the batches or with the time */
     int64_t threads;
     int64_t pause; /* microseconds between batches */
@@ -31,13 +32,16 @@ static int64_t now(void)
 
 static void *work(void *first)
 {
-    int64_t batch = board->batch, indirect = board->indirect, pause = board->pause;
+    int64_t batch = board->batch, how = board->how, pause = board->pause;
     int64_t end = now() + board->milliseconds * 1000000;
     for (int64_t i = 0; i < board->batches && !board->stop; i++) {
         int64_t failed = 0, begin = now(), after;
-        if (indirect)
+        if (how == 1)
             for (int64_t n = 0; n < batch; n++)
                 failed += syscall(SYS_getppid) < 0;
+        else if (how == 2)
+            for (int64_t n = 0; n < batch; n++)
+                failed += poll(0, 0, 0) < 0;
         else
             for (int64_t n = 0; n < batch; n++)
                 failed += getppid() < 0;

@@ -6,7 +6,7 @@
 
 enum { MOST = 1 << 20, LEAST = 1 << 10, AT_ONCE = 1 << 9 };
 
-static const uint64_t GATHERED = 5 * 1000000, TRIED_AGAIN = 1000000;
+static const uint64_t GATHERED = 20 * 1000000, TRIED_AGAIN = 1000000;
 
 static struct record *waiting;
 static size_t first, count, size; /* records */
