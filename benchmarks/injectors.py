@@ -404,9 +404,7 @@ def calls(machine: Machine) -> None:
             injectors = [one for one in machine.injectors if not (one == "strace" and "process" in case.fault)]
             for injector, pairs in pairs_of(machine, lambda injector, case=case: measure(case, injector), injectors).items():
                 found[case.title, injector] = pairs
-    print(
-        "\none call (getppid, where it is not said) of a busy thread: nanoseconds, the median of a run's calls; medians of the pairs"
-    )
+    print("\none call of a busy thread, getppid if not said: nanoseconds, the median of a run's calls; medians of the pairs")
     print(f"{'':<52}{'':<9}{'without':>8}{'with':>9}{'more':>9}{'quartiles':>18}{'ratio':>8}{'quartiles':>16}")
     shown = ""
     for (title, injector), pairs in found.items():
