@@ -46,6 +46,7 @@ ALLOWED = 2.0
 
 _LONG = 60.0  # a duration that no round waits for
 _LATEST_MOMENT = 1.0
+_MOST_BETWEEN = 0.005
 _CHAOS_BEGINS_WITHIN, _CHAOS_PAUSES, _CHAOS_ENDS_WITHIN = 30.0, 4.0, 12.0
 _REQUESTS_PER_SECOND, _LOAD_LASTS = 30.0, 90.0
 _CLONE_NEWNET = 0x40000000
@@ -86,6 +87,7 @@ class Event:
     grace: float = 0.0  # how long after its duration the tracer ends by itself
     by_chaos: bool = False  # the fault is started by `chaos run`, and the event may come before it
     live_restore: bool | None = None  # on a second engine, with or without it
+    full_load: bool = False  # as many requests as the target answers
 
 
 @dataclass
@@ -185,7 +187,7 @@ class Round:
         """Start the fault, let the event happen at a random moment, and see."""
         outcome = Outcome(self.event.name, self.effect, self.complaints)
         try:
-            with _load(self.target):
+            with _load(self.target, self.event.full_load):
                 self._start()
                 self.agent()
                 self.event.strike(self)
@@ -444,6 +446,20 @@ def signal_tracer(how: signal.Signals) -> Callable[[Round], None]:
     return strike
 
 
+def kill_tracer_and_agent(tracer_first: bool) -> Callable[[Round], None]:
+    def strike(one: Round) -> None:
+        agent = one.agent()
+        agent.reload()
+        both = [min(one.target.tracers() - {0}), int(agent.attrs["State"]["Pid"])]
+        one.strikes_now()
+        for pid in both if tracer_first else reversed(both):
+            with contextlib.suppress(ProcessLookupError):  # a tracer dies with its agent
+                os.kill(pid, signal.SIGKILL)
+            one.pause(_MOST_BETWEEN)
+
+    return strike
+
+
 def kill_target(one: Round) -> None:
     container = one.target.container
     container.kill()
@@ -494,6 +510,8 @@ EVENTS = (
     Event("agent-rm", remove_agent, ENDS, ("gone",)),
     Event("tracer-SIGKILL", signal_tracer(signal.SIGKILL), GOES_ON, ("runs",)),
     Event("tracer-SIGSTOP", signal_tracer(signal.SIGSTOP), GOES_ON, ("runs",)),
+    Event("tracer-agent-SIGKILL", kill_tracer_and_agent(True), ENDS, ("dead",), full_load=True),
+    Event("agent-tracer-SIGKILL", kill_tracer_and_agent(False), ENDS, ("dead",), full_load=True),
     Event("target-kill", kill_target, GOES_ON, ("runs",), restarted=True),
     Event("target-restart", restart_target, GOES_ON, ("runs",), restarted=True),
     Event("target-pause", pause_target, GOES_ON, ("runs",)),
@@ -504,22 +522,24 @@ EVENTS = (
 
 
 @contextlib.contextmanager
-def _load(target: Target) -> Iterator[None]:
-    """Requests to the target, one at a time, so many a second at most, for as long as a round takes at most."""
+def _load(target: Target, is_full: bool) -> Iterator[None]:
+    """Requests to the target, so many a second, or as many as it answers, for as long as a round takes at most."""
     over = threading.Event()
 
     def run() -> None:
         end = time.monotonic() + _LOAD_LASTS
-        while not over.wait(1 / _REQUESTS_PER_SECOND) and time.monotonic() < end:
+        while not over.wait(0 if is_full else 1 / _REQUESTS_PER_SECOND) and time.monotonic() < end:
             target.get()
 
-    thread = threading.Thread(target=run, name="load", daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=run, name="load", daemon=True) for _ in range(4 if is_full else 1)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         over.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 @contextlib.contextmanager
