@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -11,7 +12,8 @@ nothing_left = one_agent_for_all
 observers = observers_of_a_module
 
 EACCES = -13
-PLACEBO_CALLS = {"strace": 100_000, "ptrace": 1_000_000, "uprobe": 1_000_000}  # strace is that much slower
+FULL = os.environ.get("CHAOSORCA_FULL") == "1"
+PLACEBO_CALLS = {"strace": 100_000, "ptrace": 1_000_000 if FULL else 200_000, "uprobe": 1_000_000}  # as they are slower
 
 
 @pytest.mark.parametrize("injector", INJECTORS)
@@ -26,7 +28,7 @@ def test_no_result_of_very_many_calls_differs_under_a_placebo(injector: str, obs
 
 @pytest.mark.parametrize(  # not strace: calls in flight return ENOSYS when that ends
     ("injector", "confined", "times"),
-    [("ptrace", True, 30), ("uprobe", True, 30), ("ptrace", False, 5)],
+    [("ptrace", True, 30 if FULL else 10), ("uprobe", True, 30), ("ptrace", False, 5)],
     ids=["ptrace", "uprobe", "ptrace without a seccomp profile"],
 )
 def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(

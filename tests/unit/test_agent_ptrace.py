@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import sys
 import time
 from collections import Counter, defaultdict
@@ -183,6 +184,21 @@ def test_a_stopped_tracer_is_replaced_at_once(begin: Callable[..., PtraceSession
     with pytest.raises(ProcessLookupError):
         os.kill(stopped, 0)
     assert session.restarts.total == 1
+
+
+def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_the_memory_that_outlives_it(
+    begin: Callable[..., PtraceSession],
+) -> None:
+    calls: list[Calls] = []
+    session = begin(calls, dies="ping")
+    record = struct.Struct("=IIiiqQQII")
+    for serial in (9, 8):
+        record.pack_into(session._state, 1024 + 8 * 1024 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
+    end = time.monotonic() + 60
+    while session.restarts.total < 2 and time.monotonic() < end:
+        session.supervise([])
+        time.sleep(0.05)
+    assert [(call.key, call.syscall, call.error, call.count) for call in calls] == [(5, "openat", "EACCES", 2)], "once"
 
 
 def test_a_tracer_that_is_silent_is_replaced(begin: Callable[..., PtraceSession], monkeypatch: pytest.MonkeyPatch) -> None:

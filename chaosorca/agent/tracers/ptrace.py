@@ -41,7 +41,9 @@ _REPLACED, _RETURNED = 0x100, 0x200
 _SLOT = struct.Struct("=QQ")
 _SLOTS, _NR_MAX = 64, 1024
 _SEEN_AT = _SLOTS * _SLOT.size
-_STATE_SIZE = _SEEN_AT + 8 * _NR_MAX
+_KEPT, _KEPT_AT = 1024, _SEEN_AT + 8 * _NR_MAX
+_KEPT_SIZE = _KEPT * _RECORD.size
+_STATE_SIZE = _KEPT_AT + _KEPT_SIZE
 
 _ANSWERS_WITHIN = 0.5
 _WELL_WITHIN = 2.0
@@ -124,6 +126,7 @@ class Tracer:
         self._on_calls = on_calls
         self._on_event = on_event
         self._read = 0
+        self._serial = 0
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._lock = threading.Lock()
@@ -187,6 +190,11 @@ class Tracer:
         with contextlib.suppress(BrokenPipeError):
             cast(IO[bytes], self._process.stdin).close()
 
+    def take_left(self, kept: bytes) -> None:
+        """Once it is dead: take the calls that it had not told of, from the memory in which it kept its last ones."""
+        left = [record for record in _RECORD.iter_unpack(kept) if record[-1] > self._serial]
+        self._take(b"".join(_RECORD.pack(*record) for record in sorted(left, key=lambda record: int(record[-1]))))
+
     def stop(self) -> None:
         """Have it let go of all threads and end; it is killed if it does not."""
         self.ask("detach")
@@ -212,8 +220,9 @@ class Tracer:
     def _take(self, data: bytes) -> None:
         """Take records in their order. There may be a hundred thousand calls a second: those that ended alike are added up."""
         alike: dict[tuple[int, int, int, int], list[int]] = {}
-        for kind, number, thread, nr, value, took, _held, flags, _ in _RECORD.iter_unpack(data):
+        for kind, number, thread, nr, value, took, _held, flags, serial in _RECORD.iter_unpack(data):
             if kind == _CALL:
+                self._serial = serial
                 alike.setdefault((number, nr, min(value, 0), flags), []).append(took)
                 continue
             self._tell(alike)
@@ -345,7 +354,7 @@ class PtraceSession:
             return None
         said = self._tracer.complaint()
         self._tracer.kill()
-        self._count_untold()
+        self._take_untold()
         looping = self.restarts.note(time.monotonic(), said)
         if looping:
             return looping
@@ -407,8 +416,10 @@ class PtraceSession:
         except OSError as error:
             raise AgentError(f"the tracer {self._program!r} could not be started: {error.strerror}") from error
 
-    def _count_untold(self) -> None:
-        """How many calls a tracer that has died has hit, by the memory that outlives it, beyond those that it has told of."""
+    def _take_untold(self) -> None:
+        """What a tracer that has died had not told, by the memory that outlives it; of calls that it was at, only how many."""
+        self._tracer.take_left(self._state[_KEPT_AT:])
+        self._state[_KEPT_AT:] = bytes(_KEPT_SIZE)
         for key, rule in self._rules.items():
             used, _ = _SLOT.unpack_from(self._state, rule.slot * _SLOT.size)
             self._untold += max(0, used - self._told[key])

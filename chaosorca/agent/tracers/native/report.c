@@ -1,5 +1,6 @@
 #include "report.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@ static size_t written;            /* bytes of the first one */
 static uint64_t lost;
 static uint64_t gathered_since; /* 0: nothing waits */
 static int is_urgent;
+static struct record *kept;
+static uint32_t serial;
 
 static void put(const struct record *record)
 {
@@ -35,8 +38,29 @@ static void put(const struct record *record)
     waiting[first + count++] = *record;
 }
 
-void report(const struct record *record)
+void report_keep(struct record here[KEPT])
 {
+    kept = here;
+}
+
+/* The serial number comes last: a record that has it is whole. */
+static void keep(const struct record *record)
+{
+    struct record *at = &kept[record->serial % KEPT];
+    at->serial = 0;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    memcpy(at, record, offsetof(struct record, serial));
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    at->serial = record->serial;
+}
+
+void report(const struct record *given)
+{
+    struct record numbered = *given, *record = &numbered;
+    if (record->kind == CALL && kept) {
+        record->serial = ++serial;
+        keep(record);
+    }
     if (lost && count < size / 2) {
         struct record note = {.kind = LOST, .value = (int64_t)lost};
         lost = 0;

@@ -1,7 +1,8 @@
 /*
  * What the tracer says to the agent: records of one size, in order. Writing never blocks, since whoever waits for the agent would
  * hold the traced program: what the agent does not read yet is kept. Calls are told some milliseconds at a time, since each time
- * wakes the agent; anything else at once.
+ * wakes the agent; anything else at once. The last calls are in memory that the tracer shares with the agent too, so that a tracer that is
+ * killed takes none of them with it.
  */
 #ifndef REPORT_H
 #define REPORT_H
@@ -31,8 +32,13 @@ struct record {
     uint64_t took_ns; /* from entry to return, as the program experienced it */
     uint64_t held_ns; /* the part of it that was injected */
     uint32_t flags;
-    uint32_t unused;
+    uint32_t serial; /* of a call, from 1 on */
 };
+
+enum { KEPT = 1024 };
+
+/* Where the last calls are kept. */
+void report_keep(struct record kept[KEPT]);
 
 void report(const struct record *record);
 

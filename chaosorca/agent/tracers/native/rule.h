@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "report.h"
+
 enum { NR_MAX = 1024, ARGUMENTS_MAX = 3, SLOTS = 64 };
 
 enum effect {
@@ -58,6 +60,7 @@ struct state {
         uint64_t random; /* the generator's state */
     } slots[SLOTS];
     uint64_t seen[NR_MAX]; /* calls made, of any kind, by number */
+    struct record last_calls[KEPT];
 };
 
 /*

@@ -951,6 +951,7 @@ int main(int argc, char **argv)
         perror("mapping the state");
         return 1;
     }
+    report_keep(state->last_calls);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
     if (sleep_prepare()) {
         perror("preparing to sleep");
