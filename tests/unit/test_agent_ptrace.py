@@ -186,7 +186,7 @@ def test_a_stopped_tracer_is_replaced_at_once(begin: Callable[..., PtraceSession
     assert session.restarts.total == 1
 
 
-def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_the_memory_that_outlives_it(
+def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_what_it_left(
     begin: Callable[..., PtraceSession],
 ) -> None:
     calls: list[Calls] = []
