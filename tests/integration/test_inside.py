@@ -147,9 +147,7 @@ CASES = {
         for injector in INJECTORS
         if can(injector, case.fault)
         for program in PROGRAMS
-        if injector == "uprobe"
-        or (program in FEWER and (injector == "ptrace" or program == "dynamic"))
-        or os.environ.get("CHAOSORCA_FULL") == "1"
+        if program in FEWER or injector == "uprobe" or os.environ.get("CHAOSORCA_FULL") == "1"
     ],
 )
 def test_a_program_sees_the_fault_on_just_the_calls_that_were_asked_for(

@@ -9,7 +9,7 @@
  * The cookie's bits: 0-15 the number (0xffff: see `number_in`), 16-31 bytes to the `syscall`, 32-47 for IS_EARLY bytes to where the
  * thread is next, else 32-39 the register and 40-55 the distance behind it, 56-59 the condition of HAS_CONDITION, 60-62 the flags.
  *
- * Of the kernel's structures only `task_struct` is read, at offsets from the running kernel's own BTF.
+ * Of the kernel's structures only `task_struct` and `sighand_struct` are read, at offsets from the running kernel's own BTF.
  */
 
 #include <linux/ptrace.h>

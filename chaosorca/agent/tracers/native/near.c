@@ -3,8 +3,9 @@
 #include <linux/capability.h>
 #include <sched.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "clock.h"
 
 enum { IN_A_ROW = 3 };
 
@@ -16,13 +17,6 @@ static int stops; /* of the same thread, in a row */
 static int where; /* its processor */
 static bool is_bound;
 static uint64_t gave_way_at, rests_until, rest = AT_REST;
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
 
 static bool comes_back(void)
 {

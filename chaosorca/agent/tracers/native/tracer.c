@@ -36,10 +36,10 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "arch.h"
+#include "clock.h"
 #include "file.h"
 #include "near.h"
 #include "report.h"
@@ -93,13 +93,6 @@ static uint64_t let_go_by;
 static uint32_t detach_asked;
 static bool had_rule;
 static uint64_t without_rules_since = FOREVER;
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
 
 static void answer(uint32_t asked, int error)
 {
