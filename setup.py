@@ -21,7 +21,7 @@ setup(
     package_data={
         "chaosorca": ["py.typed"],
         "chaosorca.model": ["*.tsv"],
-        "chaosorca.agent": ["bpf/*.c", "tracers/native/*"],
+        "chaosorca.agent": ["bpf/*", "tracers/native/*"],
         "chaosorca.engine": ["images/*/Dockerfile"],
     },
     install_requires=["chaostoolkit-lib>=1.44", "click", "docker>=7.1", "logzero", "requests"],

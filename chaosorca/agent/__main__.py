@@ -8,7 +8,7 @@ import signal
 import threading
 from types import FrameType
 
-from chaosorca.agent import exporter, kernel
+from chaosorca.agent import exporter
 from chaosorca.agent.agent import Agent
 from chaosorca.agent.paths import METRICS_PORT, SOCKET
 from chaosorca.agent.server import make_server
@@ -18,7 +18,6 @@ from chaosorca.model.syscalls import machine
 def main() -> None:
     """Serve until asked to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    kernel.use_packaged_headers()
     agent = Agent(machine(platform.machine()))
     exporter.serve(METRICS_PORT, exporter.timed(agent.snapshot))
     server = make_server(agent, SOCKET)

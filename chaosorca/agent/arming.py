@@ -5,17 +5,18 @@ A program is loaded once. Probes belong to files, which containers of one image 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import platform
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chaosorca.agent import kernel
 from chaosorca.agent.btf import member_offsets
+from chaosorca.agent.libbpf import Program
 from chaosorca.agent.tracers.sites import Site, find_sites
 from chaosorca.model.errors import AgentError
 
@@ -29,10 +30,21 @@ _OFFSETS = {
     "TASK_SIGHAND": ("task_struct", "sighand"),
     "SIGHAND_ACTION": ("sighand_struct", "action"),
 }
+_LAYOUTS = {
+    "armed_cgroups": ("=Q", "=I"),
+    "rules": ("=II", "=6IQQ"),
+    "armed": ("=I", "=IIQQII"),
+    "seen": ("=II", "=Q"),
+    "deaf": ("=II", "=Q"),
+    "new_code": ("=I", "=Q"),
+}
+"""Of the maps in bpf/arm.c."""
+
 _MMAP = 9
 _UNKNOWN_NR = 0xFFFF
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
 _IN_MEMORY, _IS_EARLY, _HAS_CONDITION = 1 << 60, 1 << 61, 1 << 62
+_FUNCTION = "at_site"
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
 _NOBODY = 0
@@ -64,23 +76,27 @@ class _Code:
 class Arming:
     """Loads the program when it is first needed, and keeps its maps and probes."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = Path("/proc"), one_by_one: bool = False) -> None:
+        """
+        Arguments:
+            one_by_one: put each probe on its place as a perf event of its own, as it has to be before Linux 6.6.
+        """
         self._proc = proc
+        self._one_by_one = one_by_one
         self._lock = threading.RLock()
-        self._program: Any = None
-        self._program_fd = -1
+        self._loaded: Program | None = None
         self._known: dict[_FileId, tuple[tuple[int, int, int], _Code]] = {}
-        self._links: dict[tuple[_FileId, int], int | None] = {}
+        self._links: dict[tuple[_FileId, int], Callable[[], None] | None] = {}
         self._users: dict[tuple[_FileId, int], set[int]] = {}
 
     def prepare(self) -> None:
-        """Compile and load the program, if that has not been done.
+        """Load the program, if that has not been done.
 
         Raises:
             AgentError: this machine or kernel cannot do it; the sentence says what is missing.
         """
         with self._lock:
-            if self._program is not None:
+            if self._loaded is not None:
                 return
             if platform.machine() != "x86_64":
                 raise AgentError(f"uprobes arm threads on x86-64 only, and this is {platform.machine()}")
@@ -91,68 +107,64 @@ class Arming:
             except (OSError, ValueError, KeyError):
                 raise AgentError("this kernel has no type information (BTF), which says where a thread's state is") from None
             constants = {"SIGNAL": SIGNALS[0], "OTHER_SIGNAL": SIGNALS[1], "NR_MMAP": _MMAP, "PROT_EXEC": mmap.PROT_EXEC}
-            program = kernel.compile_program("arm", {**offsets, **constants})
-            try:
-                self._program_fd = kernel.load_uprobe_program(program.dump_func("at_site"))
-            except OSError as error:
-                raise AgentError(f"this kernel takes no uprobe programs ({error.strerror}): Linux can from 6.6 on") from error
-            self._program = program
+            if not self._one_by_one:
+                program = Program("arm", _LAYOUTS, offsets | constants, {_FUNCTION: kernel.UPROBE_MULTI})
+                if kernel.takes_many_uprobes(program.fd(_FUNCTION)):
+                    self._loaded = program
+                    return
+                program.close()
+                self._one_by_one = True
+            self._loaded = Program("arm", _LAYOUTS, offsets | constants)
+
+    @property
+    def _program(self) -> Program:
+        if self._loaded is None:
+            raise AgentError("the program that arms threads has not been loaded")
+        return self._loaded
 
     def armed_map(self) -> int | None:
         """The number of the map of armed threads."""
-        return kernel.map_id(self._program, "armed")
+        return self._program["armed"].id()
 
     def set_cgroups(self, number: int, before: Collection[int], now: Collection[int]) -> None:
         """Have a target's control groups be known by its number."""
         table = self._program["armed_cgroups"]
         for cgroup in set(before) - set(now):
-            table.pop(table.Key(cgroup), None)
+            table.delete(cgroup)
         for cgroup in set(now) - set(before):
-            table[table.Key(cgroup)] = table.Leaf(number)
+            table.put(cgroup, number)
 
     def set_rule(self, number: int, numbers: Collection[int], rule: ArmRule) -> None:
         """Have a target's calls of these numbers arm whoever makes them."""
-        table = self._program["rules"]
+        value = (rule.key, rule.decided_by_tracer, rule.first, rule.last, rule.step, 0, rule.threshold, rule.seed)
         for nr in numbers:
-            table[table.Key(number, nr)] = table.Leaf(
-                rule.key, rule.decided_by_tracer, rule.first, rule.last, rule.step, 0, rule.threshold, rule.seed
-            )
+            self._program["rules"].put((number, nr), value)
 
     def drop_rule(self, number: int, numbers: Collection[int]) -> None:
         """Have them arm nobody."""
-        table = self._program["rules"]
         for nr in numbers:
-            try:
-                del table[table.Key(number, nr)]
-            except KeyError:
-                continue
+            self._program["rules"].delete((number, nr))
 
     def armed_by(self, key: int) -> int:
         """How many threads a rule has armed that have not met their tracer yet."""
-        return sum(1 for _, leaf in kernel.entries(self._program, "armed") if leaf.rule == key)
+        return sum(1 for _, (rule, *_) in self._program["armed"].entries() if rule == key)
 
     def seen(self, number: int) -> dict[int, int]:
         """How many calls of a target's faulted system calls the probes have seen, by number."""
-        return {key.nr: int(leaf) for key, leaf in kernel.entries(self._program, "seen") if key.target == number}
+        return {nr: count for (target, nr), count in self._program["seen"].entries() if target == number}
 
     def new_code(self, number: int) -> int:
         """How often a target has mapped code so far."""
-        table = self._program["new_code"]
-        try:
-            return int(table[table.Key(number)].value)
-        except KeyError:
-            return 0
+        return self._program["new_code"].get(number) or 0
 
     def deaf(self, number: int) -> dict[int, int]:
         """How many of them were let pass because the thread had blocked the signal, by number."""
-        return {key.nr: int(leaf) for key, leaf in kernel.entries(self._program, "deaf") if key.target == number}
+        return {nr: count for (target, nr), count in self._program["deaf"].entries() if target == number}
 
     def forget(self, number: int) -> None:
         """Drop what was counted for a target."""
         for name in ("seen", "deaf"):
-            table = self._program[name]
-            for key in [key for key, _ in kernel.entries(self._program, name) if key.target == number]:
-                del table[table.Key(key.target, key.nr)]
+            self._program[name].delete_those(lambda key: key[0] == number)
 
     def cannot(self, pids: Collection[int]) -> str:
         """Why not all system calls of processes can be met by probes; empty if they can."""
@@ -241,11 +253,19 @@ class Arming:
                 del self._users[at]
                 link = self._links.pop(at)
                 if link is not None:
-                    os.close(link)
+                    link()
 
-    def _attach(self, path: Path, sites: list[Site]) -> int:
-        offsets, cookies = [site.offset for site in sites], [_cookie(site) for site in sites]
-        return kernel.attach_uprobes(self._program_fd, str(path), offsets, cookies)
+    def _attach(self, path: Path, sites: list[Site]) -> Callable[[], None]:
+        """Put probes on the sites of a file; return what takes them away."""
+        places = [(site.offset, _cookie(site)) for site in sites]
+        program = self._program
+        if not self._one_by_one:
+            link = kernel.attach_uprobes(program.fd(_FUNCTION), str(path), [at for at, _ in places], [told for _, told in places])
+            return lambda: os.close(link)
+        with contextlib.ExitStack() as attached:
+            for offset, cookie in places:
+                attached.callback(program.detach, program.attach_uprobe(_FUNCTION, str(path), offset, cookie))
+            return attached.pop_all().close
 
 
 def _number(site: Site) -> int:

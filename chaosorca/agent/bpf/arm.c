@@ -12,11 +12,25 @@
  * Of the kernel's structures only `task_struct` and `sighand_struct` are read, at offsets from the running kernel's own BTF.
  */
 
-#include <linux/ptrace.h>
+#include "common.h"
+
+const volatile u32 SIGNAL;
+const volatile u32 OTHER_SIGNAL;
+const volatile u32 NR_MMAP;
+const volatile u32 PROT_EXEC;
+const volatile u32 TASK_PTRACE;
+const volatile u32 TASK_BLOCKED;
+const volatile u32 TASK_SIGHAND;
+const volatile u32 SIGHAND_ACTION;
 
 #define IN_MEMORY (1ull << 60)
 #define IS_EARLY (1ull << 61)
 #define HAS_CONDITION (1ull << 62)
+
+/* `struct pt_regs` of x86-64. */
+struct registers {
+    u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
 
 struct rule_key {
     u32 target;
@@ -53,13 +67,13 @@ struct armed {
     u32 processor;
 };
 
-BPF_HASH(armed_cgroups, u64, u32, 4096);
-BPF_HASH(rules, struct rule_key, struct rule, 8192);
-BPF_TABLE("lru_hash", struct call_key, struct calls, calls, 65536);
-BPF_HASH(armed, u32, struct armed, 65536);
-BPF_HASH(seen, struct rule_key, u64, 8192);
-BPF_HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
-BPF_HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
+HASH(armed_cgroups, u64, u32, 4096);
+HASH(rules, struct rule_key, struct rule, 8192);
+LRU_HASH(calls, struct call_key, struct calls, 65536);
+HASH(armed, u32, struct armed, 65536);
+HASH(seen, struct rule_key, u64, 8192);
+HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
+HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
 
 /* SplitMix64 of the seed, the thread and its call: no state that processors would have to share. */
 static __always_inline u64 draw(u64 seed, u32 thread, u32 count)
@@ -76,7 +90,7 @@ static __always_inline bool selects(struct rule *rule, u32 thread, u32 nr)
         return true;
     struct call_key key = {.thread = thread, .nr = nr};
     struct calls none = {.rule = rule->id};
-    struct calls *made = calls.lookup_or_try_init(&key, &none);
+    struct calls *made = lookup_or_init(&calls, &key, &none);
     if (!made)
         return false;
     if (made->rule != rule->id)
@@ -88,7 +102,7 @@ static __always_inline bool selects(struct rule *rule, u32 thread, u32 nr)
 }
 
 /* The number, where the code does not say it: what the register holds that the cookie names, or the memory that it points to. */
-static __always_inline u32 number_in(struct pt_regs *ctx, u64 cookie)
+static __always_inline u32 number_in(struct registers *ctx, u64 cookie)
 {
     u32 where = cookie >> 32 & 0xff;
     u64 number = ctx->ax;
@@ -143,10 +157,11 @@ static __always_inline u32 arming_signal(char *task)
     return blocked >> (OTHER_SIGNAL - 1) & 1 || handler > 1 ? 0 : OTHER_SIGNAL;
 }
 
-int at_site(struct pt_regs *ctx)
+SEC("uprobe")
+int at_site(struct registers *ctx)
 {
     u64 cgroup = bpf_get_current_cgroup_id();
-    u32 *target = armed_cgroups.lookup(&cgroup);
+    u32 *target = bpf_map_lookup_elem(&armed_cgroups, &cgroup);
     if (!target)
         return 0;
     u64 cookie = bpf_get_attach_cookie(ctx);
@@ -154,17 +169,12 @@ int at_site(struct pt_regs *ctx)
         return 0;
     u32 nr = cookie & 0xffff;
     struct rule_key key = {.target = *target, .nr = nr == 0xffff ? number_in(ctx, cookie) : nr};
-    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC) {
-        u64 none = 0, *mapped = new_code.lookup_or_try_init(target, &none);
-        if (mapped)
-            __sync_fetch_and_add(mapped, 1);
-    }
-    struct rule *rule = rules.lookup(&key);
+    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC)
+        add_one(&new_code, target);
+    struct rule *rule = bpf_map_lookup_elem(&rules, &key);
     if (!rule)
         return 0;
-    u64 zero = 0, *n = seen.lookup_or_try_init(&key, &zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
+    add_one(&seen, &key);
     u32 thread = bpf_get_current_pid_tgid();
     if (!rule->all && !selects(rule, thread, key.nr))
         return 0;
@@ -177,24 +187,23 @@ int at_site(struct pt_regs *ctx)
     u32 signal = arming_signal(task);
     if (!signal) {
         /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
-        u64 none = 0, *m = deaf.lookup_or_try_init(&key, &none);
-        if (m)
-            __sync_fetch_and_add(m, 1);
+        add_one(&deaf, &key);
         return 0;
     }
     struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal, .processor = bpf_get_smp_processor_id()};
-    call.at = PT_REGS_IP(ctx) + (s16)(cookie >> 16);
-    call.from = cookie & IS_EARLY ? PT_REGS_IP(ctx) + (s16)(cookie >> 32) : call.at;
-    if (armed.update(&thread, &call))
+    call.at = ctx->ip + (s16)(cookie >> 16);
+    call.from = cookie & IS_EARLY ? ctx->ip + (s16)(cookie >> 32) : call.at;
+    if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY))
         return 0;
     bpf_send_signal_thread(signal);
     return 0;
 }
 
 /* Numbers of threads are used again. */
-RAW_TRACEPOINT_PROBE(sched_process_exit)
+SEC("raw_tp/sched_process_exit")
+int on_sched_process_exit(void)
 {
     u32 thread = bpf_get_current_pid_tgid();
-    armed.delete(&thread);
+    bpf_map_delete_elem(&armed, &thread);
     return 0;
 }

@@ -6,10 +6,10 @@
  * up the other way round. A request ends by the first final answer (no 1xx but 101), or without one ("none") when the server
  * closes, either side resets, or user space finds it too old.
  *
- * One compiled program serves all containers: each gets its own copy with TARGET replaced by the container's number.
+ * One program serves all containers: the filter on each one's socket (http_target.c) puts the container's number into cb[0].
  */
 
-#define TARGET 0x0CA05021
+#include "common.h"
 
 #define LOOPBACK 1 /* the loopback device is the first of every network namespace */
 #define OTHERHOST 3
@@ -65,41 +65,32 @@ struct unparsed_key {
     u32 reason;
 };
 
-BPF_TABLE("lru_hash", struct connection_key, struct connection, connections, 65536);
-BPF_HASH(counts, struct count_key, u64, 16384);
-BPF_HASH(durations, struct duration_key, struct duration, 2048);
-BPF_HASH(unparsed, struct unparsed_key, u64, 2048);
+LRU_HASH(connections, struct connection_key, struct connection, 65536);
+HASH(counts, struct count_key, u64, 16384);
+HASH(durations, struct duration_key, struct duration, 2048);
+HASH(unparsed, struct unparsed_key, u64, 2048);
+PROGRAMS(parser, 1); /* this one, for the filters that go on to it */
 
-static __always_inline void add_unparsed(u32 reason)
+static __always_inline void add_unparsed(u32 target, u32 reason)
 {
-    struct unparsed_key key = {.target = TARGET, .reason = reason};
-    u64 zero = 0;
-    u64 *n = unparsed.lookup_or_try_init(&key, &zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
+    struct unparsed_key key = {.target = target, .reason = reason};
+    add_one(&unparsed, &key);
 }
 
-static __always_inline void end_request(struct connection *c, u16 code, u64 now)
+static __always_inline void end_request(u32 target, struct connection *c, u16 code, u64 now)
 {
-    struct count_key key = {.target = TARGET, .code = code, .role = c->role, .method = c->method};
-    u64 zero = 0;
-    u64 *n = counts.lookup_or_try_init(&key, &zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
+    struct count_key key = {.target = target, .code = code, .role = c->role, .method = c->method};
+    add_one(&counts, &key);
     c->open = 0;
     if (code == UNANSWERED)
         return;
-    struct duration_key duration_key = {.target = TARGET, .role = c->role};
+    struct duration_key duration_key = {.target = target, .role = c->role};
     struct duration none = {};
-    struct duration *d = durations.lookup_or_try_init(&duration_key, &none);
+    struct duration *d = lookup_or_init(&durations, &duration_key, &none);
     if (!d)
         return;
     u64 took = now - c->began;
-    u32 slot = bpf_log2l(took);
-    slot = slot <= FIRST_SLOT ? 0 : slot - FIRST_SLOT;
-    if (slot >= SLOTS)
-        slot = SLOTS - 1;
-    __sync_fetch_and_add(&d->slots[slot], 1);
+    __sync_fetch_and_add(&d->slots[slot_of(took)], 1);
     __sync_fetch_and_add(&d->sum, took);
 }
 
@@ -139,37 +130,37 @@ static __always_inline u16 code_of(const char *p)
 
 static __always_inline void reset(struct connection_key *key)
 {
-    struct connection *c = connections.lookup(key);
+    struct connection *c = bpf_map_lookup_elem(&connections, key);
     if (!c)
         return;
     if (c->open)
-        end_request(c, UNANSWERED, 0);
-    connections.delete(key);
+        end_request(key->target, c, UNANSWERED, 0);
+    bpf_map_delete_elem(&connections, key);
 }
 
 static __always_inline void on_request(struct connection_key *key, u8 method, u8 role, u32 seq, u64 now)
 {
     struct connection next = {.began = now, .request_seq = seq, .method = method, .role = role, .open = 1};
-    struct connection *c = connections.lookup(key);
+    struct connection *c = bpf_map_lookup_elem(&connections, key);
     if (c) {
         if ((s32)(seq - c->request_seq) <= 0)
             return; /* sent again */
         if (c->open) {
             c->request_seq = seq;
-            add_unparsed(UNPARSED_PIPELINED);
+            add_unparsed(key->target, UNPARSED_PIPELINED);
             return;
         }
         next.answer_seq = c->answer_seq;
         next.answered = c->answered;
     }
-    connections.update(key, &next);
+    bpf_map_update_elem(&connections, key, &next, BPF_ANY);
 }
 
 static __always_inline void on_answer(struct connection_key *key, u16 code, u32 seq, u64 now)
 {
-    struct connection *c = connections.lookup(key);
+    struct connection *c = bpf_map_lookup_elem(&connections, key);
     if (!c) {
-        add_unparsed(UNPARSED_JOINED);
+        add_unparsed(key->target, UNPARSED_JOINED);
         return;
     }
     if (c->answered && (s32)(seq - c->answer_seq) <= 0)
@@ -180,15 +171,16 @@ static __always_inline void on_answer(struct connection_key *key, u16 code, u32 
         return;
     c->answer_seq = seq;
     c->answered = 1;
-    end_request(c, code, now);
+    end_request(key->target, c, code, now);
 }
 
+SEC("socket")
 int http(struct __sk_buff *skb)
 {
     if (skb->pkt_type == OTHERHOST || (skb->ifindex == LOOPBACK && skb->pkt_type == OUTGOING))
         return 0; /* loopback shows every packet twice */
 
-    struct connection_key forth = {.target = TARGET}, back = {.target = TARGET};
+    struct connection_key forth = {.target = skb->cb[0]}, back = forth;
     struct side from = {}, to = {};
     u32 tcp, end;
     if (skb->protocol == bpf_htons(0x0800)) {
@@ -262,9 +254,9 @@ int http(struct __sk_buff *skb)
         reset(&back);
     } else if (fin) {
         reset(&back); /* the server closes */
-        struct connection *c = connections.lookup(&forth);
+        struct connection *c = bpf_map_lookup_elem(&connections, &forth);
         if (c && !c->open)
-            connections.delete(&forth);
+            bpf_map_delete_elem(&connections, &forth);
     }
     return 0;
 }

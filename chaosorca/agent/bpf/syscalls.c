@@ -5,9 +5,19 @@
  * rt_sigreturn) count at their entry. The child's return from fork or clone has no entry of its own and does not count.
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
  *
- * No kernel structure is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF, so the program
- * can be compiled against any kernel's headers.
+ * No kernel structure is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
  */
+
+#include "common.h"
+
+#define TIMED_BY_CALL 1
+#define TIMED_BY_THREAD 2
+
+const volatile u32 NR_EXIT;
+const volatile u32 NR_EXIT_GROUP;
+const volatile u32 NR_RT_SIGRETURN;
+const volatile u32 IOAC_READ; /* 0: this kernel does not tell */
+const volatile u32 IOAC_WRITTEN;
 
 struct watched {
     u32 target;
@@ -32,7 +42,6 @@ struct duration_key {
     u32 nr;
 };
 
-/* slots[i]: calls that took less than 2^(FIRST_SLOT + i) ns and were in no slot before; the last one has no bound */
 struct duration {
     u64 sum;
     u64 slots[SLOTS];
@@ -43,19 +52,19 @@ struct io {
     u64 written;
 };
 
-BPF_HASH(watched_cgroups, u64, struct watched, 4096);
-BPF_HASH(untimed, struct duration_key, u8, 1024); /* all calls of this number */
-BPF_HASH(marks, u32, u8, 65536);                  /* the call that this thread is in: tracers set and delete it */
-BPF_HASH(in_flight, u32, struct call, 65536);
-BPF_HASH(counts, struct count_key, u64, 65536);
-BPF_HASH(durations, struct duration_key, struct duration, 8192);
-BPF_HASH(ended_io, u32, struct io, 1024);
-BPF_ARRAY(dropped, u64, 1);
+HASH(watched_cgroups, u64, struct watched, 4096);
+HASH(untimed, struct duration_key, u8, 1024); /* all calls of this number */
+HASH(marks, u32, u8, 65536);                  /* the call that this thread is in: tracers set and delete it */
+HASH(in_flight, u32, struct call, 65536);
+HASH(counts, struct count_key, u64, 65536);
+HASH(durations, struct duration_key, struct duration, 8192);
+HASH(ended_io, u32, struct io, 1024);
+ARRAY(dropped, u64, 1);
 
 static __always_inline void drop(void)
 {
-    int zero = 0;
-    u64 *n = dropped.lookup(&zero);
+    u32 zero = 0;
+    u64 *n = bpf_map_lookup_elem(&dropped, &zero);
     if (n)
         __sync_fetch_and_add(n, 1);
 }
@@ -63,40 +72,33 @@ static __always_inline void drop(void)
 static __always_inline void count(u32 target, u32 nr, u32 error)
 {
     struct count_key key = {.target = target, .nr = nr, .error = error};
-    u64 zero = 0;
-    u64 *n = counts.lookup_or_try_init(&key, &zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
-    else
+    if (!add_one(&counts, &key))
         drop();
 }
 
 static __always_inline void time_call(struct call *call, u32 thread, u64 now)
 {
     struct duration_key key = {.target = call->watched.target, .nr = call->nr};
-    if (call->watched.tracer & TIMED_BY_CALL && untimed.lookup(&key))
+    if (call->watched.tracer & TIMED_BY_CALL && bpf_map_lookup_elem(&untimed, &key))
         return;
-    if (call->watched.tracer & TIMED_BY_THREAD && marks.lookup(&thread))
+    if (call->watched.tracer & TIMED_BY_THREAD && bpf_map_lookup_elem(&marks, &thread))
         return;
     struct duration zero = {};
-    struct duration *d = durations.lookup_or_try_init(&key, &zero);
+    struct duration *d = lookup_or_init(&durations, &key, &zero);
     if (!d) {
         drop();
         return;
     }
     u64 took = now - call->began;
-    u32 slot = bpf_log2l(took); /* took < 2^slot */
-    slot = slot <= FIRST_SLOT ? 0 : slot - FIRST_SLOT;
-    if (slot >= SLOTS)
-        slot = SLOTS - 1;
-    __sync_fetch_and_add(&d->slots[slot], 1);
+    __sync_fetch_and_add(&d->slots[slot_of(took)], 1);
     __sync_fetch_and_add(&d->sum, took);
 }
 
-RAW_TRACEPOINT_PROBE(sys_enter)
+SEC("raw_tp/sys_enter")
+int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 cgroup = bpf_get_current_cgroup_id();
-    struct watched *watched = watched_cgroups.lookup(&cgroup);
+    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
     if (!watched)
         return 0;
     long nr = ctx->args[1];
@@ -109,20 +111,21 @@ RAW_TRACEPOINT_PROBE(sys_enter)
     struct call call = {.nr = nr, .watched = *watched};
     call.began = bpf_ktime_get_ns();
     u32 thread = bpf_get_current_pid_tgid();
-    if (in_flight.update(&thread, &call))
+    if (bpf_map_update_elem(&in_flight, &thread, &call, BPF_ANY))
         drop();
     return 0;
 }
 
-RAW_TRACEPOINT_PROBE(sys_exit)
+SEC("raw_tp/sys_exit")
+int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 {
     u32 thread = bpf_get_current_pid_tgid();
-    struct call *found = in_flight.lookup(&thread);
+    struct call *found = bpf_map_lookup_elem(&in_flight, &thread);
     if (!found)
         return 0;
     u64 now = bpf_ktime_get_ns();
     struct call call = *found;
-    in_flight.delete(&thread);
+    bpf_map_delete_elem(&in_flight, &thread);
     long result = ctx->args[1];
     count(call.watched.target, call.nr, result < 0 && result >= -4095 ? -result : 0);
     time_call(&call, thread, now);
@@ -130,26 +133,27 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 }
 
 /* What an ending thread has read and written is gone from /proc with it: keep the sum. */
-RAW_TRACEPOINT_PROBE(sched_process_exit)
+SEC("raw_tp/sched_process_exit")
+int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 cgroup = bpf_get_current_cgroup_id();
-    struct watched *watched = watched_cgroups.lookup(&cgroup);
+    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
     if (!watched)
         return 0;
     u32 thread = bpf_get_current_pid_tgid();
-    in_flight.delete(&thread);
-#ifdef IOAC_READ
+    bpf_map_delete_elem(&in_flight, &thread);
+    if (!IOAC_READ)
+        return 0;
     u32 target = watched->target;
     struct io zero = {}, own = {};
     char *task = (char *)ctx->args[0];
     bpf_probe_read_kernel(&own.read, sizeof(own.read), task + IOAC_READ);
     bpf_probe_read_kernel(&own.written, sizeof(own.written), task + IOAC_WRITTEN);
-    struct io *sum = ended_io.lookup_or_try_init(&target, &zero);
+    struct io *sum = lookup_or_init(&ended_io, &target, &zero);
     if (sum) {
         __sync_fetch_and_add(&sum->read, own.read);
         __sync_fetch_and_add(&sum->written, own.written);
     } else
         drop();
-#endif
     return 0;
 }

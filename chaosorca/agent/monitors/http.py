@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import threading
 import time
@@ -15,15 +13,23 @@ from typing import Any
 from chaosorca.agent import kernel
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.libbpf import Program
 from chaosorca.agent.targets import Target
 from chaosorca.model.errors import AgentError
 
-_TARGET = 0x0CA05021
 _METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"]
 _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined"]
 _UNANSWERED_AFTER = 60.0
 _LOOK_EVERY = 5.0
+_LAYOUTS = {
+    "connections": ("=7Q", "=QIIBBBB4x"),
+    "counts": ("=IHBB", "=Q"),
+    "durations": ("=II", f"=Q{kernel.SLOTS}Q"),
+    "unparsed": ("=II", "=Q"),
+    "parser": ("=I", "=I"),
+}
+"""Of the maps in bpf/http.c."""
 
 
 @dataclass
@@ -31,15 +37,15 @@ class _Watched:
     number: int
     namespace: int
     packets: socket.socket
-    filter_fd: int
+    filter: Program
 
     def close(self) -> None:
         self.packets.close()
-        os.close(self.filter_fd)
+        self.filter.close()
 
 
 class HttpMonitor:
-    """Counts and times HTTP requests; compiled once, loaded once for each target with its number in it."""
+    """Counts and times HTTP requests; one program for all targets, with a filter for each that tells it whose packets these are."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
@@ -47,18 +53,18 @@ class HttpMonitor:
         self._preparing = threading.Lock()
         self._given_up: Counter[tuple[int, int, int]] = Counter()
         self._looked_for_old = 0.0
-        self._program: Any = None
-        self._instructions = b""
+        self._program: Program | None = None
         self._targets: dict[str, _Watched] = {}
         self._next = 1
 
-    def prepare(self) -> None:
-        """Compile the program, if that has not been done: the first time takes a second or more."""
+    def prepare(self) -> Program:
+        """Load the program, if that has not been done, and return it."""
         with self._preparing:
             if self._program is None:
-                program = kernel.compile_program("http", {})
-                self._instructions = program.dump_func(b"http")
+                program = Program("http", _LAYOUTS)
+                program["parser"].put(0, program.fd("http"))
                 self._program = program
+            return self._program
 
     def watch(self, target: Target) -> None:
         """Begin to follow a target's requests, or follow it to the network namespace that it has now.
@@ -78,21 +84,20 @@ class HttpMonitor:
             namespace = procfs.namespace(self._proc, pid, "net")
         except OSError:
             return
-        self.prepare()
+        program = self.prepare()
         with self._lock:
             before = self._targets.get(target.name)
             if before and before.namespace == namespace:
                 return
             number = before.number if before else self._next
             self._next += 0 if before else 1
-            code = kernel.replace_constant(self._instructions, _TARGET, number)
-            filter_fd = kernel.load_socket_filter(code)
+            own = Program("http_target", {}, {"TARGET": number}, maps_of=program)
             try:
-                packets = kernel.packet_socket(self._proc / str(pid) / "ns" / "net", filter_fd)
+                packets = kernel.packet_socket(self._proc / str(pid) / "ns" / "net", own.fd("http_target"))
             except OSError:
-                os.close(filter_fd)
+                own.close()
                 raise
-            self._targets[target.name] = _Watched(number, namespace, packets, filter_fd)
+            self._targets[target.name] = _Watched(number, namespace, packets, own)
             if before:
                 before.close()
 
@@ -100,12 +105,11 @@ class HttpMonitor:
         """Stop following a target's requests and forget its counts."""
         with self._lock:
             watched = self._targets.pop(name, None)
-            if watched is None:
+            if watched is None or self._program is None:
                 return
             watched.close()
             for table in ("counts", "durations", "unparsed", "connections"):
-                for key in [key for key in self._program[table] if key.target == watched.number]:
-                    self._delete(table, key)
+                self._program[table].delete_those(lambda key: key[0] == watched.number)
             self._given_up = Counter({key: count for key, count in self._given_up.items() if key[0] != watched.number})
 
     def counts(self) -> dict[tuple[str, str, str, str], int]:
@@ -114,9 +118,9 @@ class HttpMonitor:
             names = self._names_of_targets()
             counts = Counter(
                 {
-                    (names[key.target], _ROLES[key.role], _METHODS[key.method], str(key.code) if key.code else "none"): leaf
-                    for key, leaf in kernel.entries(self._program, "counts")
-                    if key.target in names
+                    (names[target], _ROLES[role], _METHODS[method], str(code) if code else "none"): count
+                    for (target, code, role, method), count in self._entries("counts")
+                    if target in names
                 }
             )
             for (number, role, method), count in self._given_up.items():
@@ -129,9 +133,9 @@ class HttpMonitor:
         with self._lock:
             names = self._names_of_targets()
             return {
-                (names[key.target], _ROLES[key.role]): Histogram(list(leaf.slots), leaf.sum / 1e9)
-                for key, leaf in kernel.entries(self._program, "durations")
-                if key.target in names
+                (names[target], _ROLES[role]): Histogram(slots, nanoseconds / 1e9)
+                for (target, role), (nanoseconds, *slots) in self._entries("durations")
+                if target in names
             }
 
     def unparsed(self) -> dict[tuple[str, str], int]:
@@ -139,9 +143,7 @@ class HttpMonitor:
         with self._lock:
             names = self._names_of_targets()
             return {
-                (names[key.target], _REASONS[key.reason]): leaf
-                for key, leaf in kernel.entries(self._program, "unparsed")
-                if key.target in names
+                (names[target], _REASONS[reason]): count for (target, reason), count in self._entries("unparsed") if target in names
             }
 
     def in_flight(self) -> dict[tuple[str, str], int]:
@@ -149,9 +151,9 @@ class HttpMonitor:
         with self._lock:
             names = self._names_of_targets()
             result = {(name, role): 0 for name in names.values() for role in _ROLES}
-            for key, leaf in kernel.entries(self._program, "connections"):
-                if leaf.open and key.target in names:
-                    result[names[key.target], _ROLES[leaf.role]] += 1
+            for key, (_began, _asked, _answered, _method, role, is_open, _) in self._entries("connections"):
+                if is_open and key[0] in names:
+                    result[names[key[0]], _ROLES[role]] += 1
             return result
 
     def give_up_on_old(self) -> None:
@@ -162,14 +164,14 @@ class HttpMonitor:
                 return
             self._looked_for_old = now
             oldest = int((now - _UNANSWERED_AFTER) * 1e9)
-            for key, leaf in kernel.entries(self._program, "connections"):
-                if leaf.open and leaf.began < oldest:
-                    self._delete("connections", key)
-                    self._given_up[key.target, leaf.role, leaf.method] += 1
+            for key, (began, _asked, _answered, method, role, is_open, _) in self._entries("connections"):
+                if is_open and began < oldest:
+                    self._program["connections"].delete(key)
+                    self._given_up[key[0], role, method] += 1
 
-    def _delete(self, table: str, key: Any) -> None:
-        with contextlib.suppress(KeyError):  # the kernel may have been faster
-            del self._program[table][key]
+    def _entries(self, table: str) -> list[Any]:
+        """A map's keys and values; none before the program runs."""
+        return [] if self._program is None else self._program[table].entries()
 
     def _names_of_targets(self) -> dict[int, str]:
         return {watched.number: name for name, watched in self._targets.items()}

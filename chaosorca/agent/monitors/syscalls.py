@@ -7,24 +7,36 @@ from typing import Any
 
 from chaosorca.agent import kernel
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.libbpf import Program
 from chaosorca.agent.proc import Io
 from chaosorca.agent.targets import Target
 from chaosorca.model.errno import errno_name
 from chaosorca.model.errors import AgentError
 from chaosorca.model.syscalls import syscall_names, syscall_numbers
 
-_TIMED_BY = {"TIMED_BY_CALL": 1, "TIMED_BY_THREAD": 2}
+TIMED_BY_CALL, TIMED_BY_THREAD = 1, 2
+_LAYOUTS = {
+    "watched_cgroups": ("=Q", "=II"),
+    "untimed": ("=II", "=B"),
+    "marks": ("=I", "=B"),
+    "in_flight": ("=I", "=QIII4x"),
+    "counts": ("=III", "=Q"),
+    "durations": ("=II", f"=Q{kernel.SLOTS}Q"),
+    "ended_io": ("=I", "=QQ"),
+    "dropped": ("=I", "=Q"),
+}
+"""Of the maps in bpf/syscalls.c."""
 
 
 class SyscallMonitor:
-    """Counts system calls; the first target compiles the programs, each further one is an entry of a map."""
+    """Counts system calls; the first target loads the programs, each further one is an entry of a map."""
 
     def __init__(self, arch: str) -> None:
         self._names = syscall_names(arch)
         self._numbers = syscall_numbers(arch)
         self._lock = threading.Lock()
         self._preparing = threading.Lock()
-        self._program: Any = None
+        self._program: Program | None = None
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._untimed: dict[str, set[int]] = {}
@@ -33,12 +45,12 @@ class SyscallMonitor:
         self.io_of_ended_threads = False
 
     def prepare(self) -> None:
-        """Compile and attach the programs, if that has not been done: the first time takes a second or more."""
+        """Load and attach the programs, if that has not been done."""
         with self._preparing:
             if self._program is None:
                 offsets = kernel.io_accounting_offsets()
                 numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
-                program = kernel.compile_program("syscalls", {**numbers, **_TIMED_BY, **offsets})
+                program = Program("syscalls", _LAYOUTS, {**numbers, **offsets})
                 self.io_of_ended_threads = bool(offsets)
                 self._program = program
 
@@ -60,22 +72,19 @@ class SyscallMonitor:
     def unwatch(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
         with self._lock:
-            if name not in self._targets:
+            if name not in self._targets or self._program is None:
                 return
             self._set_cgroups(name, set())
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
             self._timed_by.pop(name, None)
             for table in ("counts", "durations", "untimed"):
-                for key in [key for key in self._program[table] if key.target == number]:
-                    del self._program[table][key]
-            ended = self._program["ended_io"]
-            for key in [key for key in ended if key.value == number]:
-                del ended[key]
+                self._program[table].delete_those(lambda key: key[0] == number)
+            self._program["ended_io"].delete(number)
 
     def marks(self) -> int | None:
         """The kernel's number of the map in which a tracer marks threads whose call it times; None before the programs run."""
-        return kernel.map_id(self._program, "marks") if self._program is not None else None
+        return self._program["marks"].id() if self._program is not None else None
 
     def leave_timing_to_tracer(self, name: str, syscalls: tuple[str, ...], by_thread: bool = False) -> None:
         """Do not time what a tracer does, which sees the delays that it makes.
@@ -87,17 +96,15 @@ class SyscallMonitor:
         """
         with self._lock:
             numbers = {self._numbers[syscall] for syscall in syscalls}
-            timed_by = bool(numbers) * _TIMED_BY["TIMED_BY_CALL"] + by_thread * _TIMED_BY["TIMED_BY_THREAD"]
+            timed_by = bool(numbers) * TIMED_BY_CALL + by_thread * TIMED_BY_THREAD
             known = (self._untimed.get(name, set()), self._timed_by.get(name, 0))
-            if name not in self._targets or known == (numbers, timed_by):
+            if name not in self._targets or self._program is None or known == (numbers, timed_by):
                 return
             table = self._program["untimed"]
-            for number, setting in [(n, True) for n in numbers] + [(n, False) for n in self._untimed.get(name, set()) - numbers]:
-                key = table.Key(self._targets[name], number)
-                if setting:
-                    table[key] = table.Leaf(1)
-                else:
-                    del table[key]
+            for number in numbers:
+                table.put((self._targets[name], number), 1)
+            for number in self._untimed.get(name, set()) - numbers:
+                table.delete((self._targets[name], number))
             self._untimed[name], self._timed_by[name] = numbers, timed_by
             self._set_cgroups(name, self._cgroups[name], rewrite=True)
 
@@ -106,9 +113,9 @@ class SyscallMonitor:
         with self._lock:
             names = self._names_of_targets()
             return {
-                (names[key.target], self._name(key.nr), errno_name(key.error) if key.error else ""): leaf
-                for key, leaf in kernel.entries(self._program, "counts")
-                if key.target in names
+                (names[target], self._name(nr), errno_name(error) if error else ""): count
+                for (target, nr, error), count in self._entries("counts")
+                if target in names
             }
 
     def durations(self) -> dict[tuple[str, str], Histogram]:
@@ -116,18 +123,16 @@ class SyscallMonitor:
         with self._lock:
             names = self._names_of_targets()
             return {
-                (names[key.target], self._name(key.nr)): Histogram(list(leaf.slots), leaf.sum / 1e9)
-                for key, leaf in kernel.entries(self._program, "durations")
-                if key.target in names
+                (names[target], self._name(nr)): Histogram(slots, nanoseconds / 1e9)
+                for (target, nr), (nanoseconds, *slots) in self._entries("durations")
+                if target in names
             }
 
     def ended_io(self) -> dict[str, Io]:
         """What ended threads of each container had read and written while it was watched."""
         with self._lock:
             names = self._names_of_targets()
-            return {
-                names[key]: Io(leaf.read, leaf.written) for key, leaf in kernel.entries(self._program, "ended_io") if key in names
-            }
+            return {names[target]: Io(read, written) for target, (read, written) in self._entries("ended_io") if target in names}
 
     def cost(self) -> dict[str, dict[str, int]]:
         """Entries in use by map, and events that found a map full."""
@@ -135,7 +140,7 @@ class SyscallMonitor:
             if self._program is None:
                 return {"entries": {}, "dropped": {"syscalls": 0}}
             entries = {table: len(self._program[table]) for table in ("counts", "durations", "in_flight")}
-            return {"entries": entries, "dropped": {"syscalls": self._program["dropped"][0].value}}
+            return {"entries": entries, "dropped": {"syscalls": self._program["dropped"].get(0)}}
 
     def _name(self, number: int) -> str:
         return self._names.get(number, f"unknown:{number}")
@@ -143,11 +148,17 @@ class SyscallMonitor:
     def _names_of_targets(self) -> dict[int, str]:
         return {number: name for name, number in self._targets.items()}
 
+    def _entries(self, table: str) -> list[Any]:
+        """A map's keys and values; none before the programs run."""
+        return [] if self._program is None else self._program[table].entries()
+
     def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
+        if self._program is None:
+            return
         table = self._program["watched_cgroups"]
         before = self._cgroups.get(name, set())
         for cgroup in before - ids:
-            del table[table.Key(cgroup)]
+            table.delete(cgroup)
         for cgroup in ids if rewrite else ids - before:
-            table[table.Key(cgroup)] = table.Leaf(self._targets[name], self._timed_by.get(name, 0))
+            table.put(cgroup, (self._targets[name], self._timed_by.get(name, 0)))
         self._cgroups[name] = ids

@@ -1,0 +1,80 @@
+/* What all programs share: types, and what libbpf's headers do not have. */
+
+#pragma once
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+typedef __s16 s16;
+typedef __s32 s32;
+
+/* Latency histograms: see kernel.py. slots[i]: what took less than 2^(FIRST_SLOT + i) ns and is in no slot before; the last has no
+ * bound. */
+#define FIRST_SLOT 8
+#define SLOTS 28
+
+#define HASH(map, key_type, value_type, entries) MAP(BPF_MAP_TYPE_HASH, map, key_type, value_type, entries)
+#define LRU_HASH(map, key_type, value_type, entries) MAP(BPF_MAP_TYPE_LRU_HASH, map, key_type, value_type, entries)
+#define ARRAY(map, value_type, entries) MAP(BPF_MAP_TYPE_ARRAY, map, u32, value_type, entries)
+#define PROGRAMS(map, entries) MAP(BPF_MAP_TYPE_PROG_ARRAY, map, u32, u32, entries)
+
+#define MAP(map_type, map, key_type, value_type, entries) \
+    struct {                                              \
+        __uint(type, map_type);                           \
+        __uint(max_entries, entries);                     \
+        __type(key, key_type);                            \
+        __type(value, value_type);                        \
+    } map SEC(".maps")
+
+/* The value of a key, which is put there first where there is none; NULL: the map is full. */
+static __always_inline void *lookup_or_init(void *map, const void *key, const void *first)
+{
+    void *value = bpf_map_lookup_elem(map, key);
+    if (value)
+        return value;
+    bpf_map_update_elem(map, key, first, BPF_NOEXIST);
+    return bpf_map_lookup_elem(map, key);
+}
+
+/* Adds one to a counter; false: the map is full. */
+static __always_inline bool add_one(void *map, const void *key)
+{
+    u64 zero = 0;
+    u64 *count = lookup_or_init(map, key, &zero);
+    if (count)
+        __sync_fetch_and_add(count, 1);
+    return count;
+}
+
+static __always_inline u32 bit_length(u64 number)
+{
+    u32 bits = 0;
+#define HALF(width)               \
+    if (number >> width) {        \
+        bits += width;            \
+        number >>= width;         \
+    }
+    HALF(32)
+    HALF(16)
+    HALF(8)
+    HALF(4)
+    HALF(2)
+    HALF(1)
+    return bits + number;
+}
+
+static __always_inline u32 slot_of(u64 nanoseconds)
+{
+    u32 bits = bit_length(nanoseconds);
+    u32 slot = bits <= FIRST_SLOT ? 0 : bits - FIRST_SLOT;
+    return slot < SLOTS ? slot : SLOTS - 1;
+}
+
+char licence[] SEC("license") = "GPL";
