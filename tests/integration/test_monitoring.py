@@ -225,7 +225,7 @@ def test_the_agent_is_started_once_with_named_capabilities_only(web: Web, client
     }
     assert not host["PortBindings"]
     assert list(first.attrs["NetworkSettings"]["Networks"]) == ["chaosorca"]
-    assert client.images.get(first.attrs["Image"]).attrs["Size"] <= 450e6
+    assert client.images.get(first.attrs["Image"]).attrs["Size"] <= 150e6
     stop_monitoring(container=web.name)
 
 

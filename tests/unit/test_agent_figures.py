@@ -1,16 +1,19 @@
-"""Histograms, the ledger, and constants in programs."""
+"""Histograms, the ledger, and what the programs for the kernel have in common with both."""
 
 from __future__ import annotations
 
 import math
-import struct
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from chaosorca.agent import kernel
 from chaosorca.agent.histogram import Histogram, histogram_of
-from chaosorca.agent.kernel import SLOT_BOUNDS, SLOTS, replace_constant
+from chaosorca.agent.kernel import SLOT_BOUNDS, SLOTS
 from chaosorca.agent.ledger import Ledger
+from chaosorca.agent.monitors import syscalls
 
 
 def test_the_bounds_are_powers_of_two_from_256_nanoseconds_to_17_seconds() -> None:
@@ -102,37 +105,24 @@ def test_what_the_ledger_gave_out_does_not_change() -> None:
     assert durations["web", "read"].sum == 1.0
 
 
-def instruction(immediate: int, opcode: int = 0xB7, registers: int = 1, offset: int = 0) -> bytes:
-    """One BPF instruction."""
-    return struct.pack("=BBhI", opcode, registers, offset, immediate)
+SOURCES = Path(kernel.__file__).parent / "bpf"
 
 
-MARK = 0x0CA05021
+def defined(source: str) -> dict[str, int]:
+    """The numbers that a source of the programs defines, by name."""
+    text = (SOURCES / source).read_text()
+    return {name: int(number) for name, number in re.findall(r"^#define (\w+) (\d+)\b", text, re.MULTILINE)}
 
 
-@pytest.mark.parametrize(
-    ("program", "value", "replaced"),
-    [
-        ([MARK], 7, [7]),
-        ([1, MARK, 2], 7, [1, 7, 2]),
-        ([MARK, 1, MARK], 0xFFFFFFFF, [0xFFFFFFFF, 1, 0xFFFFFFFF]),
-        ([MARK - 1, MARK, MARK + 1], 0, [MARK - 1, 0, MARK + 1]),
-    ],
-)
-def test_a_constant_is_replaced_wherever_it_is_an_operand(program: list[int], value: int, replaced: list[int]) -> None:
-    before = b"".join(map(instruction, program))
-    assert replace_constant(before, MARK, value) == b"".join(map(instruction, replaced))
+def test_the_programs_have_the_same_slots() -> None:
+    assert defined("common.h").items() >= {"FIRST_SLOT": kernel.FIRST_SLOT, "SLOTS": SLOTS}.items()
 
 
-def test_nothing_but_the_operand_is_replaced() -> None:
-    # The constant's bytes across two instructions, and in the other fields of one, are no operand.
-    other = struct.pack("=II", MARK, 5)
-    across = b"\0" * 6 + struct.pack("=I", MARK) + b"\0" * 6
-    before = other + across + instruction(MARK, opcode=0x18)
-    assert replace_constant(before, MARK, 9) == other + across + instruction(9, opcode=0x18)
+def test_the_programs_know_the_same_kinds_of_timing() -> None:
+    expected = {"TIMED_BY_CALL": syscalls.TIMED_BY_CALL, "TIMED_BY_THREAD": syscalls.TIMED_BY_THREAD}
+    assert defined("syscalls.c").items() >= expected.items()
 
 
-@pytest.mark.parametrize("program", [b"", instruction(1), instruction(1) + instruction(2), struct.pack("=II", MARK, 5)])
-def test_a_program_without_the_constant_is_an_error(program: bytes) -> None:
-    with pytest.raises(ValueError, match="the program does not contain 0xca05021"):
-        replace_constant(program, MARK, 7)
+@pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*.c")))
+def test_no_program_reads_headers_of_the_kernels_own(source: str) -> None:
+    assert re.findall(r"#include (\S+)", (SOURCES / source).read_text()) == ['"common.h"']

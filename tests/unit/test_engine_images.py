@@ -46,6 +46,8 @@ def test_the_agents_context_holds_all_that_runs_in_it_and_nothing_else() -> None
     for path in (
         "agent/bpf/syscalls.c",
         "agent/bpf/http.c",
+        "agent/bpf/build.sh",
+        "agent/bpf/common.h",
         "agent/__main__.py",
         "agent/ctl.py",
         "model/syscalls.tsv",

@@ -47,6 +47,8 @@ def test_it_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
         "agent/ctl.py",
         "agent/tracers/strace.py",
         "agent/monitors/http.py",
+        "agent/bpf/build.sh",
+        "agent/bpf/common.h",
         "agent/bpf/http.c",
         "agent/bpf/syscalls.c",
         "engine/images/agent/Dockerfile",
