@@ -87,6 +87,7 @@ class Elf:
         ]
         within = [part for part in code if any(self._holds(segment, part) for segment in executable)]
         self.code: list[Range] = within or executable
+        self._known: dict[int, tuple[int, int]] = {}
         self._read_unwind_header()
         self._functions: list[tuple[int, int]] = []
         if not self._count and names < len(sections):
@@ -101,7 +102,7 @@ class Elf:
 
     def _read_unwind_header(self) -> None:
         """Note where the sorted table of functions lies."""
-        self._entries, self._count = 0, 0
+        self._count = 0
         if (
             self._unwind is None
             or self._unwind.size < _UNWIND_HEADER.size
@@ -110,8 +111,10 @@ class Elf:
             return
         *encodings, _, count = _UNWIND_HEADER.unpack_from(self.data, self._unwind.offset)
         if tuple(encodings) == _SORTED_TABLE:
-            self._entries = self._unwind.offset + _UNWIND_HEADER.size
+            begin = self._unwind.offset + _UNWIND_HEADER.size
             self._count = min(count, (self._unwind.size - _UNWIND_HEADER.size) // _UNWIND_ENTRY.size)
+            entries = _UNWIND_ENTRY.iter_unpack(self.data[begin : begin + self._count * _UNWIND_ENTRY.size])
+            self._starts, self._records = map(list, zip(*entries, strict=True)) if self._count else ([], [])
 
     def _read_unwind_section(self, sections: list[tuple[int, ...]], names_at: int) -> None:
         """Learn of the functions from the section for unwinding, which some static programs have without the table."""
@@ -155,23 +158,20 @@ class Elf:
             index = bisect_right(self._functions, (address, sys.maxsize)) - 1
             start, size = self._functions[index] if index >= 0 else (0, 0)
         elif self._count and self._unwind is not None:
-            base = self._unwind.address
-            index = bisect_right(range(self._count), address - base, key=lambda one: self._entry(one)[0]) - 1
-            start, size = self._at(base + self._entry(max(index, 0))[1])
+            index = bisect_right(self._starts, address - self._unwind.address) - 1
+            start, size = self._at(self._unwind.address + self._records[max(index, 0)])
         else:
             return None
         return (start, start + size) if start <= address < start + size else None
 
-    def _entry(self, index: int) -> tuple[int, int]:
-        start, record = _UNWIND_ENTRY.unpack_from(self.data, self._entries + index * _UNWIND_ENTRY.size)
-        return start, record
-
     def _at(self, record: int) -> tuple[int, int]:
         """The first address and the size of the function that the entry at this address describes; zeros if unreadable."""
-        try:
-            return self._described(self.offset(record), record)
-        except ValueError:
-            return 0, 0
+        if record not in self._known:
+            try:
+                self._known[record] = self._described(self.offset(record), record)
+            except ValueError:
+                self._known[record] = (0, 0)
+        return self._known[record]
 
     def _described(self, at: int, address: int) -> tuple[int, int]:
         """The first address and the size of the function that the entry at this offset and address describes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,8 +13,10 @@ from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.agent import find_agent
+from chaosorca.engine.agent import ensure_agent, find_agent
 from chaosorca.engine.client import connect
+from chaosorca.engine.names import AGENT
+from chaosorca.model.fault import parse_fault
 from chaosorca.probes.faults import faults_injected
 
 
@@ -131,3 +134,35 @@ def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> N
     stop_fault(container=web.name)
     with pytest.raises(ActivityFailed, match="injector 'uprobe' cannot do a fault on clone"):
         start_fault(container=web.name, syscall="openat,clone", delay_enter="1ms", injector="uprobe")
+
+
+WITHOUT_MANY_AT_ONCE = """
+import json, sys, time
+from chaosorca.agent.agent import Agent
+from chaosorca.agent.arming import Arming
+
+agent = Agent("x86_64")
+agent._faults.arming = Arming(one_by_one=True)
+container, fault = json.loads(sys.argv[1])
+started = agent.start_fault(container, fault, "one", "run", "uprobe")
+time.sleep(2)
+(stopped,) = agent.stop_fault()["stopped"]
+time.sleep(1.5)  # until the probes are gone
+print(json.dumps([started["warnings"], started["injector"], stopped["injected"]]))
+"""
+
+
+def test_an_older_kernel_has_its_probes_put_one_by_one(run_container: Callable[..., Container]) -> None:
+    """As Linux before 6.6 needs it; by another agent's process in the agent's container."""
+    loop = '$| = 1; while (1) { print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n"; select(undef, undef, undef, 0.02) }'
+    target = run_container(["perl", "-e", loop])
+    ensure_agent(connect(), None)
+    container = {"name": target.name, "id": target.id, "pid": target.attrs["State"]["Pid"]}
+    told = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
+    exit_code, output = connect().containers.get(AGENT).exec_run(["python3", "-c", WITHOUT_MANY_AT_ONCE, told])
+    assert exit_code == 0, output.decode()
+    warnings, injector, injected = json.loads(output)
+    denied = said(target).count("Permission denied")
+    assert (warnings, injector, injected) == ([], "uprobe", {"openat": denied})
+    assert denied > 50
+    assert said(target)[-1] == "open"

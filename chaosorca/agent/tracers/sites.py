@@ -30,8 +30,8 @@ from chaosorca.agent.elf import Elf, Range
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
 _NEAR_CALL = b"\xe8"
-_CALL = re.compile(rb"(?s)[\xe8\xe9](?=(....))")
-_FAR_JUMP = re.compile(rb"(?s)(?:\xe9|\x0f[\x80-\x8f])(?=(....))")
+_CALL = re.compile(rb"(?s)[\xe8\xe9](?=....)")
+_FAR_JUMP = re.compile(rb"(?s)(?:\xe9|\x0f[\x80-\x8f])(?=....)")
 _COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, but *n(%rip)
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
 _NEAR = 130  # bytes that a near jump reaches, its own included
@@ -75,6 +75,7 @@ _SECTIONS = struct.Struct("<HH")
 _SECTION = struct.Struct("<4xI16xQQ")
 _SYMBOL = struct.Struct("<8xQ8x")
 _SYMBOL_TABLES = (2, 11)
+_distance = struct.Struct("<i").unpack_from
 _PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
 _REFUSED_PREFIXES = b"\x26\x2e\x36\x3e\xf0"  # segments, lock
 
@@ -324,6 +325,8 @@ class _Code:
 
     def connect(self, calls: list[int]) -> None:
         """Learn of jumps into the functions of these calls from elsewhere: compilers put parts of functions far away."""
+        if not calls:
+            return
         bounds = sorted({self._bounds(address) for address in calls})
         begins = [begin for begin, _ in bounds]
 
@@ -350,7 +353,8 @@ class _Code:
         for part in self.file.code:
             moved = part.address - part.offset
             for match in _FAR_JUMP.finditer(self.file.data, part.offset, part.offset + part.size):
-                yield match.start() + moved, match.end() + moved + 4 + int.from_bytes(match[1], "little", signed=True)
+                end = match.end()
+                yield match.start() + moved, end + moved + 4 + _distance(self.file.data, end)[0]
 
     def into(self, address: int) -> list[_Instruction]:
         """Return the instructions after which the one at this address can be the next."""
@@ -402,8 +406,8 @@ class _Code:
         for part in self.file.code:
             moved = part.address - part.offset
             for match in _CALL.finditer(self.file.data, part.offset, part.offset + part.size):
-                at = match.start() + moved
-                found[at + 5 + int.from_bytes(match[1], "little", signed=True)].append(at)
+                end = match.end()
+                found[end + moved + 4 + _distance(self.file.data, end)[0]].append(end + moved - 1)
         return dict(found)
 
     @functools.cached_property
