@@ -38,7 +38,7 @@ class Agent:
 
     def __init__(self, arch: str) -> None:
         self._lock = threading.RLock()  # of targets and monitors
-        self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program compiles
+        self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program is loaded
         self._retired_at = -_RETIRED_FOR
         self._ledger = Ledger()
         self._syscalls = SyscallMonitor(arch)
@@ -60,7 +60,7 @@ class Agent:
         if unknown:
             raise InvalidArgument(f"there is no monitor {unknown[0]!r}: there are {', '.join(MONITORS)}")
         self._look_at_code(container)
-        # Before any lock: compiling takes its time, and scrapes go on meanwhile.
+        # Before any lock: loading takes its time, and scrapes go on meanwhile.
         if {"syscalls", "resources"} & set(monitors):
             self._syscalls.prepare()
         if "http" in monitors:

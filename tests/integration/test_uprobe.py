@@ -157,11 +157,12 @@ def test_an_older_kernel_has_its_probes_put_one_by_one(run_container: Callable[.
     loop = '$| = 1; while (1) { print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n"; select(undef, undef, undef, 0.02) }'
     target = run_container(["perl", "-e", loop])
     ensure_agent(connect(), None)
+    target.reload()
     container = {"name": target.name, "id": target.id, "pid": target.attrs["State"]["Pid"]}
     told = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
     exit_code, output = connect().containers.get(AGENT).exec_run(["python3", "-c", WITHOUT_MANY_AT_ONCE, told])
     assert exit_code == 0, output.decode()
-    warnings, injector, injected = json.loads(output)
+    warnings, injector, injected = json.loads(output.splitlines()[-1])
     denied = said(target).count("Permission denied")
     assert (warnings, injector, injected) == ([], "uprobe", {"openat": denied})
     assert denied > 50
