@@ -120,7 +120,7 @@ class Program:
                 self._attach()
             except OSError as error:
                 self.close()
-                said = " (libbpf: {})".format("; ".join(_said)) if _said else ""
+                said = " (libbpf: {})".format(" | ".join(_said)) if _said else ""
                 raise AgentError(f"the kernel does not take the program {name!r}: {error.strerror}{said}") from error
             except BaseException:
                 self.close()
