@@ -11,6 +11,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ _IN_MEMORY, _IS_EARLY, _HAS_CONDITION = 1 << 60, 1 << 61, 1 << 62
 _FUNCTION = "at_site"
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
+_CLOSED_AT_ONCE = 16
 _NOBODY = 0
 _GONE = (FileNotFoundError, ProcessLookupError)
 _FileId = tuple[int, int]
@@ -249,11 +251,13 @@ class Arming:
 
     def _close_unused(self) -> None:
         with self._lock:
-            for at in [at for at, users in self._users.items() if not users]:
+            unused = [at for at, users in self._users.items() if not users]
+            links = [link for link in map(self._links.pop, unused) if link is not None]
+            for at in unused:
                 del self._users[at]
-                link = self._links.pop(at)
-                if link is not None:
-                    link()
+            # The kernel waits a while before a probe is gone: for all of them at the same time.
+            with ThreadPoolExecutor(_CLOSED_AT_ONCE) as threads:
+                list(threads.map(lambda close: close(), links))
 
     def _attach(self, path: Path, sites: list[Site]) -> Callable[[], None]:
         """Put probes on the sites of a file; return what takes them away."""
