@@ -107,3 +107,80 @@ def test_another_machine_is_told_that_it_cannot(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(AgentError, match="on x86-64 only, and this is aarch64"):
         Arming().prepare()
+
+
+class Loaded:
+    """A program that remembers how it was loaded, and where it has probes."""
+
+    all: list[Loaded]
+
+    def __init__(self, name: str, layouts: object, constants: dict[str, int], attach_types: dict[str, int] | None = None) -> None:
+        self.told = (name, attach_types)
+        self.closed = False
+        self.probes: dict[int, tuple[str, int, int]] = {}
+        self.refused: int | None = None
+        Loaded.all.append(self)
+
+    def fd(self, function: str) -> int:
+        return 3
+
+    def close(self) -> None:
+        self.closed = True
+
+    def attach_uprobe(self, function: str, path: str, offset: int, cookie: int) -> int:
+        if offset == self.refused:
+            raise OSError(95, "Operation not supported")
+        self.probes[offset] = (path, offset, cookie)
+        return offset
+
+    def detach(self, link: int) -> None:
+        del self.probes[link]
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Arming:
+    Loaded.all = []
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(arming, "Program", Loaded)
+    monkeypatch.setattr(
+        arming, "member_offsets", lambda btf, wanted: {one: dict.fromkeys(members, 8) for one, members in wanted.items()}
+    )
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
+    monkeypatch.setattr(arming.kernel, "takes_many_uprobes", lambda fd: many)
+    one = Arming(**options)
+    one.prepare()
+    one.prepare()
+    return one
+
+
+@pytest.mark.parametrize(
+    ("many", "options", "loaded"),
+    [
+        (True, {}, [({"at_site": 48}, False)]),
+        (False, {}, [({"at_site": 48}, True), (None, False)]),
+        (True, {"one_by_one": True}, [(None, False)]),
+    ],
+)
+def test_probes_are_put_one_by_one_where_the_kernel_takes_no_many(
+    monkeypatch: pytest.MonkeyPatch, many: bool, options: dict[str, bool], loaded: list[tuple[dict[str, int] | None, bool]]
+) -> None:
+    prepared(monkeypatch, many, **options)
+    assert [(one.told, one.closed) for one in Loaded.all] == [(("arm", types), closed) for types, closed in loaded]
+
+
+SITES = [Site(at, 5, 257, None) for at in (10, 20, 30)]
+
+
+def test_probes_one_by_one_are_taken_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = prepared(monkeypatch, False)._attach(Path("/lib"), SITES)
+    cookie = arming._cookie(SITES[0])
+    assert list(Loaded.all[-1].probes.values()) == [("/lib", at, cookie) for at in (10, 20, 30)]
+    close()
+    assert Loaded.all[-1].probes == {}
+
+
+def test_none_of_them_stays_where_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = prepared(monkeypatch, False)
+    Loaded.all[-1].refused = 30
+    with pytest.raises(OSError, match="Operation not supported"):
+        one._attach(Path("/lib"), SITES)
+    assert Loaded.all[-1].probes == {}
