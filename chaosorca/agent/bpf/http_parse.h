@@ -68,7 +68,7 @@ struct http_window {
     u32 searched; /* its end is not before this */
     u32 to;       /* end of what is in the window */
     u32 pad;
-    u8 bytes[1024 + HTTP_HELD]; /* any place in it and a line's beginning behind: masks are enough for the verifier */
+    u8 bytes[2 * 1024]; /* more than is used: a place in it and a masked length stay inside, which is what the verifier sees */
 };
 
 #ifdef __bpf__
@@ -394,6 +394,7 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
     u32 size = w->end - at;
     if (size > HTTP_WINDOW)
         size = HTTP_WINDOW;
+    size = ((size - 1) & (HTTP_WINDOW - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
     if (HTTP_LOAD(source, at, w->bytes + kept, size))
         return HTTP_BROKEN;
     w->at = at + size;
