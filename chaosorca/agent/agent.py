@@ -192,7 +192,7 @@ class Agent:
             return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
 
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        cost = self._syscalls.cost()
+        costs = [self._syscalls.cost(), self._http.cost()]
         return Snapshot(
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
             syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
@@ -209,8 +209,8 @@ class Agent:
                 if fault["active"] or fault["container"] in monitors
             },
             resources=self._resources.read([target for target in targets if "resources" in monitors.get(target.name, ())]),
-            map_entries={(table,): float(count) for table, count in cost["entries"].items()},
-            dropped={(monitor,): float(count) for monitor, count in cost["dropped"].items()},
+            map_entries={(table,): float(count) for cost in costs for table, count in cost["entries"].items()},
+            dropped={(monitor,): float(count) for cost in costs for monitor, count in cost["dropped"].items()},
             agent_cpu_seconds=usage.ru_utime + usage.ru_stime,
             agent_resident_bytes=_resident_bytes(Path("/proc/self/statm")),
         )
