@@ -161,7 +161,7 @@ CASES = [
     Case("a method of its own", opened().client("PROPFIND / HTTP/1.1\r\n\r\n").server(NO), {"OTHER 404": 1}),
     Case("sent again", sent_again(), {"GET 200": 1, "GET 404": 1}),
     Case("a body in another order", reordered_body(), {"GET 200": 1, "GET 404": 1}),
-    Case("a request in another order", reordered_request(), {"GET 404": 1}, {"reordered": 1, "joined mid-message": 1}),
+    Case("a request in another order", reordered_request(), {"GET 404": 1}, {"reordered": 1}),
     Case("an answer in another order", reordered_answer(), {"GET 404": 1}, {"reordered": 1}),
     Case("reset by the client", opened().client(GET + GET).server(OK).client(flags="R"), {"GET 200": 1, "GET none": 1}),
     Case("reset by the server", opened().client(GET).server(flags="RA"), {"GET none": 1}),

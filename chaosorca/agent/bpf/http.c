@@ -189,6 +189,12 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
     c->known[direction] = 1;
     if (at >= end)
         return;
+    if (stream->phase == HTTP_UNTIL_CLOSE)
+        return;
+    if ((stream->phase == HTTP_BODY || stream->phase == HTTP_CHUNK) && stream->left > end - at) {
+        stream->left -= end - at;
+        return;
+    }
     if (!e->spoken || stream->phase == HTTP_OUT_OF_STEP) {
         u32 seen = look_at_payload(skb, at, end);
         if (seen == HTTP_TLS && !e->spoken) {
@@ -275,10 +281,14 @@ static long sweep_connection(UNUSED void *map, struct connection_key *key, struc
         if (one == 0 || one & WAITING_GIVEN_UP)
             continue;
         /* As a packet that ends it may come now, who changes it first counts it. */
-        if (one < sweep->oldest && __sync_val_compare_and_swap(&c->exchange.waiting[i], one, one | WAITING_GIVEN_UP) == one)
-            count_request(figures, target, c->exchange.role, one, UNANSWERED);
-        else
-            add(&figures->swept[c->exchange.role & 1], 1);
+        u8 role = c->exchange.role & 1;
+        if (one < sweep->oldest && __sync_val_compare_and_swap(&c->exchange.waiting[i], one, one | WAITING_GIVEN_UP) == one) {
+            u64 *count = count_of(target, role, one, UNANSWERED);
+            __sync_fetch_and_add(count ? count : &figures->dropped, 1); /* packets do interrupt this */
+            __sync_fetch_and_add(&figures->ended[role], 1);
+        } else {
+            figures->swept[role]++;
+        }
     }
     return 0;
 }

@@ -11,7 +11,7 @@
 
 #define HTTP_WAITING 32      /* requests that may wait for their answers on a connection */
 #define HTTP_MOST_STEPS 65536 /* for a piece: the smallest chunks there are, in a packet of 256 KiB */
-#define TARGETS 2048
+#define TARGETS 512
 #define UNANSWERED 0
 #define MOST_TRIES 512
 #define UNUSED __attribute__((unused))
@@ -36,8 +36,8 @@ struct exchange {
     u8 forgiven;   /* requests that were counted as not followed, but whose answers may still come */
     u8 pad;
     u32 pad2;
-    struct http_stream streams[2];
     u64 waiting[HTTP_WAITING];
+    struct http_stream streams[2];
 };
 
 struct count_key {
@@ -61,21 +61,29 @@ struct figures {
     struct duration durations[2];
 };
 
-HASH(counts, struct count_key, u64, 16384);
-ARRAY(per_target, struct figures, TARGETS);
+/* Each processor counts for itself: what belongs to a connection goes back and forth between them, what is counted need not. */
+MAP(BPF_MAP_TYPE_PERCPU_HASH, counts, struct count_key, u64, 4096);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, per_target, u32, struct figures, TARGETS);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, windows, u32, struct http_window, 1);
 
+/* No packet interrupts the reading of another on the same processor. */
 static __always_inline void add(u64 *counter, u64 number)
 {
-    __sync_fetch_and_add(counter, number);
+    *counter += number;
+}
+
+static __always_inline u64 *count_of(u32 target, u8 role, u64 waiting, u16 code)
+{
+    struct count_key key = {.target = target, .code = code, .role = role, .method = waiting & WAITING_METHOD};
+    u64 zero = 0;
+    return lookup_or_init(&counts, &key, &zero);
 }
 
 static __always_inline void count_request(struct figures *figures, u32 target, u8 role, u64 waiting, u16 code)
 {
-    struct count_key key = {.target = target, .code = code, .role = role, .method = waiting & WAITING_METHOD};
+    u64 *count = count_of(target, role, waiting, code);
+    add(count ? count : &figures->dropped, 1);
     add(&figures->ended[role & 1], 1);
-    if (!add_one(&counts, &key))
-        add(&figures->dropped, 1);
 }
 
 /* What is being read, and for whom. */
@@ -161,7 +169,7 @@ static __noinline void lose(struct reading *reading, u32 reason)
     add(&reading->figures->ended[e->role & 1], lost);
     if (reason < REASONS)
         add(&reading->figures->unparsed[reason], lost ? lost : 1);
-    e->forgiven = (u8)(e->unfollowed + lost);
+    e->forgiven = (u8)(e->unfollowed + lost + (reading->direction == REQUESTS));
     e->unfollowed = 0;
     fall_out_of_step(&e->streams[REQUESTS]);
     fall_out_of_step(&e->streams[ANSWERS]);
@@ -183,8 +191,10 @@ static __always_inline void on_request(struct reading *reading)
         }
         return;
     }
-    if (e->first == e->last)
+    if (e->first == e->last) {
+        e->first = e->last = 0; /* where the rest of what both processors write is */
         e->forgiven = 0;
+    }
     e->waiting[e->last % HTTP_WAITING] = (e->streams[REQUESTS].began & ~(u64)WAITING_BITS) | method;
     e->last++;
     add(&figures->begun[e->role & 1], 1);

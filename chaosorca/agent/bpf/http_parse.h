@@ -18,6 +18,7 @@
 #define HTTP_TAIL 16   /* holds " HTTP/1.1\r" */
 #define HTTP_SEARCH 64 /* bytes searched for a line's end in one step */
 #define HTTP_WINDOW 512
+#define HTTP_LINES_AT_ONCE 6 /* headers that do not matter, in one step */
 #define HTTP_LONGEST (1ULL << 59) /* a body or chunk of more bytes is a mistake */
 
 enum http_phase {
@@ -87,6 +88,12 @@ static inline void http_put_word(u8 *p, u64 word)
 }
 #endif
 
+#ifdef __bpf__
+#define HTTP_VERIFIED_ONCE __noinline /* and not static: not again for each call */
+#else
+#define HTTP_VERIFIED_ONCE static inline
+#endif
+
 /* A word of text, its first letter lowest, as both architectures keep it. */
 #define HTTP_BYTE(c, n) ((u64)(u8)(c) << (8 * (n)))
 #define HTTP_TEXT(a, b, c, d, e, f, g, h) \
@@ -95,17 +102,18 @@ static inline void http_put_word(u8 *p, u64 word)
 #define HTTP_EVERY(byte) (0x0101010101010101ULL * (byte))
 #define HTTP_FIRST(bytes) (~0ULL >> (64 - 8 * (bytes)))
 
-/* Where in HTTP_SEARCH bytes the first line feed is; HTTP_SEARCH if there is none. */
-static __always_inline u32 http_find_line_feed(const u8 *bytes)
+/* Where in a window the first line feed is at or after a place, if it is less than HTTP_SEARCH bytes behind it; else what is that far. */
+HTTP_VERIFIED_ONCE u32 http_find_line_feed(const struct http_window *w, u32 place)
 {
-#pragma GCC unroll 8
+    if (!w || place > HTTP_HELD + HTTP_WINDOW)
+        return 0;
     for (u32 i = 0; i < HTTP_SEARCH; i += 8) {
-        u64 different = http_word(bytes + i) ^ HTTP_EVERY('\n');
+        u64 different = http_word(w->bytes + place + i) ^ HTTP_EVERY('\n');
         u64 found = (different - HTTP_EVERY(1)) & ~different & HTTP_EVERY(0x80);
         if (found) /* its lowest bit is that of the first one: count the bytes up to there */
-            return i + (u32)(((((found & -found) - 1) & HTTP_EVERY(1)) * HTTP_EVERY(1)) >> 56) - 1;
+            return place + i + (u32)(((((found & -found) - 1) & HTTP_EVERY(1)) * HTTP_EVERY(1)) >> 56) - 1;
     }
-    return HTTP_SEARCH;
+    return place + HTTP_SEARCH;
 }
 
 static __always_inline u8 http_method_of(const u8 *line)
@@ -265,16 +273,27 @@ static __always_inline enum http_event http_first_line(struct http_stream *s, co
     return length > 8 && http_is_version(http_word(line + ((length - 8) & 1023))) ? HTTP_REQUEST : HTTP_BROKEN;
 }
 
-/* A line without its end, or the beginning of one, of at least HTTP_HELD bytes. */
-static __always_inline enum http_event http_line(struct http_stream *s, const u8 *line, u32 length, bool whole, u64 now)
+/* Whether a header is one that is read, or the end of them. */
+static __always_inline bool http_matters(const u8 *line)
 {
+    u64 word = http_word(line) | HTTP_EVERY(0x20);
+    return word == HTTP_TEXT('c', 'o', 'n', 't', 'e', 'n', 't', '-') || word == HTTP_TEXT('t', 'r', 'a', 'n', 's', 'f', 'e', 'r') ||
+           line[0] == '\r' || line[0] == '\n';
+}
+
+/* A line of a window without its end, or the beginning of one, of at least HTTP_HELD bytes. */
+HTTP_VERIFIED_ONCE enum http_event http_line(struct http_stream *s, const struct http_window *w, u32 from, u32 length, bool whole)
+{
+    if (!s || !w || from > HTTP_HELD + HTTP_WINDOW)
+        return HTTP_BROKEN;
+    const u8 *line = w->bytes + from;
     enum http_event event = HTTP_ON;
     u8 phase = s->phase;
     if (phase == HTTP_HEADERS) {
         if (length)
             event = http_header(s, line);
         else
-            http_end_headers(s, now);
+            http_end_headers(s, w->now);
     } else if (phase == HTTP_FIRST_LINE) {
         if (length) /* empty lines before it are to be ignored */
             event = http_first_line(s, line, length, whole);
@@ -282,7 +301,7 @@ static __always_inline enum http_event http_line(struct http_stream *s, const u8
         event = http_chunk_size(s, line);
     } else if (phase == HTTP_TRAILERS) {
         if (!length)
-            http_end_message(s, now);
+            http_end_message(s, w->now);
     }
     if (!whole && s->phase != HTTP_REST_OF_REQUEST) {
         s->after = s->phase;
@@ -341,11 +360,18 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
 
     if (from > HTTP_HELD + HTTP_WINDOW || searched > HTTP_HELD + HTTP_WINDOW || to > HTTP_HELD + HTTP_WINDOW)
         return HTTP_BROKEN; /* never: for the verifier */
-    u8 *line = w->bytes + from;
     if (searched < to) {
-        u32 place = searched + http_find_line_feed(w->bytes + searched);
+        u32 place = http_find_line_feed(w, searched);
+        for (u32 i = 0; i < HTTP_LINES_AT_ONCE && place < to && place < searched + HTTP_SEARCH; i++) {
+            if (phase != HTTP_HEADERS || http_matters(w->bytes + from))
+                break;
+            from = searched = place + 1;
+            place = http_find_line_feed(w, searched);
+        }
+        w->from = from;
         w->searched = searched + HTTP_SEARCH < to ? searched + HTTP_SEARCH : to;
         if (place < to && place < searched + HTTP_SEARCH) {
+            u8 *line = w->bytes + from;
             w->from = w->searched = place + 1;
             u32 length = place - from;
             if (length && w->bytes[(place - 1) & 1023] == '\r')
@@ -358,7 +384,7 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
                 s->phase = HTTP_HEADERS;
                 return length > 8 && http_is_version(http_word(line + ((length - 8) & 1023))) ? HTTP_REQUEST : HTTP_BROKEN;
             }
-            return http_line(s, line, length, true, w->now);
+            return http_line(s, w, from, length, true);
         }
         if (searched + HTTP_SEARCH < to)
             return HTTP_ON;
@@ -371,7 +397,7 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
     else if (phase == HTTP_REST_OF_REQUEST)
         kept = kept < HTTP_TAIL ? kept : HTTP_TAIL;
     else if (kept >= HTTP_HELD)
-        return http_line(s, line, kept, false, w->now);
+        return http_line(s, w, from, kept, false);
     if (kept > HTTP_HELD)
         return HTTP_BROKEN; /* never: for the verifier */
     u8 *begin = w->bytes + ((to - kept) & 1023);

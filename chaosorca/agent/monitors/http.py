@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import socket
 import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class _Figures:
 
     NUMBERS = 7 + 6 + 2 * (1 + kernel.SLOTS)
 
-    def __init__(self, numbers: Sequence[int]) -> None:
+    def __init__(self, of_processors: Sequence[Sequence[int]]) -> None:
+        numbers = [sum(one) for one in zip(*of_processors, strict=True)]
         begun, ended, swept, rest = numbers[:2], numbers[2:4], numbers[4:6], numbers[6:]
         self.by_role = list(zip(begun, ended, swept, strict=True))
         self.unparsed, self.dropped = rest[:6], rest[6]
@@ -41,7 +42,7 @@ _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined", "reordered", "malformed", "HTTP/2", "TLS"]
 _UNANSWERED_AFTER = 60.0
 _LOOK_EVERY = 5.0
-_TARGETS = 2048
+_TARGETS = 512
 _LAYOUTS = {
     "connections": ("=4Q2HI", "=416s"),
     "counts": ("=IHBB", "=Q"),
@@ -56,11 +57,21 @@ _SWEEP = struct.Struct("=QQ")
 class _Watched:
     number: int
     namespace: int
-    packets: socket.socket
     filter: Program
+    sockets: dict[str, kernel.PacketSocket] = field(default_factory=dict)
+
+    def follow_devices(self, proc: Path, pid: int) -> None:
+        """Have a socket on each device that the network namespace has now."""
+        names = procfs.network_devices(proc, pid)
+        for name in [name for name, one in self.sockets.items() if name not in names or not one.is_current()]:
+            self.sockets.pop(name).close()
+        for name in names - self.sockets.keys():
+            with contextlib.suppress(OSError):  # it may be gone again
+                self.sockets[name] = kernel.PacketSocket(proc / str(pid) / "ns" / "net", name, self.filter.fd("http_target"))
 
     def close(self) -> None:
-        self.packets.close()
+        for one in self.sockets.values():
+            one.close()
         self.filter.close()
 
 
@@ -108,17 +119,20 @@ class HttpMonitor:
         with self._lock:
             before = self._targets.get(target.name)
             if before and before.namespace == namespace:
+                with contextlib.suppress(OSError):  # the process has ended: another one is asked next time
+                    before.follow_devices(self._proc, pid)
                 return
             number = before.number if before else self._free_number()
             if not before:
-                program["per_target"].put(number, [0] * _Figures.NUMBERS)
-            own = Program("http_target", {}, {"TARGET": number}, maps_of=program)
+                table = program["per_target"]
+                table.put(number, [[0] * _Figures.NUMBERS for _processor in table.get(number)])
+            watched = _Watched(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
             try:
-                packets = kernel.packet_socket(self._proc / str(pid) / "ns" / "net", own.fd("http_target"))
+                watched.follow_devices(self._proc, pid)
             except OSError:
-                own.close()
+                watched.close()
                 raise
-            self._targets[target.name] = _Watched(number, namespace, packets, own)
+            self._targets[target.name] = watched
             if before:
                 before.close()
 
@@ -138,8 +152,8 @@ class HttpMonitor:
         with self._lock:
             names = self._names_of_targets()
             return {
-                (names[target], _ROLES[role], _METHODS[method], str(code) if code else "none"): count
-                for (target, code, role, method), count in self._entries("counts")
+                (names[target], _ROLES[role], _METHODS[method], str(code) if code else "none"): sum(of_processors)
+                for (target, code, role, method), of_processors in self._entries("counts")
                 if target in names
             }
 
@@ -200,8 +214,8 @@ class HttpMonitor:
             return {name: self._figures_of(watched.number) for name, watched in self._targets.items()}
 
     def _figures_of(self, number: int) -> _Figures:
-        found = self._program["per_target"].get(number) if self._program is not None else None
-        return _Figures(found or [0] * _Figures.NUMBERS)
+        none = [[0] * _Figures.NUMBERS]
+        return _Figures(none if self._program is None else self._program["per_target"].get(number))
 
     def _free_number(self) -> int:
         used = {watched.number for watched in self._targets.values()}

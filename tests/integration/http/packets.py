@@ -77,8 +77,8 @@ def main() -> None:
                 took = give(filter_fd, target, what, what.get("repeat", 1))
         figures = http._Figures(program["per_target"].get(target))
         counts = {
-            f"{http._ROLES[role]} {http._METHODS[method]} {code or 'none'}": count
-            for (number, code, role, method), count in program["counts"].entries()
+            f"{http._ROLES[role]} {http._METHODS[method]} {code or 'none'}": sum(of_processors)
+            for (number, code, role, method), of_processors in program["counts"].entries()
             if number == target
         }
         (begun, ended, swept), _ = figures.by_role
@@ -92,7 +92,7 @@ def main() -> None:
             "nanoseconds": took,
         }
     told["left"] = {"connections": len(program["connections"])}
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told))
 
 
 main()
