@@ -1,7 +1,8 @@
 """Sends requests over raw sockets, as its one argument says in JSON, and writes the latencies in seconds as JSON.
 
-`port`, `host`; `requests`: what is sent, each after the answers to those before; `answers`: how many come to each; `times`: how often
-all that is sent on one connection; `connections`; `cut`: bytes of a packet; `rest`: do not wait for answers, but for the end.
+`port`, `host`; `requests`: what is sent, each after the answers to those before; `answers`: how many come to each; `end`: what each
+of these ends with; `times`: how often all that is sent on one connection; `connections`; `cut`: bytes of a packet; `rest`: do not
+wait for answers, but for the end.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def talk(asked: dict, latencies: list[float]) -> None:
                     pass
                 continue
             received, ends = b"", asked.get("answers", 1)
-            while received.count(asked.get("end", "xxx\0").encode()) < ends:
+            while received.count(asked["end"].encode()) < ends:
                 some = connection.recv(1 << 16)
                 assert some, received[-200:]
                 latencies.append(time.monotonic() - began)

@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
