@@ -25,6 +25,8 @@ enum reason { REASON_JOINED, REASON_PIPELINED, REASON_REORDERED, REASON_MALFORME
 #define WAITING_GIVEN_UP 16 /* it is too old, and counted already */
 #define WAITING_BITS 31
 
+/* What the processors of both directions write lies together at the beginning, and each stream in a cache line of its own, as the
+ * kernel's map of connections (http.c) has them: lines that go back and forth between processors are most of what a request costs. */
 struct exchange {
     u32 busy; /* one processor at a time */
     u8 role;
@@ -34,9 +36,9 @@ struct exchange {
     u8 last;
     u8 unfollowed; /* requests after those waiting that the ring had no room for */
     u8 forgiven;   /* requests that were counted as not followed, but whose answers may still come */
-    u8 pad;
-    u32 pad2;
+    u8 pad[5];
     u64 waiting[HTTP_WAITING];
+    u64 pad2;
     struct http_stream streams[2];
 };
 

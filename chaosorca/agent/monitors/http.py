@@ -44,7 +44,7 @@ _UNANSWERED_AFTER = 60.0
 _LOOK_EVERY = 5.0
 _TARGETS = 512
 _LAYOUTS = {
-    "connections": ("=4Q2HI", "=416s"),
+    "connections": ("=4Q2HI", "=424s"),
     "counts": ("=IHBB", "=Q"),
     "per_target": ("=I", f"={_Figures.NUMBERS}Q"),
     "parser": ("=I", "=I"),
