@@ -14,6 +14,7 @@ from typing import Any
 from chaosorca import __version__
 from chaosorca.agent.abort import Requests
 from chaosorca.agent.cost import own_cost
+from chaosorca.agent.doctor import OWN_NAME, Doctor
 from chaosorca.agent.engine_events import EngineEvents
 from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
 from chaosorca.agent.histogram import Histogram
@@ -48,6 +49,7 @@ class Agent:
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
         self.names = EngineEvents(self._followed, self._replace_target)
+        self._doctor = Doctor(arch, self._syscalls, self._http, self._faults, self._resources.io_source, self.names.trouble)
 
     def watch(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
         """Begin to monitor a container, or add monitors to those that it has.
@@ -139,6 +141,11 @@ class Agent:
                 "faults": self._faults.status(),
                 **self.names.status(),
             }
+
+    def examine(self) -> list[dict[str, Any]]:
+        """What can be done on this host: findings, as `Finding.to_json` gives them."""
+        own = Target(OWN_NAME, "", self._own) if self._own else None
+        return [finding.to_json() for finding in self._doctor.examine(own)]
 
     def retire(self) -> dict[str, Any]:
         """Refuse all further work if there is nothing to do, so that the agent can be removed without a race."""
