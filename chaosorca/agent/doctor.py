@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import select
@@ -31,11 +32,14 @@ _CALLS = 1000
 _PATH = "/doctor"
 _SEEN_WITHIN = 2.0
 _ERROR = "EXDEV"
+_ABOVE = "look at capabilities and lockdown above"
 _FAULT = f"uname:error={_ERROR}"
 
-# Makes a system call whenever it is told to, and says what came of it.
+# Makes a system call whenever it is told to, and says what came of it. It is not dumpable, so that it takes as much to trace it, or
+# to look into it, as another user's process does.
 _SUBJECT = """
-import errno, os, sys
+import ctypes, errno, os, sys
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 for _ in sys.stdin:
     try:
         os.uname()
@@ -106,14 +110,15 @@ class Doctor:
     def _do(self, own: Target | None) -> Iterator[Finding]:
         """What doing it shows."""
         if own is not None:
-            yield _tried("tracepoints", "use Linux 5.8 or newer, with CONFIG_BPF_EVENTS", lambda: self._tracepoints(own))
-            yield _tried("socket filters", "use a kernel with CONFIG_PACKET and CONFIG_BPF_SYSCALL", lambda: self._filter(own))
-            yield _tried("uprobes", "`auto` takes ptrace; uprobes need x86-64 and Linux 6.6", lambda: self._inject("uprobe", own))
-            yield _tried(
-                "ptrace", "look at capabilities, yama.ptrace_scope and AppArmor above", lambda: self._inject("ptrace", own)
-            )
-            yield _tried("strace", "it is only there to compare with: use another injector", lambda: self._inject("strace", own))
-            yield _tried("injector auto", "see ptrace above", lambda: self._auto(own))
+            for name, todo, do in (
+                ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
+                ("socket filters", f"{_ABOVE}, else use a kernel with CONFIG_PACKET", self._filter),
+                ("uprobes", f"{_ABOVE}; they need x86-64, Linux 6.6 and BTF, and `auto` takes ptrace without", self._uprobe),
+                ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
+                ("strace", "it is there to compare with: use another injector", self._strace),
+                ("injector auto", "see ptrace above", self._auto),
+            ):
+                yield _tried(name, todo, functools.partial(do, own))
         source = self._io_source()
         yield ok("storage figures", f"come from {source.name}: {source.why}")
         trouble = self._names_trouble()
@@ -148,20 +153,32 @@ class Doctor:
                 time.sleep(0.01)
         return "a request to the agent was followed in the kernel"
 
+    def _uprobe(self, own: Target) -> str:
+        return self._inject("uprobe", own)
+
+    def _ptrace(self, own: Target) -> str:
+        return self._inject("ptrace", own)
+
+    def _strace(self, own: Target) -> str:
+        return self._inject("strace", own)
+
     def _inject(self, injector: str, own: Target) -> str:
         """Have a call of a process of the agent's own fail."""
-        with _subject() as subject, self._faults.tried(injector, own, self._fault(), subject.pid):
-            answers = [subject.call() for _ in range(3)]
-            if answers != [_ERROR] * 3:
-                raise AgentError(f"a call that was to fail with {_ERROR} ended with {', '.join(answers)}")
-        return f"a call of a process of the agent's own failed with {_ERROR}, as it was told to"
+        with _subject() as subject:
+            with self._faults.tried(injector, own, self._fault(), subject.pid):
+                answer = subject.call()
+            if answer != _ERROR:
+                raise AgentError(f"a call that was to fail with {_ERROR} ended with {answer}")
+            if (answer := subject.call()) != "done":
+                raise AgentError(f"a call after the fault's end ended with {answer}")
+        return f"a call of a process of the agent's own failed with {_ERROR} as it should, and no more after that"
 
     def _auto(self, own: Target) -> str:
         with _subject() as subject:
             injector, why = self._faults.choice(own, self._fault(), [subject.pid])
-        return f"takes {injector} here" + (
-            f"; {why}" if why else ", unless a fault or a program needs ptrace, which the result says"
-        )
+        if why:
+            return f"takes {injector} here: {why}"
+        return f"takes {injector} here, or ptrace for what uprobes cannot do, which the result says; strace only if it is asked for"
 
     def _fault(self) -> Fault:
         return read_fault(_FAULT, self._arch)
@@ -209,5 +226,7 @@ def _tried(name: str, todo: str, do: Callable[[], str]) -> Finding:
     """Do something; whatever goes wrong is what was found."""
     try:
         return ok(name, do())
+    except OSError as error:
+        return no(name, error.strerror or str(error), todo)
     except Exception as error:
         return no(name, str(error) or type(error).__name__, todo)

@@ -9,7 +9,7 @@ import docker
 import docker.errors
 
 from chaosorca.engine.agent import find_agent, visited_agent
-from chaosorca.engine.client import connect, engine_errors
+from chaosorca.engine.client import connect, engine_errors, socket_path
 from chaosorca.engine.host import engine_findings
 from chaosorca.engine.images import base_image, has_image
 from chaosorca.exceptions import AgentError, EngineError
@@ -33,7 +33,7 @@ def examine(configuration: Mapping[str, Any] | None) -> list[Finding]:
         return _with_verdict([no("Docker", str(error), "start it, or name another one with --docker-host")])
     try:
         with engine_errors("asking the engine about itself"):
-            about = engine_findings(client.info(), client.version(), str(client.api.base_url))
+            about = engine_findings(client.info(), client.version(), socket_path(client) or str(client.api.base_url))
         return _with_verdict(merged(about, [_base(client, configuration)], _by_agent(client, configuration)))
     except EngineError as error:
         return _with_verdict([no("Docker", str(error), "look at the engine's log")])
