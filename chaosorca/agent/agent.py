@@ -201,7 +201,8 @@ class Agent:
             return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
 
         own = own_cost(self._own, os.getpid())
-        cost = self._syscalls.cost()
+        found = {"syscalls": self._syscalls.program(), "http": self._http.program(), "uprobe": self._faults.arming.program()}
+        programs = {name: program for name, program in found.items() if program is not None}
         return Snapshot(
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
             syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
@@ -218,8 +219,12 @@ class Agent:
                 if fault["active"] or fault["container"] in monitors
             },
             resources=self._resources.read([target for target in targets if "resources" in monitors.get(target.name, ())]),
-            map_entries={(table,): float(count) for table, count in cost["entries"].items()},
-            dropped={(monitor,): float(count) for monitor, count in cost["dropped"].items()},
+            map_entries={
+                (name, table): float(count)
+                for name, program in programs.items()
+                for table, count in program.entries_in_use().items()
+            },
+            dropped={(name,): float(programs[name].dropped()) if name in programs else 0.0 for name in found},
             agent_cpu_seconds=own.cpu_seconds,
             agent_resident_bytes=own.resident_bytes,
         )

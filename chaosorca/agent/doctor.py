@@ -103,7 +103,7 @@ class Doctor:
         yield host.selinux(security.modules, profile)
         yield host.yama(host.read_text(self._proc / "sys" / "kernel" / "yama" / "ptrace_scope"))
         yield host.lockdown(security.lockdown)
-        yield ok("kernel headers", "are not needed on the host: the agent's image has what it needs")
+        yield ok("kernel headers", "are not needed: programs were compiled when the agent's image was built")
         yield host.type_information(io_accounting_offsets())
         yield host.control_groups(own.cgroup if own else None)
 
@@ -113,7 +113,7 @@ class Doctor:
             for name, todo, do in (
                 ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
                 ("socket filters", f"{_ABOVE}, else use a kernel with CONFIG_PACKET", self._filter),
-                ("uprobes", f"{_ABOVE}; they need x86-64, Linux 6.6 and BTF, and `auto` takes ptrace without", self._uprobe),
+                ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` takes ptrace without", self._uprobe),
                 ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
                 ("strace", "it is there to compare with: use another injector", self._strace),
                 ("injector auto", "see ptrace above", self._auto),

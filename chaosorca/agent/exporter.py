@@ -113,8 +113,8 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         {(): snapshot.agent_resident_bytes},
     )
     yield _gauge("chaosorca_agent_scrape_seconds", "Time to collect this answer", [], {(): snapshot.seconds})
-    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["map"], snapshot.map_entries)
-    yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["monitor"], snapshot.dropped)
+    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["program", "map"], snapshot.map_entries)
+    yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["program"], snapshot.dropped)
 
 
 class FirstSeenAsZero:

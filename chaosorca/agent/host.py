@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent.cgroups import Cgroup
-from chaosorca.model.finding import Finding, no, note, ok
+from chaosorca.model.finding import Finding, no, ok
 
 CAPABILITIES = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21, "SYS_NICE": 23}
 """Those that the agent needs, by their bits (linux/capability.h)."""
 
 _ALL_USERS = "0 0 4294967295"
 _UNCONFINED_TYPES = {"spc_t", "unconfined_t", "container_runtime_t"}
-_FIRST_ARMING = (6, 6)
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,6 @@ def kernel(release: str, machine: str) -> Finding:
     what = f"Linux {release} on {machine}"
     if machine not in ("x86_64", "aarch64"):
         return no("kernel", what, "use a host with x86-64 or arm64")
-    numbers = re.match(r"(\d+)\.(\d+)", release)
-    if machine == "x86_64" and numbers and (int(numbers[1]), int(numbers[2])) < _FIRST_ARMING:
-        return note("kernel", f"{what}, which has no uprobes that arm threads", "they need Linux 6.6 or newer")
     return ok("kernel", what)
 
 

@@ -37,7 +37,7 @@ def full() -> Snapshot:
         injected={("web", "openat", "error"): 4},
         fault_active={("web", 'openat:error=EACCES:when=1+"\\'): 1.0},
         resources={"web": Resources(1.5, 4096, 300, 40, Io(100, 10, 5, 2), "io.stat")},
-        map_entries={("counts",): 12},
+        map_entries={("syscalls", "counts"): 12},
         dropped={("syscalls",): 1},
         agent_cpu_seconds=0.75,
         agent_resident_bytes=1e8,
@@ -97,8 +97,8 @@ def test_every_sample_has_its_documented_name_and_labels() -> None:
         "chaosorca_agent_cpu_seconds_total{}": 0.75,
         "chaosorca_agent_resident_bytes{}": 1e8,
         "chaosorca_agent_scrape_seconds{}": 0.001,
-        "chaosorca_agent_map_entries{map=counts}": 12,
-        "chaosorca_agent_dropped_total{monitor=syscalls}": 1,
+        "chaosorca_agent_map_entries{map=counts,program=syscalls}": 12,
+        "chaosorca_agent_dropped_total{program=syscalls}": 1,
     }
 
 

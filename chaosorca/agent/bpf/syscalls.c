@@ -63,15 +63,7 @@ HASH(in_flight, u32, struct call, 65536);
 HASH(counts, struct count_key, u64, 65536);
 HASH(durations, struct duration_key, struct duration, 8192);
 HASH(ended_io, u32, struct io, 1024);
-ARRAY(dropped, u64, 1);
-
-static __always_inline void drop(void)
-{
-    u32 zero = 0;
-    u64 *n = bpf_map_lookup_elem(&dropped, &zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
-}
+DROPS
 
 static __always_inline void count(u32 target, u32 nr, u32 error)
 {

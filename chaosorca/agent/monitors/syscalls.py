@@ -134,13 +134,9 @@ class SyscallMonitor:
             names = self._names_of_targets()
             return {names[target]: Io(*figures) for target, figures in self._entries("ended_io") if target in names}
 
-    def cost(self) -> dict[str, dict[str, int]]:
-        """Entries in use by map, and events that found a map full."""
-        with self._lock:
-            if self._program is None:
-                return {"entries": {}, "dropped": {"syscalls": 0}}
-            entries = {table: len(self._program[table]) for table in ("counts", "durations", "in_flight")}
-            return {"entries": entries, "dropped": {"syscalls": self._program["dropped"].get(0)}}
+    def program(self) -> Program | None:
+        """What is loaded, for what it costs; None before that."""
+        return self._program
 
     def _name(self, number: int) -> str:
         return self._names.get(number, f"unknown:{number}")
