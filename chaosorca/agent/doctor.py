@@ -30,7 +30,7 @@ from chaosorca.model.finding import Finding, no, note, ok
 OWN_NAME = "chaosorca-agent"
 _CALLS = 1000
 _PATH = "/doctor"
-_SEEN_WITHIN = 2.0
+_ANSWERS_WITHIN, _SEEN_WITHIN = 5.0, 2.0
 _ERROR = "EXDEV"
 _ABOVE = "look at capabilities and lockdown above"
 _FAULT = f"uname:error={_ERROR}"
@@ -99,6 +99,7 @@ class Doctor:
         yield host.kernel(platform.release(), platform.machine())
         yield host.capabilities(host.read_text(me / "status") or "")
         yield host.user_namespace(host.read_text(me / "uid_map") or "")
+        yield host.pid_namespace(host.read_text(self._proc / "2" / "comm"))
         yield host.apparmor(host.read_text(Path("/sys/module/apparmor/parameters/enabled")) or "", profile)
         yield host.selinux(security.modules, profile)
         yield host.yama(host.read_text(self._proc / "sys" / "kernel" / "yama" / "ptrace_scope"))
@@ -142,7 +143,7 @@ class Doctor:
     def _filter(self, own: Target) -> str:
         """Follow a request to the agent."""
         with _watched(self._http, own):
-            with socket.create_connection(("127.0.0.1", self._port), timeout=_SEEN_WITHIN) as connection:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=_ANSWERS_WITHIN) as connection:
                 connection.sendall(f"GET {_PATH} HTTP/1.0\r\n\r\n".encode())
                 while connection.recv(4096):
                     pass
@@ -196,7 +197,7 @@ class _Subject:
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - both are pipes
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        answered, _, _ = select.select([self._process.stdout], [], [], _SEEN_WITHIN)
+        answered, _, _ = select.select([self._process.stdout], [], [], _ANSWERS_WITHIN)
         return self._process.stdout.readline().strip() if answered else "nothing, since it did not return"
 
 

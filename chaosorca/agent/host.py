@@ -64,6 +64,17 @@ def user_namespace(uid_map: str) -> Finding:
     )
 
 
+def pid_namespace(second: str | None) -> Finding:
+    """Whether the kernel numbers processes as the agent does, from the name of process 2, which is the kernel's own there."""
+    if (second or "").strip() == "kthreadd":
+        return ok("pid namespace", "the agent is in the kernel's first one")
+    return no(
+        "pid namespace",
+        "the agent is not in the kernel's first one, so that eBPF programs have other numbers for threads than it has",
+        'give faults injector="ptrace", or use an engine that does not run in a container',
+    )
+
+
 def apparmor(enabled: str, profile: str) -> Finding:
     """Whether AppArmor confines the agent, from its module's parameter `enabled`, and the attribute `current` of its process."""
     if not enabled.strip().upper().startswith("Y"):
