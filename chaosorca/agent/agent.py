@@ -34,7 +34,7 @@ _log = logging.getLogger("chaosorca.agent")
 
 
 class Agent:
-    """One per Docker host. Its public methods up to `status` are what the server offers; each returns JSON."""
+    """One per Docker host. Its public methods up to `retire` are what the server offers; each returns JSON."""
 
     def __init__(self, arch: str) -> None:
         self._lock = threading.RLock()  # of targets and monitors

@@ -5,10 +5,8 @@ Formats: proc(5).
 
 from __future__ import annotations
 
-import operator
 import os
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 _GONE = (FileNotFoundError, ProcessLookupError)
@@ -24,14 +22,16 @@ class Io:
     writes: int = 0
 
     def __add__(self, other: Io) -> Io:
-        return self._with(other, operator.add)
+        return Io(self.read + other.read, self.written + other.written, self.reads + other.reads, self.writes + other.writes)
 
     def __or__(self, other: Io) -> Io:
         """The larger one of each."""
-        return self._with(other, max)
-
-    def _with(self, other: Io, what: Callable[[int, int], int]) -> Io:
-        return Io(*map(what, astuple(self), astuple(other)))
+        return Io(
+            max(self.read, other.read),
+            max(self.written, other.written),
+            max(self.reads, other.reads),
+            max(self.writes, other.writes),
+        )
 
 
 def threads(proc: Path, pid: int) -> list[int]:
