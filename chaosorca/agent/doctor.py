@@ -117,7 +117,7 @@ class Doctor:
                 ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` takes ptrace without", self._uprobe),
                 ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
                 ("strace", "it is there to compare with: use another injector", self._strace),
-                ("injector auto", "see ptrace above", self._auto),
+                ("injector auto", "name the injector that works, of those above", self._auto),
             ):
                 yield _tried(name, todo, functools.partial(do, own))
         source = self._io_source()
@@ -177,6 +177,10 @@ class Doctor:
     def _auto(self, own: Target) -> str:
         with _subject() as subject:
             injector, why = self._faults.choice(own, self._fault(), [subject.pid])
+        try:
+            self._inject(injector, own)
+        except (AgentError, OSError) as error:
+            raise AgentError(f"takes {injector}, by which nothing comes of it ({error})") from error
         if why:
             return f"takes {injector} here: {why}"
         return f"takes {injector} here, or ptrace for what uprobes cannot do, which the result says; strace only if it is asked for"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent.cgroups import Cgroup
-from chaosorca.model.finding import Finding, no, ok
+from chaosorca.model.finding import Finding, no, note, ok
 
 CAPABILITIES = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21, "SYS_NICE": 23}
 """Those that the agent needs, by their bits (linux/capability.h)."""
@@ -19,16 +19,23 @@ _UNCONFINED_TYPES = {"spc_t", "unconfined_t", "container_runtime_t"}
 
 @dataclass(frozen=True)
 class Security:
-    """The files of securityfs: the security modules that are on, and the kernel's lockdown; empty where it has none."""
+    """The files of securityfs: the security modules that are on, and the kernel's lockdown; empty where there is none, None where that
+    cannot be read."""
 
-    modules: str = ""
-    lockdown: str = ""
+    modules: str | None = None
+    lockdown: str | None = None
 
 
 def read_security() -> Security:
-    """Read securityfs, which is mounted for that in a mount namespace that ends with the reader."""
+    """Read securityfs, which is mounted for that in a mount namespace that ends with the reader.
+
+    Raises:
+        OSError: it cannot be mounted.
+    """
     script = "mount -t securityfs none /mnt && for file in lsm lockdown; do cat /mnt/$file 2>/dev/null; echo; echo --; done"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=5, check=False)
+    if done.returncode:
+        raise PermissionError(done.stderr.strip())
     modules, lockdown, *_ = [part.strip() for part in done.stdout.split("--\n")] + ["", ""]
     return Security(modules, lockdown)
 
@@ -85,11 +92,11 @@ def apparmor(enabled: str, profile: str) -> Finding:
     return no("AppArmor", f"confines the agent by {own or 'a profile'}", "let the engine start it with apparmor=unconfined")
 
 
-def selinux(modules: str, context: str) -> Finding:
+def selinux(modules: str | None, context: str) -> Finding:
     """Whether SELinux confines the agent, from the list of modules, and the attribute `current` of its process."""
-    if "selinux" not in modules.split(","):
-        return ok("SELinux", "is not on")
     own = context.strip("\0\n ")
+    if "selinux" not in modules.split(",") if modules is not None else own.count(":") < 3:
+        return ok("SELinux", "is not on")
     if (own.split(":") + [""] * 3)[2] in _UNCONFINED_TYPES:
         return ok("SELinux", f"does not confine the agent ({own})")
     return no("SELinux", f"confines the agent as {own or 'nobody knows what'}", "let the engine start it with label=disable")
@@ -105,8 +112,10 @@ def yama(scope: str | None) -> Finding:
     return ok(name, f"is {scope.strip()}, which allows the agent's CAP_SYS_PTRACE to trace")
 
 
-def lockdown(text: str) -> Finding:
+def lockdown(text: str | None) -> Finding:
     """What root may not do, from securityfs's `lockdown`: `none [integrity] confidentiality`."""
+    if text is None:
+        return note("lockdown", "the agent cannot look it up")
     now = re.search(r"\[(\w+)\]", text)
     if now is None:
         return ok("lockdown", "this kernel has none")

@@ -16,7 +16,7 @@ ALL = sum(1 << bit for bit in host.CAPABILITIES.values())
 
 def told(finding: Finding) -> tuple[str, str]:
     """The mark of a finding, and its line, which says what to do about a `no`."""
-    assert bool(finding.todo) or finding.mark == "ok"
+    assert bool(finding.todo) or finding.mark != "no"
     return finding.mark, str(finding)
 
 
@@ -55,11 +55,14 @@ def test_the_capabilities_are_those_that_the_agent_is_started_with() -> None:
         (host.selinux("lockdown,capability,yama,selinux,bpf", "system_u:system_r:spc_t:s0\0"), "ok", "does not confine"),
         (host.selinux("selinux", "system_u:system_r:container_t:s0:c1,c2\0"), "no", "container_t:s0:c1,c2: let the engine"),
         (host.selinux("selinux", ""), "no", "label=disable"),
+        (host.selinux(None, "unconfined\n"), "ok", "is not on"),
+        (host.selinux(None, "system_u:system_r:container_t:s0:c1,c2\0"), "no", "label=disable"),
         (host.yama(None), "ok", "no Yama"),
         (host.yama("0\n"), "ok", "is 0"),
         (host.yama("1\n"), "ok", "is 1"),
         (host.yama("2\n"), "ok", "is 2"),
         (host.yama("3\n"), "no", "boot again"),
+        (host.lockdown(None), "note", "cannot look it up"),
         (host.lockdown(""), "ok", "has none"),
         (host.lockdown("[none] integrity confidentiality"), "ok", "is none"),
         (host.lockdown("none [integrity] confidentiality\n"), "ok", "is integrity"),

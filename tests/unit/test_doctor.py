@@ -176,6 +176,7 @@ class Deaf(Broken):
                 "uprobes": "Operation not permitted",
                 "ptrace": "Operation not permitted",
                 "strace": "Operation not permitted",
+                "injector auto": "takes ptrace, by which nothing comes of it ([Errno 1] Operation not permitted)",
             },
         ),
         (
@@ -186,6 +187,7 @@ class Deaf(Broken):
                 "uprobes": "a call that was to fail with EXDEV ended with done",
                 "ptrace": "a call that was to fail with EXDEV ended with done",
                 "strace": "a call that was to fail with EXDEV ended with done",
+                "injector auto": "takes ptrace, by which nothing comes of it (a call that was to fail with EXDEV ended with done)",
             },
         ),
     ],
@@ -205,10 +207,34 @@ def test_what_does_not_work_is_found_by_doing_it(
         server.server_close()
     assert {name: findings[name].found for name in says} == says
     assert all(findings[name].mark == "no" and findings[name].todo for name in says)
-    assert findings["injector auto"].found == "takes ptrace here: this kernel has no type information"
     assert findings["storage figures"].found == "come from /proc/PID/io: why"
     assert (findings["engine's socket"].mark, findings["docker pause"].mark) == ("note", "note")
     assert {finding.mark for finding in findings.values()} <= set(MARKS)
+
+
+class Working(Deaf):
+    """Those of a host where a call fails as it should, as far as its process tells."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+
+    def choice(self, *_: Any) -> tuple[str, str]:
+        return ("ptrace", self.why) if self.why else ("uprobe", "")
+
+
+@pytest.mark.parametrize(
+    ("why", "says"),
+    [
+        ("", "takes uprobe here, or ptrace for what uprobes cannot do, which the result says; strace only if it is asked for"),
+        ("this kernel has no type information", "takes ptrace here: this kernel has no type information"),
+    ],
+)
+def test_the_choice_of_auto_is_told(why: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Doctor, "_inject", lambda self, injector, own: "works")
+    examining = Doctor("x86_64", Deaf(), Deaf(), Working(why), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)
+    findings = by_name(examining.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
+    assert findings["injector auto"] == ok("injector auto", says)
+    assert findings["uprobes"] == ok("uprobes", "works")
 
 
 def test_an_agent_without_a_control_group_does_not_try_what_needs_one(tmp_path: Path) -> None:
