@@ -19,8 +19,10 @@ _UNCONFINED_TYPES = {"spc_t", "unconfined_t", "container_runtime_t"}
 
 @dataclass(frozen=True)
 class Security:
-    """The files of securityfs: the security modules that are on, and the kernel's lockdown; empty where there is none, None where that
-    cannot be read."""
+    """The files of securityfs: the security modules that are on, and the kernel's lockdown.
+
+    Each is empty where there is none, and None where that cannot be read.
+    """
 
     modules: str | None = None
     lockdown: str | None = None
