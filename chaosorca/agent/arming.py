@@ -41,6 +41,7 @@ _LAYOUTS = {
     "seen": ("=II", "=Q"),
     "deaf": ("=II", "=Q"),
     "new_code": ("=I", "=Q"),
+    "dropped": ("=I", "=Q"),
 }
 """Of the maps in bpf/arm.c."""
 
@@ -125,6 +126,10 @@ class Arming:
                 program.close()
                 self._one_by_one = True
             self._loaded = Program("arm", _LAYOUTS, offsets | constants)
+
+    def program(self) -> Program | None:
+        """What is loaded, for what it costs; None before that."""
+        return self._loaded
 
     @property
     def _program(self) -> Program:

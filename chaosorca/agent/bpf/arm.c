@@ -83,6 +83,7 @@ HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
 HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
 HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
+DROPS
 
 /* SplitMix64 of the seed, the thread and its call: no state that processors would have to share. */
 static __always_inline u64 draw(u64 seed, u32 thread, u32 count)
@@ -178,12 +179,13 @@ int at_site(struct registers *ctx)
         return 0;
     u32 nr = cookie & 0xffff;
     struct rule_key key = {.target = *target, .nr = nr == 0xffff ? number_in(ctx, cookie) : nr};
-    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC)
-        add_one(&new_code, target);
+    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC && !add_one(&new_code, target))
+        drop();
     struct rule *rule = bpf_map_lookup_elem(&rules, &key);
     if (!rule)
         return 0;
-    add_one(&seen, &key);
+    if (!add_one(&seen, &key))
+        drop();
     u32 thread = bpf_get_current_pid_tgid();
     if (!rule->all && !selects(rule, thread, key.nr))
         return 0;
@@ -196,7 +198,8 @@ int at_site(struct registers *ctx)
     u32 signal = arming_signal(task);
     if (!signal) {
         /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
-        add_one(&deaf, &key);
+        if (!add_one(&deaf, &key))
+            drop();
         return 0;
     }
     struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal, .processor = bpf_get_smp_processor_id()};
@@ -205,8 +208,10 @@ int at_site(struct registers *ctx)
     /* This spares the tracer the reading; it still can, where the next page is not there. */
     if (call.from != call.at)
         call.has_code = !bpf_probe_read_user(call.code, sizeof(call.code), (void *)call.from);
-    if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY))
+    if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY)) {
+        drop();
         return 0;
+    }
     bpf_send_signal_thread(signal);
     return 0;
 }

@@ -70,25 +70,30 @@ HASH(counts, struct count_key, u64, 16384);
 HASH(durations, struct duration_key, struct duration, 2048);
 HASH(unparsed, struct unparsed_key, u64, 2048);
 PROGRAMS(parser, 1); /* this one, for the filters that go on to it */
+DROPS
 
 static __always_inline void add_unparsed(u32 target, u32 reason)
 {
     struct unparsed_key key = {.target = target, .reason = reason};
-    add_one(&unparsed, &key);
+    if (!add_one(&unparsed, &key))
+        drop();
 }
 
 static __always_inline void end_request(u32 target, struct connection *c, u16 code, u64 now)
 {
     struct count_key key = {.target = target, .code = code, .role = c->role, .method = c->method};
-    add_one(&counts, &key);
+    if (!add_one(&counts, &key))
+        drop();
     c->open = 0;
     if (code == UNANSWERED)
         return;
     struct duration_key duration_key = {.target = target, .role = c->role};
     struct duration none = {};
     struct duration *d = lookup_or_init(&durations, &duration_key, &none);
-    if (!d)
+    if (!d) {
+        drop();
         return;
+    }
     u64 took = now - c->began;
     __sync_fetch_and_add(&d->slots[slot_of(took)], 1);
     __sync_fetch_and_add(&d->sum, took);
@@ -153,7 +158,8 @@ static __always_inline void on_request(struct connection_key *key, u8 method, u8
         next.answer_seq = c->answer_seq;
         next.answered = c->answered;
     }
-    bpf_map_update_elem(&connections, key, &next, BPF_ANY);
+    if (bpf_map_update_elem(&connections, key, &next, BPF_ANY))
+        drop();
 }
 
 static __always_inline void on_answer(struct connection_key *key, u16 code, u32 seq, u64 now)

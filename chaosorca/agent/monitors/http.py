@@ -28,6 +28,7 @@ _LAYOUTS = {
     "durations": ("=II", f"=Q{kernel.SLOTS}Q"),
     "unparsed": ("=II", "=Q"),
     "parser": ("=I", "=I"),
+    "dropped": ("=I", "=Q"),
 }
 """Of the maps in bpf/http.c."""
 
@@ -155,6 +156,10 @@ class HttpMonitor:
                 if is_open and key[0] in names:
                     result[names[key[0]], _ROLES[role]] += 1
             return result
+
+    def program(self) -> Program | None:
+        """What is loaded, for what it costs; None before that."""
+        return self._program
 
     def give_up_on_old(self) -> None:
         """Count requests that have waited for their answer for a minute as never answered. Looks every few seconds at the most."""
