@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output; progre
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -19,7 +20,7 @@ from chaosorca import __version__
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
-from chaosorca.engine import prometheus
+from chaosorca.engine import doctor, prometheus
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.exceptions import EngineError, InvalidArgument, OrcaError
@@ -212,13 +213,32 @@ def metric_command(
             raise OrcaError(f"{output} could not be written: {error.strerror}") from error
 
 
+@cli.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def doctor_command(configuration: dict[str, Any], as_json: bool) -> None:
+    """Find out what this engine and kernel can do, by doing it, and say what to do about what they cannot.
+
+    Nothing stays: an agent that is started for it goes again. Exit code 0: faults and monitoring work here; 1: they do not.
+    """
+    findings = doctor.examine(configuration)
+    if as_json:
+        told = {"ok": doctor.works(findings), "checks": [finding.to_json() for finding in findings]}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+    if not doctor.works(findings):
+        raise click.exceptions.Exit(FAILED)
+
+
 def main() -> None:
     """Run the command and exit with its code; no error shows a traceback."""
     for handler in logger.handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
     logger.setLevel(logging.INFO)
     try:
-        cli.main(standalone_mode=False)
+        sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(WRONG_USE)

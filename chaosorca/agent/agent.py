@@ -6,15 +6,15 @@ import contextlib
 import itertools
 import logging
 import os
-import resource
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from chaosorca import __version__
 from chaosorca.agent.abort import Requests
+from chaosorca.agent.cost import own_cost
+from chaosorca.agent.doctor import OWN_NAME, Doctor
 from chaosorca.agent.engine_events import EngineEvents
 from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
 from chaosorca.agent.histogram import Histogram
@@ -23,7 +23,7 @@ from chaosorca.agent.monitors.http import HttpMonitor
 from chaosorca.agent.monitors.resources import ResourceMonitor
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
 from chaosorca.agent.snapshot import Snapshot
-from chaosorca.agent.targets import Target, find_target
+from chaosorca.agent.targets import Target, find_target, own_cgroup
 from chaosorca.model.errors import AgentError, InvalidArgument
 from chaosorca.model.fault import Fault
 
@@ -34,13 +34,14 @@ _log = logging.getLogger("chaosorca.agent")
 
 
 class Agent:
-    """One per Docker host. Its public methods up to `status` are what the server offers; each returns JSON."""
+    """One per Docker host. Its public methods up to `retire` are what the server offers; each returns JSON."""
 
     def __init__(self, arch: str) -> None:
         self._lock = threading.RLock()  # of targets and monitors
         self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program is loaded
         self._retired_at = -_RETIRED_FOR
         self._ledger = Ledger()
+        self._own = own_cgroup()
         self._syscalls = SyscallMonitor(arch)
         self._http = HttpMonitor()
         self._resources = ResourceMonitor(self._ended_io)
@@ -48,6 +49,7 @@ class Agent:
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
         self.names = EngineEvents(self._followed, self._replace_target)
+        self._doctor = Doctor(arch, self._syscalls, self._http, self._faults, self._resources.io_source, self.names.trouble)
 
     def watch(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
         """Begin to monitor a container, or add monitors to those that it has.
@@ -65,6 +67,8 @@ class Agent:
             self._syscalls.prepare()
         if "http" in monitors:
             self._http.prepare()
+        if "resources" in monitors:
+            self._resources.io_source()
         with self._lock:
             self._refuse_if_retired()
             target = find_target(container)
@@ -82,7 +86,7 @@ class Agent:
                 target.warnings.append(
                     "this kernel has no BTF: what a process of `docker exec` read and wrote is lost when it ends"
                 )
-            _warn_of_shared_network(target)
+            _warn_of_network(target, wanted)
             self._targets[target.name] = target
             self._monitors[target.name] = wanted
             self._fault_changed(target.name)
@@ -138,6 +142,11 @@ class Agent:
                 **self.names.status(),
             }
 
+    def examine(self) -> list[dict[str, Any]]:
+        """What can be done on this host: findings, as `Finding.to_json` gives them."""
+        own = Target(OWN_NAME, "", self._own) if self._own else None
+        return [finding.to_json() for finding in self._doctor.examine(own)]
+
     def retire(self) -> dict[str, Any]:
         """Refuse all further work if there is nothing to do, so that the agent can be removed without a race."""
         with self._lock, self._faults_lock:
@@ -191,8 +200,10 @@ class Agent:
         def of(monitor: str, values: dict[Any, Any]) -> dict[Any, Any]:
             return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
 
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        costs = [self._syscalls.cost(), self._http.cost()]
+        own = own_cost(self._own, os.getpid())
+        http_cost = self._http.cost()
+        found = {"syscalls": self._syscalls.program(), "uprobe": self._faults.arming.program()}
+        programs = {name: program for name, program in found.items() if program is not None}
         return Snapshot(
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
             syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
@@ -209,10 +220,16 @@ class Agent:
                 if fault["active"] or fault["container"] in monitors
             },
             resources=self._resources.read([target for target in targets if "resources" in monitors.get(target.name, ())]),
-            map_entries={(table,): float(count) for cost in costs for table, count in cost["entries"].items()},
-            dropped={(monitor,): float(count) for cost in costs for monitor, count in cost["dropped"].items()},
-            agent_cpu_seconds=usage.ru_utime + usage.ru_stime,
-            agent_resident_bytes=_resident_bytes(Path("/proc/self/statm")),
+            map_entries={
+                (name, table): float(count)
+                for name, program in programs.items()
+                for table, count in program.entries_in_use().items()
+            }
+            | {("http", table): float(count) for table, count in http_cost["entries"].items()},
+            dropped={(name,): float(programs[name].dropped()) if name in programs else 0.0 for name in found}
+            | {(program,): float(count) for program, count in http_cost["dropped"].items()},
+            agent_cpu_seconds=own.cpu_seconds,
+            agent_resident_bytes=own.resident_bytes,
         )
 
     def _attach(self, target: Target, wanted: set[str]) -> None:
@@ -255,7 +272,7 @@ class Agent:
             self._faults.replace_target(target)
         with self._lock:
             if target.name in self._targets:
-                _warn_of_shared_network(target)
+                _warn_of_network(target, self._monitors[target.name])
                 self._targets[target.name] = target
                 self._follow(target)
         _log.info("container %s was made anew: it is %s now", target.name, target.id[:12])
@@ -300,14 +317,12 @@ class Agent:
         }
 
 
-def _warn_of_shared_network(target: Target) -> None:
+def _warn_of_network(target: Target, monitors: set[str]) -> None:
+    if target.host_network and "resources" in monitors:
+        target.warnings.append("it is on the host's network: what it receives and transmits cannot be told, and is left out")
     if target.shared_network:
         target.warnings.append("it shares its network with another container: HTTP and network figures are those of both")
 
 
 def _sum(kernel: dict[Any, Any], tracer: dict[Any, Any]) -> dict[Any, Any]:
     return {**kernel, **{key: kernel[key] + value if key in kernel else value for key, value in tracer.items()}}
-
-
-def _resident_bytes(statm: Path) -> float:
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from chaosorca.agent import kernel
 from chaosorca.agent.btf import member_offsets
+from chaosorca.agent.elf import Elf
 from chaosorca.agent.libbpf import Program
+from chaosorca.agent.tracers.callers import numbers_passed, syscall_function
 from chaosorca.agent.tracers.sites import Site, find_sites
 from chaosorca.model.errors import AgentError
 
@@ -26,6 +28,7 @@ SIGNALS = (23, 28)
 is sent only where there is no handler for it."""
 
 _OFFSETS = {
+    "TASK_PID": ("task_struct", "pid"),
     "TASK_PTRACE": ("task_struct", "ptrace"),
     "TASK_BLOCKED": ("task_struct", "blocked"),
     "TASK_SIGHAND": ("task_struct", "sighand"),
@@ -34,15 +37,17 @@ _OFFSETS = {
 _LAYOUTS = {
     "armed_cgroups": ("=Q", "=I"),
     "rules": ("=II", "=6IQQ"),
-    "armed": ("=I", "=IIQQII"),
+    "armed": ("=I", "=IIQQII32x8x64x"),
     "seen": ("=II", "=Q"),
     "deaf": ("=II", "=Q"),
     "new_code": ("=I", "=Q"),
+    "dropped": ("=I", "=Q"),
 }
 """Of the maps in bpf/arm.c."""
 
 _MMAP = 9
 _UNKNOWN_NR = 0xFFFF
+_ANY_NR = 0x10000  # of those in the C library's `syscall()`
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
 _IN_MEMORY, _IS_EARLY, _HAS_CONDITION = 1 << 60, 1 << 61, 1 << 62
 _FUNCTION = "at_site"
@@ -73,6 +78,10 @@ class _Code:
 
     sites: tuple[Site, ...]
     problem: str
+    by_syscall_function: frozenset[int] | None = frozenset()
+    """The system calls that it makes by the C library's `syscall()`; None if that cannot be told."""
+    syscall_function: range = range(0)
+    """Where in the file that function is, if it is there."""
 
 
 class Arming:
@@ -117,6 +126,10 @@ class Arming:
                 program.close()
                 self._one_by_one = True
             self._loaded = Program("arm", _LAYOUTS, offsets | constants)
+
+    def program(self) -> Program | None:
+        """What is loaded, for what it costs; None before that."""
+        return self._loaded
 
     @property
     def _program(self) -> Program:
@@ -187,8 +200,11 @@ class Arming:
 
     def probe(self, user: int, pids: Collection[int], numbers: Collection[int]) -> None:
         """Put probes on all sites of these system calls in the files that processes execute, for a user of them."""
-        for path, file in self._files(pids):
-            self._probe_file(user, path, file, numbers)
+        files = self._files(pids)
+        passed = [self._code(path, file).by_syscall_function for path, file in files]
+        by_function = any(one is None or not one.isdisjoint({*numbers, _MMAP}) for one in passed)
+        for path, file in files:
+            self._probe_file(user, path, file, [*numbers, _MMAP, _UNKNOWN_NR, *([_ANY_NR] if by_function else [])])
 
     def release(self, user: int, numbers: Collection[int] | None = None) -> None:
         """Give a user's probes up, of some system calls or all.
@@ -232,15 +248,16 @@ class Arming:
             except _GONE:
                 return _Code((), "")
             except OSError as error:
-                return _Code((), f"cannot be opened by the agent: {error.strerror}")
+                return _Code((), f"cannot be opened by the agent: {error.strerror}", None)
             return known[1]
 
     def _probe_file(self, user: int, path: Path, file: _FileId, numbers: Collection[int]) -> None:
         with self._lock:
-            for nr in [*numbers, _MMAP, _UNKNOWN_NR]:
+            for nr in numbers:
                 at = (file, nr)
                 if at not in self._links:
-                    sites = [site for site in self._code(path, file).sites if _number(site) == nr]
+                    code = self._code(path, file)
+                    sites = [site for site in code.sites if _group(site, code) == nr]
                     try:
                         self._links[at] = self._attach(path, sites) if sites else None
                     except _GONE:
@@ -276,6 +293,10 @@ def _number(site: Site) -> int:
     return _UNKNOWN_NR if site.nr is None else site.nr
 
 
+def _group(site: Site, code: _Code) -> int:
+    return _ANY_NR if site.nr is None and site.offset in code.syscall_function else _number(site)
+
+
 def _cookie(site: Site) -> int:
     """What the program is told of a site; see bpf/arm.c."""
     told = _number(site) | (site.to_syscall & 0xFFFF) << 16
@@ -290,16 +311,17 @@ def _cookie(site: Site) -> int:
 
 def _read_code(path: Path, size: int) -> _Code:
     if size > _LARGEST:
-        return _Code((), f"is larger than {_LARGEST >> 20} MiB, and is not looked through")
+        return _Code((), f"is larger than {_LARGEST >> 20} MiB, and is not looked through", None)
     try:
-        found = find_sites(path.read_bytes())
+        elf = Elf(path.read_bytes())
+        found, passed, function = find_sites(elf), numbers_passed(elf), syscall_function(elf)
     except OSError:
         raise
     except Exception as error:  # whatever is odd about a file of somebody else's
-        return _Code((), f"cannot be read: {error}")
+        return _Code((), f"cannot be read: {error}", None)
     refused = [f"has a system call at {offset:#x} that no probe can be on: {why}" for offset, why in found.refused]
     other = [f"enters the kernel at {offset:#x} by {how}" for offset, how in found.other]
-    return _Code(found.sites, next(iter(refused + other), ""))
+    return _Code(found.sites, next(iter(refused + other), ""), passed, function)
 
 
 def _shown(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What an ELF file for x86-64 says about its code: where it is loaded, and where functions begin and end.
+"""What an ELF file for x86-64 says about its code: where it is loaded, where functions begin and end, what names are known.
 
 Functions come from the table for stack unwinding (`.eh_frame_hdr`, `.eh_frame`), which stripped files have too. The formats are
 those of the generic ABI and of the Linux Standard Base; DWARF's encodings of pointers as far as they occur there.
@@ -6,16 +6,21 @@ those of the generic ABI and of the Linux Standard Base; DWARF's encodings of po
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
+_RELOCATION = struct.Struct("<QQq")
 _UNWIND_HEADER = struct.Struct("<BBBBiI")
 _UNWIND_ENTRY = struct.Struct("<ii")
+_DISTANCE = struct.Struct("<i").unpack_from
 _MAGIC = b"\x7fELF\x02\x01"  # 64 bits, little endian
 _X86_64 = 62
 _LOAD = 1
@@ -23,6 +28,7 @@ _UNWIND = 0x6474E550
 _EXECUTABLE_SEGMENT = 1
 _EXECUTABLE_SECTION = 4
 _PROGRAM_BITS = 1
+_SYMBOLS, _STRINGS, _RELOCATIONS, _DYNAMIC_SYMBOLS = 2, 3, 4, 11
 _SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1; relative pointers of 4 bytes; the only kind that linkers write
 _LONG_FUNCTION = 4096  # bytes; no compiler's functions are longer on average
 _SETS_RAX = (b"\x48", b"\xb8")  # mov $number,%rax; mov $number,%eax
@@ -42,6 +48,33 @@ class Range:
     def end(self) -> int:
         """The address behind the last byte."""
         return self.address + self.size
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the file with a purpose."""
+
+    name: bytes
+    kind: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    """The number of another section that belongs to it."""
+
+    @property
+    def holds_strings(self) -> bool:
+        """Whether it is a table of names."""
+        return self.kind == _STRINGS
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A name; of one that is not defined here, the address is 0 unless that is what the program takes for it."""
+
+    name: bytes
+    address: int
+    is_defined: bool
 
 
 class Elf:
@@ -92,6 +125,8 @@ class Elf:
         self._functions: list[tuple[int, int]] = []
         if not self._count and names < len(sections):
             self._read_unwind_section(sections, sections[names][4])
+        self._sections = sections
+        self._names_at = sections[names][4] if names < len(sections) else 0
         # A few functions (those of the C runtime in a Go program) are not all.
         known = max(self._count, len(self._functions))
         self.knows_functions = known * _LONG_FUNCTION >= sum(part.size for part in self.code)
@@ -130,6 +165,46 @@ class Elf:
                     at += 4 + length
         self._functions.sort()
 
+    def sections(self) -> list[Section]:
+        """Return the sections, in their order; none of a file that has dropped their table."""
+        return [
+            Section(self._string(self._names_at + name), kind, address, offset, size, link)
+            for name, kind, _, address, offset, size, link, *_ in self._sections
+        ]
+
+    def symbols(self, dynamic_only: bool = False) -> Iterator[Symbol]:
+        """Return the names of all tables, or those for the dynamic linker."""
+        sections = self.sections()
+        for section in sections:
+            if section.kind == _DYNAMIC_SYMBOLS or (section.kind == _SYMBOLS and not dynamic_only):
+                yield from self._symbols(section, sections)
+
+    def relocations(self) -> Iterator[tuple[int, int, Symbol]]:
+        """Return what the dynamic linker fills in: the address of the place, how it is computed (R_X86_64_*), of which symbol."""
+        sections = self.sections()
+        for section in sections:
+            if section.kind != _RELOCATIONS or section.link >= len(sections):
+                continue
+            symbols = list(self._symbols(sections[section.link], sections))
+            for address, told, _ in self._rows(_RELOCATION, section):
+                if told >> 32 < len(symbols):
+                    yield address, told & 0xFFFFFFFF, symbols[told >> 32]
+
+    def _symbols(self, section: Section, sections: list[Section]) -> Iterator[Symbol]:
+        if section.kind not in (_SYMBOLS, _DYNAMIC_SYMBOLS) or section.link >= len(sections):
+            return
+        names_at = sections[section.link].offset
+        for name, _, _, where, address, _ in self._rows(_SYMBOL, section):
+            yield Symbol(self._string(names_at + name), address, where != 0)
+
+    def _rows(self, layout: struct.Struct, section: Section) -> Iterator[tuple[int, ...]]:
+        data = self.data[section.offset : section.offset + section.size]
+        return layout.iter_unpack(data[: len(data) // layout.size * layout.size])
+
+    def _string(self, at: int) -> bytes:
+        end = self.data.find(b"\0", at)
+        return self.data[at : max(end, at)]
+
     def offset(self, address: int) -> int:
         """Return where in the file the byte of this address is.
 
@@ -151,6 +226,18 @@ class Elf:
         if part is None:
             return b""
         return self.data[start - part.address + part.offset : min(end, part.end) - part.address + part.offset]
+
+    def distances(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+        """Return where the bytes of an instruction with a distance of 32 bits are, be they one or not, and where it leads.
+
+        Arguments:
+            pattern: matches such an instruction up to the distance, which is behind its match and ends it.
+        """
+        for part in self.code:
+            moved = part.address - part.offset
+            for match in pattern.finditer(self.data, part.offset, part.offset + part.size):
+                end = match.end()
+                yield match.start() + moved, end + moved + 4 + _DISTANCE(self.data, end)[0]
 
     def function(self, address: int) -> tuple[int, int] | None:
         """Return the first address of the function around this address and the one behind its end, or None."""

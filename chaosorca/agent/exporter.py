@@ -81,6 +81,13 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ("container_network_transmit_bytes", "Bytes transmitted", CounterMetricFamily, lambda r: r.transmitted),
         ("container_fs_reads_bytes", "Bytes read from storage", CounterMetricFamily, lambda r: r.io.read),
         ("container_fs_writes_bytes", "Bytes written to storage", CounterMetricFamily, lambda r: r.io.written),
+        (
+            "container_fs_reads",
+            "Reads: requests to devices, or calls (chaosorca_io_source)",
+            CounterMetricFamily,
+            lambda r: r.io.reads,
+        ),
+        ("container_fs_writes", "Writes: as container_fs_reads", CounterMetricFamily, lambda r: r.io.writes),
     ]
     for name, what, kind, figure in figures:
         family = kind(name, what, labels=["name"])
@@ -89,11 +96,25 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
                 family.add_metric(name_label, number)
         yield family
 
-    yield _counter("chaosorca_agent_cpu_seconds", "Processor time used by the agent", [], {(): snapshot.agent_cpu_seconds})
-    yield _gauge("chaosorca_agent_resident_bytes", "Memory of the agent", [], {(): snapshot.agent_resident_bytes})
+    yield _gauge(
+        "chaosorca_io_source",
+        "1 for who counts what a container reads and writes; operations of /proc/PID/io are system calls",
+        ["container", "source"],
+        {(name, value.io_source): 1.0 for name, value in snapshot.resources.items()},
+    )
+
+    yield _counter(
+        "chaosorca_agent_cpu_seconds", "Processor time used by the agent and its tracers", [], {(): snapshot.agent_cpu_seconds}
+    )
+    yield _gauge(
+        "chaosorca_agent_resident_bytes",
+        "Memory that the agent and its tracers have in use",
+        [],
+        {(): snapshot.agent_resident_bytes},
+    )
     yield _gauge("chaosorca_agent_scrape_seconds", "Time to collect this answer", [], {(): snapshot.seconds})
-    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["map"], snapshot.map_entries)
-    yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["monitor"], snapshot.dropped)
+    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["program", "map"], snapshot.map_entries)
+    yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["program"], snapshot.dropped)
 
 
 class FirstSeenAsZero:

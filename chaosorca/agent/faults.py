@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -261,9 +262,33 @@ class Faults:
             total[(name,)] += session.restarts.total
         return dict(total)
 
-    def _open(self, injector: str, target: Target, fault: Fault, pids: list[int]) -> tuple[Session, str]:
+    @contextlib.contextmanager
+    def tried(self, injector: str, target: Target, fault: Fault, pid: int) -> Iterator[None]:
+        """Have a fault on one process of a target, for as long as this lasts; nobody counts what it does.
+
+        Raises:
+            AgentError: it could not be attached.
+        """
+        session, _ = self._open(injector, target, fault, [pid], lambda calls: None)
+        try:
+            session.add(next(self._keys), fault, fault.duration / 1e6, 0)
+            for reason in session.attach([pid], _ATTACH_WITHIN).values():
+                raise AgentError(reason)
+            yield
+        finally:
+            session.stop()
+
+    def choice(self, target: Target, fault: Fault, pids: list[int]) -> tuple[str, str]:
+        """The injector that `auto` takes for a fault on processes, and why it is not the cheapest one, if it is not."""
+        session, why = self._open("auto", target, fault, pids, lambda calls: None)
+        session.stop()
+        return session.injector, why
+
+    def _open(
+        self, injector: str, target: Target, fault: Fault, pids: list[int], on_calls: OnCalls | None = None
+    ) -> tuple[Session, str]:
         """Begin a session by an injector; for `auto` the second result says why it is not the cheapest one."""
-        on_calls: OnCalls = lambda calls: self._on_calls(target.name, calls)  # noqa: E731 - a name for its type
+        on_calls = on_calls or (lambda calls: self._on_calls(target.name, calls))
         why = ""
         if injector == "strace":
             return StraceSession(on_calls, self._spawner, self._proc), why

@@ -35,11 +35,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def io_accounting_offsets(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> dict[str, int]:
-    """Where a task keeps the bytes that it has read and written, as constants of `syscalls.c`; empty if unknown."""
+    """Where a task keeps what it has read and written, as constants of `syscalls.c`; empty if unknown."""
+    names = {"IOAC_READ": "read_bytes", "IOAC_WRITTEN": "write_bytes", "IOAC_READS": "syscr", "IOAC_WRITES": "syscw"}
     try:
-        found = member_offsets(btf.read_bytes(), {"task_struct": {"ioac"}, "task_io_accounting": {"read_bytes", "write_bytes"}})
+        found = member_offsets(btf.read_bytes(), {"task_struct": {"ioac"}, "task_io_accounting": set(names.values())})
         base, io = found["task_struct"]["ioac"], found["task_io_accounting"]
-        return {"IOAC_READ": base + io["read_bytes"], "IOAC_WRITTEN": base + io["write_bytes"]}
+        return {constant: base + io[member] for constant, member in names.items()}
     except (OSError, ValueError, KeyError):
         return {}
 

@@ -25,6 +25,7 @@ _DATA_SECTION = 15
 _BTF_TYPE = struct.Struct("=III")  # name, kind and number of members, size; see the kernel's Documentation/bpf/btf.rst
 _BTF_VARIABLE = struct.Struct("=III")  # type, offset, size
 _PER_CPU_MAPS = (5, 6, 10)  # hash, array, LRU hash
+_ARRAYS = (2, 3, 6)  # array, array of programs, per-CPU array
 _BATCH = 1024
 _NO_BATCHES = (errno.EINVAL, errno.EOPNOTSUPP, 524)  # 524: ENOTSUPP, which is the kernel's own
 
@@ -168,6 +169,14 @@ class Program:
         _check(_library().bpf_prog_test_run_opts(self.fd(function), ctypes.byref(options)))
         return changed.raw
 
+    def entries_in_use(self) -> dict[str, int]:
+        """How many entries each map has that can be full."""
+        return {name: len(table) for name, table in self._tables.items() if not table.is_array}
+
+    def dropped(self) -> int:
+        """How often a map was found full; see `DROPS` in bpf/common.h."""
+        return int(self["dropped"].get(0))
+
     def attach_uprobe(self, function: str, path: str, offset: int, cookie: int) -> int:
         """Put a function on an instruction of a file; return what `detach` takes.
 
@@ -206,9 +215,10 @@ class Program:
         sizes = (library.bpf_map__key_size(found), library.bpf_map__value_size(found))
         if sizes != (wanted := (Layout(key).size, Layout(value).size)):
             raise ValueError(f"map {name!r} of {self.name!r} has keys and values of {sizes} bytes, not of {wanted}")
-        per_cpu = library.bpf_map__type(found) in _PER_CPU_MAPS
+        kind = library.bpf_map__type(found)
+        per_cpu = kind in _PER_CPU_MAPS
         values = PerCpuLayout(value, _check(library.libbpf_num_possible_cpus())) if per_cpu else Layout(value)
-        return Table(library.bpf_map__fd(found), Layout(key), values)
+        return Table(library.bpf_map__fd(found), Layout(key), values, kind in _ARRAYS)
 
     def _set_constants(self, values: Mapping[str, int]) -> None:
         if not values:
@@ -255,7 +265,8 @@ class Program:
 class Table:
     """A map. Its keys and values are numbers or tuples of numbers, or lists of these: one for each possible processor."""
 
-    def __init__(self, fd: int, key: Layout, value: Layout) -> None:
+    def __init__(self, fd: int, key: Layout, value: Layout, is_array: bool = False) -> None:
+        self.is_array = is_array
         self._fd = fd
         self._key = key
         self._value = value

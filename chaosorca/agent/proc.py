@@ -5,6 +5,7 @@ Formats: proc(5).
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,24 @@ _GONE = (FileNotFoundError, ProcessLookupError)
 
 @dataclass(frozen=True)
 class Io:
-    """Bytes that reached, or came from, the storage layer."""
+    """Bytes that reached, or came from, the storage layer, and operations; what counts as one depends on who counted."""
 
     read: int = 0
     written: int = 0
+    reads: int = 0
+    writes: int = 0
 
     def __add__(self, other: Io) -> Io:
-        return Io(self.read + other.read, self.written + other.written)
+        return Io(self.read + other.read, self.written + other.written, self.reads + other.reads, self.writes + other.writes)
+
+    def __or__(self, other: Io) -> Io:
+        """The larger one of each."""
+        return Io(
+            max(self.read, other.read),
+            max(self.written, other.written),
+            max(self.reads, other.reads),
+            max(self.writes, other.writes),
+        )
 
 
 def threads(proc: Path, pid: int) -> list[int]:
@@ -95,7 +107,8 @@ def thread_io(proc: Path, pid: int) -> Io:
 
 
 def process_io(proc: Path, pid: int) -> Io:
-    """What a process has done, with its ended threads and the children that it has waited for."""
+    """What a process has done, with its ended threads and the children that it has waited for. Operations are system calls that
+    read or write, on whatever: files, pipes, sockets."""
     return _io(proc / str(pid) / "io")
 
 
@@ -105,7 +118,15 @@ def _io(path: Path) -> Io:
     except (*_GONE, PermissionError):
         return Io()
     fields = dict(line.split(": ") for line in text.splitlines() if ": " in line)
-    return Io(int(fields["read_bytes"]), int(fields["write_bytes"]))
+    return Io(*(int(fields[name]) for name in ("read_bytes", "write_bytes", "syscr", "syscw")))
+
+
+def resident_bytes(proc: Path, pid: int) -> int:
+    """The memory that a process has in use, none if it is gone."""
+    try:
+        return int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except _GONE:
+        return 0
 
 
 def network_devices(proc: Path, pid: int) -> set[str]:

@@ -23,7 +23,7 @@ class Snapshot:
     tracer_restarts: dict[tuple[str], float] = field(default_factory=dict)
     fault_active: dict[tuple[str, str], float] = field(default_factory=dict)
     resources: dict[str, Resources] = field(default_factory=dict)
-    map_entries: dict[tuple[str], float] = field(default_factory=dict)
+    map_entries: dict[tuple[str, str], float] = field(default_factory=dict)
     dropped: dict[tuple[str], float] = field(default_factory=dict)
     agent_cpu_seconds: float = 0.0
     agent_resident_bytes: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,11 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
         raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart") from None
     host, shared = bool(container.get("host_network")), bool(container.get("shared_network"))
     return Target(name, container["id"], cgroup, host, shared, proc=proc)
+
+
+def own_cgroup(proc: Path = Path("/proc")) -> Cgroup | None:
+    """The control group that the agent itself is in, None if it has none of its own."""
+    try:
+        return cgroup_of(proc, os.getpid(), Path(HOST_CGROUPS))
+    except (OSError, ValueError):
+        return None

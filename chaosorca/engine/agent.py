@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
@@ -96,6 +97,33 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
             _remove(left)
         remove_unused_network(client)
         raise
+
+
+@contextlib.contextmanager
+def visited_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Iterator[Agent]:
+    """The agent, started for as long as this lasts where there is none; one that is there is used, and left as it is.
+
+    Raises:
+        AgentError: there is one that is of another version, or does not run.
+        EngineError: its image could not be built, or its container not started.
+    """
+    image = ensure_image(client, "agent", configuration)
+    container = _started_container(client)
+    if container is not None and container.status in ("running", "paused"):
+        if container.status == "paused":
+            raise AgentError(f"container {AGENT!r} is paused: unpause it with `docker unpause {AGENT}`")
+        if not _is_of(container, image):
+            raise AgentError(
+                f"an agent of another version ({container.attrs['Config']['Image']}) is there: "
+                f"end its faults and monitoring with that version, or remove it with `docker rm -f {AGENT}`"
+            )
+        yield Agent(container)
+        return
+    agent = ensure_agent(client, configuration)
+    try:
+        yield agent
+    finally:
+        retire_agent(client)
 
 
 def retire_agent(client: docker.DockerClient) -> bool:

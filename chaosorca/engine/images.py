@@ -48,6 +48,16 @@ def image_tag(role: str, files: Mapping[str, bytes]) -> str:
     return f"chaosorca-{role}:{__version__}-{digest.hexdigest()[:12]}"
 
 
+def has_image(client: docker.DockerClient, name: str) -> bool:
+    """Whether the engine has an image."""
+    with engine_errors(f"looking for image {name}"):
+        try:
+            client.images.get(name)
+            return True
+        except docker.errors.ImageNotFound:
+            return False
+
+
 def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[str, Any] | None) -> str:
     """Return the tag of the image of `agent` or `prometheus`, building it first where its sources have changed.
 
@@ -56,12 +66,8 @@ def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[
     """
     files = build_context(role)
     tag = image_tag(role, files)
-    with engine_errors(f"looking for image {tag}"):
-        try:
-            client.images.get(tag)
-            return tag
-        except docker.errors.ImageNotFound:
-            pass
+    if has_image(client, tag):
+        return tag
     base = base_image(configuration)
     logger.info("building image %s on %s, which takes a minute the first time", tag, base)
     with engine_errors(f"building image {tag}"):

@@ -450,9 +450,9 @@ def kill_tracer_and_agent(tracer_first: bool) -> Callable[[Round], None]:
     def strike(one: Round) -> None:
         agent = one.agent()
         agent.reload()
-        both = [min(one.target.tracers() - {0}), int(agent.attrs["State"]["Pid"])]
+        all_of_them = [*sorted(one.target.tracers() - {0}), int(agent.attrs["State"]["Pid"])]
         one.strikes_now()
-        for pid in both if tracer_first else reversed(both):
+        for pid in all_of_them if tracer_first else reversed(all_of_them):
             with contextlib.suppress(ProcessLookupError):  # a tracer dies with its agent
                 os.kill(pid, signal.SIGKILL)
             one.pause(_MOST_BETWEEN)

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, ours, wait_for
+from conftest import Web, ours, scrape, wait_for
 from docker.models.containers import Container
 
+from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine.agent import Agent
@@ -128,6 +129,29 @@ def test_a_direct_write_of_64_mib_is_64_mib_of_io(monitored: Web) -> None:
     written = monitored.container.exec_run(["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=64", "oflag=direct"])
     assert written.exit_code == 0, written.output
     assert total(table(monitored.name, "io"), "write") == pytest.approx(64 * 2**20, rel=0.01)
+    series = scrape(monitored)
+    assert 64 <= series[f'container_fs_writes_total{{name="{monitored.name}"}}'] < 1000, "dd has ended: its writes are still there"
+    assert series[f'container_fs_reads_total{{name="{monitored.name}"}}'] > 0
+    (source,) = [one for one in series if one.startswith(f'chaosorca_io_source{{container="{monitored.name}"')]
+    assert source.split('"')[3] in ("blkio", "io.stat", "/proc/PID/io")
+
+
+def test_the_agent_tells_what_it_costs(web: Web) -> None:
+    start_monitoring(container=web.name)
+    assert web.get() == 200
+    before = scrape(web)
+    (faulted,) = start_fault(container=web.name, syscall="openat", error="EIO", probability=1e-9, injector="ptrace")["containers"]
+    after = scrape(web)
+    stop_fault(container=web.name)
+    stop_monitoring(container=web.name)
+    assert faulted["attached"] > 0
+    assert 0 < before["chaosorca_agent_cpu_seconds_total"] < after["chaosorca_agent_cpu_seconds_total"] < 60
+    assert 10e6 < before["chaosorca_agent_resident_bytes"] < 300e6
+    assert 0 < after["chaosorca_agent_scrape_seconds"] < 1
+    entries = {series for series, value in after.items() if series.startswith("chaosorca_agent_map_entries") and value > 0}
+    assert {f'chaosorca_agent_map_entries{{map="counts",program="{name}"}}' for name in ("syscalls", "http")} <= entries
+    dropped = {series: value for series, value in after.items() if series.startswith("chaosorca_agent_dropped_total")}
+    assert dropped == {f'chaosorca_agent_dropped_total{{program="{name}"}}': 0 for name in ("syscalls", "http", "uprobe")}
 
 
 def test_processor_memory_and_network_are_those_of_the_container(monitored: Web) -> None:
@@ -233,7 +257,8 @@ def test_a_container_on_the_hosts_network_is_said_to_be_so(run_container: Callab
     container = run_container(["sleep", "60"], network_mode="host")
     (told,) = start_monitoring(container=container.name)
     assert told["monitors"] == ["resources", "syscalls"]
-    assert "it is on the host's network" in told["warnings"][0]
+    assert [warning for warning in told["warnings"] if "HTTP" in warning and "on the host's network" in warning] != []
+    assert [warning for warning in told["warnings"] if "receives and transmits" in warning] != []
     stop_monitoring(container=container.name)
 
 

@@ -27,8 +27,7 @@ def end_all_faults(nothing_left: None) -> Iterator[None]:
 
 
 def tracer_of(web: Web) -> int:
-    (tracer,) = web.tracers() - {0}
-    return tracer
+    return min(web.tracers() - {0})
 
 
 def status() -> dict:
@@ -46,7 +45,7 @@ def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signa
     tracer = tracer_of(web)
     os.kill(tracer, how)
     # A stopped one freezes whom it traces, until it is noticed.
-    assert wait_for(lambda: web.tracers() - {0, tracer} and 0 not in web.tracers(), 3) < 1.2
+    assert wait_for(lambda: not {0, tracer} & web.tracers(), 3) < 1.2
     assert [web.get() for _ in range(5)] == [403] * 5
     assert status()["tracer_restarts"] == 1
     assert scrape(web)[f'chaosorca_agent_tracer_restarts_total{{container="{web.name}"}}'] == 1
@@ -59,9 +58,10 @@ def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signa
 def test_what_was_spent_of_a_budget_stays_spent(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", max_faults=10)
     assert [web.get() for _ in range(6)] == [403] * 6
-    first = tracer_of(web)
-    os.kill(first, signal.SIGKILL)
-    wait_for(lambda: web.tracers() - {0, first}, 2)
+    first = web.tracers()
+    for tracer in first:
+        os.kill(tracer, signal.SIGKILL)
+    wait_for(lambda: not {0, *first} & web.tracers(), 2)
     assert [web.get() for _ in range(8)] == [403] * 4 + [200] * 4
     wait_for(lambda: not fault_active(web.name), 2)
     assert (status()["reason"], faults_injected(web.name)) == ("its budget was spent", 10)

@@ -121,7 +121,7 @@ def test_what_is_no_btf_is_an_error(content: bytes) -> None:
 
 
 TASK = {"ioac": 1_600}
-ACCOUNTING = {"rchar": 0, "read_bytes": 256, "write_bytes": 320}
+ACCOUNTING = {"rchar": 0, "wchar": 64, "syscr": 128, "syscw": 192, "read_bytes": 256, "write_bytes": 320}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ ACCOUNTING = {"rchar": 0, "read_bytes": 256, "write_bytes": 320}
     [
         (
             Btf().struct("task_struct", TASK).struct("task_io_accounting", ACCOUNTING).bytes(),
-            {"IOAC_READ": 232, "IOAC_WRITTEN": 240},
+            {"IOAC_READ": 232, "IOAC_WRITTEN": 240, "IOAC_READS": 216, "IOAC_WRITES": 224},
         ),
         (Btf().struct("task_struct", TASK).bytes(), {}),
         (Btf().struct("task_io_accounting", ACCOUNTING).bytes(), {}),

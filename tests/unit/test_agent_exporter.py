@@ -36,8 +36,8 @@ def full() -> Snapshot:
         http_in_flight={("web", "server"): 2},
         injected={("web", "openat", "error"): 4},
         fault_active={("web", 'openat:error=EACCES:when=1+"\\'): 1.0},
-        resources={"web": Resources(1.5, 4096, 300, 40, Io(100, 10))},
-        map_entries={("counts",): 12},
+        resources={"web": Resources(1.5, 4096, 300, 40, Io(100, 10, 5, 2), "io.stat")},
+        map_entries={("syscalls", "counts"): 12},
         dropped={("syscalls",): 1},
         agent_cpu_seconds=0.75,
         agent_resident_bytes=1e8,
@@ -91,11 +91,14 @@ def test_every_sample_has_its_documented_name_and_labels() -> None:
         "container_network_transmit_bytes_total{name=web}": 40,
         "container_fs_reads_bytes_total{name=web}": 100,
         "container_fs_writes_bytes_total{name=web}": 10,
+        "container_fs_reads_total{name=web}": 5,
+        "container_fs_writes_total{name=web}": 2,
+        "chaosorca_io_source{container=web,source=io.stat}": 1,
         "chaosorca_agent_cpu_seconds_total{}": 0.75,
         "chaosorca_agent_resident_bytes{}": 1e8,
         "chaosorca_agent_scrape_seconds{}": 0.001,
-        "chaosorca_agent_map_entries{map=counts}": 12,
-        "chaosorca_agent_dropped_total{monitor=syscalls}": 1,
+        "chaosorca_agent_map_entries{map=counts,program=syscalls}": 12,
+        "chaosorca_agent_dropped_total{program=syscalls}": 1,
     }
 
 
@@ -120,6 +123,9 @@ def test_every_family_has_a_type_and_a_help_text() -> None:
         "container_network_transmit_bytes_total": "counter",
         "container_fs_reads_bytes_total": "counter",
         "container_fs_writes_bytes_total": "counter",
+        "container_fs_reads_total": "counter",
+        "container_fs_writes_total": "counter",
+        "chaosorca_io_source": "gauge",
     }
 
 

@@ -10,7 +10,7 @@ from chaosorca.agent import proc as procfs
 from chaosorca.agent.proc import Io
 
 STATUS = "Name:\tnginx\nUmask:\t0022\nState:\t{state}\nTgid:\t10\nPid:\t10\nPPid:\t1\nTracerPid:\t{tracer}\nUid:\t0\t0\t0\t0\n"
-IO = "rchar: 9\nwchar: 9\nsyscr: 9\nsyscw: 9\nread_bytes: {read}\nwrite_bytes: {written}\ncancelled_write_bytes: 7\n"
+IO = "rchar: 9\nwchar: 9\nsyscr: 8\nsyscw: 9\nread_bytes: {read}\nwrite_bytes: {written}\ncancelled_write_bytes: 7\n"
 DEV = """\
 Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
@@ -78,18 +78,19 @@ def test_children_are_listed(proc: Path, pid: int, children: list[int]) -> None:
     assert procfs.children(proc, pid) == children
 
 
-@pytest.mark.parametrize(("pid", "io"), [(10, Io(2100, 21)), (99, Io(0, 0))])
+@pytest.mark.parametrize(("pid", "io"), [(10, Io(2100, 21, 16, 18)), (99, Io())])
 def test_io_of_threads_is_that_of_the_living(proc: Path, pid: int, io: Io) -> None:
     assert procfs.thread_io(proc, pid) == io
 
 
-@pytest.mark.parametrize(("pid", "io"), [(10, Io(5000, 600)), (99, Io(0, 0))])
+@pytest.mark.parametrize(("pid", "io"), [(10, Io(5000, 600, 8, 9)), (99, Io())])
 def test_io_of_a_process_is_its_own_figure(proc: Path, pid: int, io: Io) -> None:
     assert procfs.process_io(proc, pid) == io
 
 
 def test_io_adds_up() -> None:
-    assert sum([Io(1, 2), Io(10, 20)], Io()) == Io(11, 22)
+    assert sum([Io(1, 2, 3, 4), Io(10, 20, 30, 40)], Io()) == Io(11, 22, 33, 44)
+    assert Io(1, 20, 3, 40) | Io(10, 2, 30, 4) == Io(10, 20, 30, 40)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_a_tracer_that_died_is_replaced_and_given_all_again(begin: Callable[...,
     session = begin()
     session.add(5, parse_fault("x86_64", "read", error="EIO", max_faults=9), 10, 1)
     session._ended.clear()
-    os.kill(session._tracer.pid, signal.SIGKILL)
+    os.kill(session._tracers[0].pid, signal.SIGKILL)
     time.sleep(0.1)
     assert session.supervise([1]) is None
     log = (tmp_path / "log").read_text().splitlines()
@@ -176,11 +176,11 @@ def test_a_tracer_that_died_is_replaced_and_given_all_again(begin: Callable[...,
 
 def test_a_stopped_tracer_is_replaced_at_once(begin: Callable[..., PtraceSession]) -> None:
     session = begin()
-    stopped = session._tracer.pid
+    stopped = session._tracers[0].pid
     os.kill(stopped, signal.SIGSTOP)
     time.sleep(0.1)
     assert session.supervise([]) is None
-    assert session._tracer.pid != stopped
+    assert session._tracers[0].pid != stopped
     with pytest.raises(ProcessLookupError):
         os.kill(stopped, 0)
     assert session.restarts.total == 1
@@ -193,7 +193,7 @@ def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_what_it_left(
     session = begin(calls, dies="ping")
     record = struct.Struct("=IIiiqQQII")
     for serial in (9, 8):
-        record.pack_into(session._state, 1024 + 8 * 1024 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
+        record.pack_into(session._tracers[0]._legacy, 8 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
     end = time.monotonic() + 60
     while session.restarts.total < 2 and time.monotonic() < end:
         session.supervise([])
@@ -204,12 +204,12 @@ def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_what_it_left(
 def test_a_tracer_that_is_silent_is_replaced(begin: Callable[..., PtraceSession], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chaosorca.agent.tracers.ptrace._WELL_WITHIN", 0.2)
     session = begin(deaf="ping")
-    first = session._tracer.pid
+    first = session._tracers[0].pid
     assert session.supervise([]) is None
-    assert session._tracer.pid == first
+    assert session._tracers[0].pid == first
     time.sleep(0.3)
     assert session.supervise([]) is None
-    assert session._tracer.pid != first
+    assert session._tracers[0].pid != first
 
 
 def test_a_tracer_that_keeps_dying_is_given_up(begin: Callable[..., PtraceSession], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_a_tracer_that_keeps_dying_is_given_up(begin: Callable[..., PtraceSessio
 
 def test_a_tracer_that_does_not_let_go_is_killed(begin: Callable[..., PtraceSession]) -> None:
     session = begin(deaf="detach")
-    tracer = session._tracer
+    tracer = session._tracers[0]
     began = time.monotonic()
     session.stop()
     session.stop()

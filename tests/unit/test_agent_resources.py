@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from chaosorca.agent.cgroups import Cgroup
+from chaosorca.agent.io_source import PROC, IoSource
 from chaosorca.agent.monitors.resources import ResourceMonitor, Resources
 from chaosorca.agent.proc import Io
 from chaosorca.agent.targets import Target
 
+IO = "syscr: 7\nsyscw: 3\nread_bytes: {}\nwrite_bytes: {}\n"
 FIRST, SECOND = 5_000_001, 5_000_002  # above what a kernel gives out, so that no process of this machine is meant
 
 
@@ -33,8 +35,8 @@ class Host:
         process, thread = self.proc / str(pid), self.proc / str(pid) / "task" / str(pid)
         thread.mkdir(parents=True, exist_ok=True)
         (thread / "status").write_text("State:\tS (sleeping)\nTracerPid:\t0\n")
-        (thread / "io").write_text(f"read_bytes: {read}\nwrite_bytes: {written}\n")
-        (process / "io").write_text("read_bytes: {}\nwrite_bytes: {}\n".format(*(whole or (read, written))))
+        (thread / "io").write_text(IO.format(read, written))
+        (process / "io").write_text(IO.format(*(whole or (read, written))))
         (process / "net").mkdir(exist_ok=True)
         (process / "net" / "dev").write_text("\n\n lo: 9 0 0 0 0 0 0 0 9 0 0\neth0: 300 0 0 0 0 0 0 0 40 0 0\n")
 
@@ -47,12 +49,12 @@ def host(tmp_path: Path) -> Host:
     return made
 
 
-def monitor(host: Host, ended: Callable[[], dict[str, Io] | None] = dict) -> ResourceMonitor:
-    return ResourceMonitor(ended, host.proc)
+def monitor(host: Host, ended: Callable[[], dict[str, Io] | None] = dict, source: str = PROC) -> ResourceMonitor:
+    return ResourceMonitor(ended, host.proc, lambda: IoSource(source, ""))
 
 
 def test_all_figures_of_a_container(host: Host) -> None:
-    assert monitor(host).read([host.target]) == {"web": Resources(1.5, 4096, 300, 40, Io(100, 10))}
+    assert monitor(host).read([host.target]) == {"web": Resources(1.5, 4096, 300, 40, Io(100, 10, 7, 3), PROC)}
 
 
 def test_no_target_has_no_figures(host: Host) -> None:
@@ -62,18 +64,18 @@ def test_no_target_has_no_figures(host: Host) -> None:
 def test_io_is_the_sum_over_processes(host: Host) -> None:
     host.processes(FIRST, SECOND)
     host.io(SECOND, 1000, 5)
-    assert monitor(host).read([host.target])["web"].io == Io(1100, 15)
+    assert monitor(host).read([host.target])["web"].io == Io(1100, 15, 14, 6)
 
 
 def test_io_of_ended_threads_is_added(host: Host) -> None:
-    ended = {"web": Io(1000, 500), "db": Io(7, 7)}
-    assert monitor(host, lambda: ended).read([host.target])["web"].io == Io(1100, 510)
+    ended = {"web": Io(1000, 500, 20, 30), "db": Io(7, 7, 7, 7)}
+    assert monitor(host, lambda: ended).read([host.target])["web"].io == Io(1100, 510, 27, 33)
 
 
 def test_io_is_the_processes_own_figure_where_the_kernel_does_not_tell(host: Host) -> None:
     host.io(FIRST, 100, 10, whole=(900, 90))
-    assert monitor(host, lambda: None).read([host.target])["web"].io == Io(900, 90)
-    assert monitor(host, dict).read([host.target])["web"].io == Io(100, 10)
+    assert monitor(host, lambda: None).read([host.target])["web"].io == Io(900, 90, 7, 3)
+    assert monitor(host, dict).read([host.target])["web"].io == Io(100, 10, 7, 3)
 
 
 def test_io_never_goes_down(host: Host) -> None:
@@ -82,7 +84,7 @@ def test_io_never_goes_down(host: Host) -> None:
     for read, written in ((100, 10), (50, 20), (120, 5), (120, 30)):
         host.io(FIRST, read, written)
         told.append(watched.read([host.target])["web"].io)
-    assert told == [Io(100, 10), Io(100, 20), Io(120, 20), Io(120, 30)]
+    assert told == [Io(read, written, 7, 3) for read, written in ((100, 10), (100, 20), (120, 20), (120, 30))]
 
 
 def test_what_is_forgotten_begins_again(host: Host) -> None:
@@ -90,9 +92,38 @@ def test_what_is_forgotten_begins_again(host: Host) -> None:
     watched.read([host.target])
     host.io(FIRST, 1, 1)
     watched.forget("db")
-    assert watched.read([host.target])["web"].io == Io(100, 10)
+    assert watched.read([host.target])["web"].io == Io(100, 10, 7, 3)
     watched.forget("web")
-    assert watched.read([host.target])["web"].io == Io(1, 1)
+    assert watched.read([host.target])["web"].io == Io(1, 1, 7, 3)
+
+
+def test_who_is_on_the_hosts_network_has_no_network_figures(host: Host) -> None:
+    host.target.host_network = True
+    resources = monitor(host).read([host.target])["web"]
+    assert (resources.received, resources.transmitted, resources.memory_bytes) == (None, None, 4096)
+
+
+def test_io_is_the_control_groups_where_that_counts(host: Host) -> None:
+    stat = host.group / "io.stat"
+    stat.write_text("8:0 rbytes=4096 wbytes=512 rios=2 wios=1\n")
+    watched = monitor(host, source="io.stat")
+    assert watched.read([host.target])["web"].io == Io(4096, 512, 2, 1)
+    stat.write_text("8:0 rbytes=0 wbytes=8 rios=0 wios=1\n")
+    assert watched.read([host.target])["web"].io == Io(0, 8, 0, 1), "a container that was restarted begins again"
+    stat.unlink()
+    assert watched.read([host.target]) == {}, "who is asked does not change, or a counter would jump"
+    watched.forget("web")
+    resources = watched.read([host.target])["web"]
+    assert (resources.io, resources.io_source) == (Io(100, 10, 7, 3), PROC)
+
+
+def test_who_is_asked_for_io_is_found_out_once_and_only_if_it_matters(host: Host) -> None:
+    asked = []
+    watched = ResourceMonitor(dict, host.proc, lambda: asked.append(1) or IoSource(PROC, "why"))
+    assert asked == []
+    for _ in range(2):
+        watched.read([host.target])
+    assert (asked, watched.io_source().why) == ([1], "why")
 
 
 @pytest.mark.parametrize("missing", ["cpu.stat", "memory.current", "cgroup.procs"])

@@ -92,7 +92,7 @@ def elf(
 
 def found(text: bytes, functions: list[tuple[int, int]] | None = None, **how: Any) -> Sites:
     """What is found in this code (one function, when nothing else is said), by offsets in it."""
-    sites = find_sites(elf(text, [(0, len(text))] if functions is None else functions, **how))
+    sites = find_sites(Elf(elf(text, [(0, len(text))] if functions is None else functions, **how)))
     return Sites(
         tuple(replace(site, offset=site.offset - CODE) for site in sites.sites),
         tuple((offset - CODE, why) for offset, why in sites.refused),
@@ -432,7 +432,7 @@ def test_rax_is_set() -> None:
 )
 def test_what_is_no_elf_file_for_this_machine(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find_sites(data)
+        find_sites(Elf(data))
 
 
 @pytest.mark.parametrize("cut", range(0, 4400, 61))
@@ -440,7 +440,7 @@ def test_a_damaged_file_is_an_error_or_has_fewer_sites(cut: int) -> None:
     whole = elf(code(OPENAT, SYSCALL, RET), [(0, 8)])
     for data in (whole[:cut], whole[:cut] + b"\xff" * 8 + whole[cut + 8 :]):
         try:
-            assert len(find_sites(data).sites) <= 1
+            assert len(find_sites(Elf(data)).sites) <= 1
         except ValueError as error:
             assert "ELF" in str(error)
 
@@ -452,7 +452,7 @@ LIBRARIES = [Path("/lib/x86_64-linux-gnu/libc.so.6"), Path("/lib64/libc.so.6"), 
 def test_the_c_library_of_this_machine() -> None:
     data = next(path for path in LIBRARIES if path.exists()).read_bytes()
     begun = time.process_time()
-    everything = find_sites(data)
+    everything = find_sites(Elf(data))
     assert time.process_time() - begun < 5
     numbers = {site.nr for site in everything.sites}
     assert len(everything.sites) > 300

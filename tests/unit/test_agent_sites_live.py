@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("capstone")
 
+from chaosorca.agent.elf import Elf
 from chaosorca.agent.tracers.sites import Site, find_sites
 
 SEIZE, GETREGS, SETREGS, CONT, STEP, EXITKILL = 0x4206, 12, 13, 7, 9, 1 << 20
@@ -169,7 +170,7 @@ def test_each_call_is_met_once(how: str) -> None:
     library = c_library()
     if library is None:
         pytest.skip("this Python does not use glibc for x86-64")
-    sites = find_sites(library.read_bytes()).sites
+    sites = find_sites(Elf(library.read_bytes())).sites
     with subprocess.Popen([sys.executable, "-c", CALLS, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         try:

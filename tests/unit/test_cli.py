@@ -42,6 +42,8 @@ WRONG = [
     ("fault start --syscall openat --error EACCES", "give either container or label"),
     ("fault stop", "give either --name or --all"),
     ("fault stop --name x --all", "give either --name or --all"),
+    ("doctor extra", "unexpected extra argument"),
+    ("doctor --nonsense", "No such option"),
     ("metric", "Missing argument 'METRIC'"),
     ("metric cpu", "Missing option '--name'"),
     ("metric nonsense --name x", "metric 'nonsense' does not exist: there are cpu, http"),
@@ -52,7 +54,17 @@ WRONG = [
     ("metric cpu --name x --step 1", "step '1' has no unit"),
     ("metric cpu --name x --window 15", "window '15' has no unit"),
 ]
-HELP = ["--help", "-h", "prom --help", "prom start --help", "monit --help", "fault start --help", "fault list -h", "metric --help"]
+HELP = [
+    "--help",
+    "-h",
+    "prom --help",
+    "prom start --help",
+    "monit --help",
+    "fault start --help",
+    "fault list -h",
+    "metric --help",
+    "doctor --help",
+]
 
 
 def call(arguments: str) -> tuple[int, str, str]:

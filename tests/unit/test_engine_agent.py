@@ -9,6 +9,7 @@ import docker.errors
 import pytest
 
 from chaosorca.engine import agent
+from chaosorca.exceptions import AgentError
 
 
 class FakeContainer:
@@ -96,3 +97,54 @@ def test_another_start_that_was_faster_is_taken_and_any_other_refusal_is_told() 
     client.error = refusal(500, "no space left")
     with pytest.raises(docker.errors.APIError, match="no space left"):
         agent._run(client, "image")
+
+
+class Visited:
+    """An engine that has an agent's container, or none, and what is done to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, status: str | None, image: str = "image") -> None:
+        self.done: list[str] = []
+        self.container = SimpleNamespace(status=status, attrs={"Config": {"Image": image}}) if status else None
+        monkeypatch.setattr(agent, "ensure_image", lambda *_: "image")
+        monkeypatch.setattr(agent, "_container", lambda _: self.container)
+        monkeypatch.setattr(agent, "_is_of", lambda container, wanted: container.attrs["Config"]["Image"] == wanted)
+        monkeypatch.setattr(agent, "ensure_agent", lambda *_: self.done.append("started") or agent.Agent(SimpleNamespace()))
+        monkeypatch.setattr(agent, "retire_agent", lambda _: self.done.append("retired"))
+
+    def visit(self) -> None:
+        with agent.visited_agent(self, None):
+            self.done.append("visited")
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [(None, ["started", "visited", "retired"]), ("exited", ["started", "visited", "retired"]), ("running", ["visited"])],
+)
+def test_an_agent_that_runs_is_visited_and_left_and_another_goes_again(
+    status: str | None, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Visited(monkeypatch, status)
+    engine.visit()
+    assert engine.done == done
+
+
+@pytest.mark.parametrize(
+    ("status", "image", "says"),
+    [
+        ("running", "older", r"an agent of another version \(older\) is there: .* `docker rm -f chaosorca-agent`"),
+        ("paused", "image", "is paused: unpause it with `docker unpause chaosorca-agent`"),
+        ("paused", "older", "is paused"),
+    ],
+)
+def test_an_agent_that_cannot_be_asked_is_left_alone(status: str, image: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Visited(monkeypatch, status, image)
+    with pytest.raises(AgentError, match=says):
+        engine.visit()
+    assert engine.done == []
+
+
+def test_an_agent_that_was_started_goes_even_if_the_visit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Visited(monkeypatch, None)
+    with pytest.raises(KeyboardInterrupt), agent.visited_agent(engine, None):
+        raise KeyboardInterrupt
+    assert engine.done == ["started", "retired"]

@@ -18,6 +18,7 @@ const volatile u32 SIGNAL;
 const volatile u32 OTHER_SIGNAL;
 const volatile u32 NR_MMAP;
 const volatile u32 PROT_EXEC;
+const volatile u32 TASK_PID;
 const volatile u32 TASK_PTRACE;
 const volatile u32 TASK_BLOCKED;
 const volatile u32 TASK_SIGHAND;
@@ -26,11 +27,15 @@ const volatile u32 SIGHAND_ACTION;
 #define IN_MEMORY (1ull << 60)
 #define IS_EARLY (1ull << 61)
 #define HAS_CONDITION (1ull << 62)
+#define AHEAD 64
 
 /* `struct pt_regs` of x86-64. */
 struct registers {
     u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
+
+#define ALREADY_PENDING 2 /* what becomes of a signal: include/trace/events/signal.h */
+#define SI_KERNEL 0x80
 
 struct rule_key {
     u32 target;
@@ -65,6 +70,10 @@ struct armed {
     u64 at; /* the `syscall` instruction */
     u32 signal;
     u32 processor;
+    u64 merged[4]; /* how the kernel's siginfo begins of one of the program's own that came while ours was waiting; 0: none did */
+    u32 has_code;
+    u32 pad;
+    u8 code[AHEAD]; /* what is from `from` to `at`, and some more */
 };
 
 HASH(armed_cgroups, u64, u32, 4096);
@@ -74,6 +83,7 @@ HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
 HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
 HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
+DROPS
 
 /* SplitMix64 of the seed, the thread and its call: no state that processors would have to share. */
 static __always_inline u64 draw(u64 seed, u32 thread, u32 count)
@@ -169,12 +179,13 @@ int at_site(struct registers *ctx)
         return 0;
     u32 nr = cookie & 0xffff;
     struct rule_key key = {.target = *target, .nr = nr == 0xffff ? number_in(ctx, cookie) : nr};
-    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC)
-        add_one(&new_code, target);
+    if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC && !add_one(&new_code, target))
+        drop();
     struct rule *rule = bpf_map_lookup_elem(&rules, &key);
     if (!rule)
         return 0;
-    add_one(&seen, &key);
+    if (!add_one(&seen, &key))
+        drop();
     u32 thread = bpf_get_current_pid_tgid();
     if (!rule->all && !selects(rule, thread, key.nr))
         return 0;
@@ -187,15 +198,42 @@ int at_site(struct registers *ctx)
     u32 signal = arming_signal(task);
     if (!signal) {
         /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
-        add_one(&deaf, &key);
+        if (!add_one(&deaf, &key))
+            drop();
         return 0;
     }
     struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal, .processor = bpf_get_smp_processor_id()};
     call.at = ctx->ip + (s16)(cookie >> 16);
     call.from = cookie & IS_EARLY ? ctx->ip + (s16)(cookie >> 32) : call.at;
-    if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY))
+    /* This spares the tracer the reading; it still can, where the next page is not there. */
+    if (call.from != call.at)
+        call.has_code = !bpf_probe_read_user(call.code, sizeof(call.code), (void *)call.from);
+    if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY)) {
+        drop();
         return 0;
+    }
     bpf_send_signal_thread(signal);
+    return 0;
+}
+
+/*
+ * A signal of the program's own that comes while the same one of ours is still to be delivered becomes one with it, and would be lost
+ * when the tracer drops ours. Go's scheduler sends a thread no other before that one has arrived: it would wait for ever.
+ */
+SEC("raw_tp/signal_generate")
+int on_signal_generate(struct bpf_raw_tracepoint_args *ctx)
+{
+    u32 signal = ctx->args[0], is_for_process = ctx->args[3], result = ctx->args[4], thread = 0;
+    if ((signal != SIGNAL && signal != OTHER_SIGNAL) || is_for_process || result != ALREADY_PENDING)
+        return 0;
+    bpf_probe_read_kernel(&thread, sizeof(thread), (char *)ctx->args[2] + TASK_PID);
+    struct armed *call = bpf_map_lookup_elem(&armed, &thread);
+    if (!call || call->signal != signal || thread == (u32)bpf_get_current_pid_tgid()) /* that is ours: the program's came first */
+        return 0;
+    if (bpf_probe_read_kernel(call->merged, sizeof(call->merged), (void *)ctx->args[1])) { /* no address: from the kernel */
+        call->merged[0] = signal;
+        call->merged[1] = SI_KERNEL;
+    }
     return 0;
 }
 

@@ -33,6 +33,17 @@ typedef __s32 s32;
         __type(value, value_type);                        \
     } map SEC(".maps")
 
+/* Counts what found a map full, in a map of its own. */
+#define DROPS                                            \
+    ARRAY(dropped, u64, 1);                              \
+    static __always_inline void drop(void)               \
+    {                                                    \
+        u32 zero = 0;                                    \
+        u64 *n = bpf_map_lookup_elem(&dropped, &zero);   \
+        if (n)                                           \
+            __sync_fetch_and_add(n, 1);                  \
+    }
+
 /* The value of a key, which is put there first where there is none; NULL: the map is full. */
 static __always_inline void *lookup_or_init(void *map, const void *key, const void *first)
 {

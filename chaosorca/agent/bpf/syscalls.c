@@ -18,6 +18,8 @@ const volatile u32 NR_EXIT_GROUP;
 const volatile u32 NR_RT_SIGRETURN;
 const volatile u32 IOAC_READ; /* 0: this kernel does not tell */
 const volatile u32 IOAC_WRITTEN;
+const volatile u32 IOAC_READS;
+const volatile u32 IOAC_WRITES;
 
 struct watched {
     u32 target;
@@ -50,6 +52,8 @@ struct duration {
 struct io {
     u64 read;
     u64 written;
+    u64 reads;
+    u64 writes;
 };
 
 HASH(watched_cgroups, u64, struct watched, 4096);
@@ -59,15 +63,7 @@ HASH(in_flight, u32, struct call, 65536);
 HASH(counts, struct count_key, u64, 65536);
 HASH(durations, struct duration_key, struct duration, 8192);
 HASH(ended_io, u32, struct io, 1024);
-ARRAY(dropped, u64, 1);
-
-static __always_inline void drop(void)
-{
-    u32 zero = 0;
-    u64 *n = bpf_map_lookup_elem(&dropped, &zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
-}
+DROPS
 
 static __always_inline void count(u32 target, u32 nr, u32 error)
 {
@@ -149,10 +145,14 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
     char *task = (char *)ctx->args[0];
     bpf_probe_read_kernel(&own.read, sizeof(own.read), task + IOAC_READ);
     bpf_probe_read_kernel(&own.written, sizeof(own.written), task + IOAC_WRITTEN);
+    bpf_probe_read_kernel(&own.reads, sizeof(own.reads), task + IOAC_READS);
+    bpf_probe_read_kernel(&own.writes, sizeof(own.writes), task + IOAC_WRITES);
     struct io *sum = lookup_or_init(&ended_io, &target, &zero);
     if (sum) {
         __sync_fetch_and_add(&sum->read, own.read);
         __sync_fetch_and_add(&sum->written, own.written);
+        __sync_fetch_and_add(&sum->reads, own.reads);
+        __sync_fetch_and_add(&sum->writes, own.writes);
     } else
         drop();
     return 0;

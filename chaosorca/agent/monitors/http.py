@@ -184,6 +184,10 @@ class HttpMonitor:
                 for role, (begun, ended, _swept) in enumerate(self._figures_of(watched.number).by_role)
             }
 
+    def program(self) -> Program | None:
+        """What is loaded, for what it costs; None before that."""
+        return self._program
+
     def give_up_on_old(self) -> None:
         """Count requests that have waited for their answer for a minute as never answered. Looks every few seconds at the most."""
         with self._lock:

@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent import proc as procfs
+from chaosorca.agent.io_source import PROC, IoSource, choose_io_source
 from chaosorca.agent.proc import Io
-from chaosorca.agent.targets import Target
+from chaosorca.agent.targets import Target, own_cgroup
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a container uses: seconds since its start, and bytes; no network figures of one that is on the host's network."""
+    """What a container uses: seconds since its start, and bytes; no network figures of one that is on the host's network.
+
+    `io_source` says who told `io`: `blkio`, `io.stat`, or `/proc/PID/io`, whose operations are system calls.
+    """
 
     cpu_seconds: float
     memory_bytes: int
     received: int | None
     transmitted: int | None
     io: Io
+    io_source: str
 
 
 class ResourceMonitor:
     """Reads figures when asked.
 
-    Storage bytes are the sum over the container's threads, because `blkio.*` stays 0 on some hosts; what ended threads did comes
-    from the kernel at their end (`ended_io`). Where the kernel cannot tell, a process's own figure stands in, which has its
-    ended threads and the children that it waited for, but not what `docker exec` started.
+    What a container reads and writes is what its control group tells, where that is seen to count (io_source.py). Elsewhere it is
+    the sum over the container's threads; what ended threads did comes from the kernel at their end (`ended_io`). Where the
+    kernel cannot tell, a process's own figure stands in, which has its ended threads and the children that it waited for, but
+    not what `docker exec` started.
     """
 
-    def __init__(self, ended_io: Callable[[], dict[str, Io] | None], proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        ended_io: Callable[[], dict[str, Io] | None],
+        proc: Path = Path("/proc"),
+        choose: Callable[[], IoSource] = lambda: choose_io_source(own_cgroup()),
+    ) -> None:
+        """
+        Arguments:
+            ended_io: what ended threads of each container had read and written; None where the kernel cannot tell.
+            proc: the proc file system.
+            choose: tells who is to be asked for what containers read and write, the first time that it matters.
+        """
         self._ended_io = ended_io
         self._proc = proc
         self._io: dict[str, Io] = {}
+        self._sources: dict[str, str] = {}
+        self.io_source = functools.cache(choose)
 
     def read(self, targets: list[Target]) -> dict[str, Resources]:
         """Figures by container; one that does not run has none."""
@@ -49,16 +69,34 @@ class ResourceMonitor:
     def forget(self, name: str) -> None:
         """Drop what is kept of a container."""
         self._io.pop(name, None)
+        self._sources.pop(name, None)
 
     def _read(self, target: Target, ended: dict[str, Io] | None) -> Resources:
         pids = target.pids()
         if not pids:
             raise ProcessLookupError(target.name)
+        received, transmitted = (None, None) if target.host_network else procfs.network_bytes(self._proc, pids[0])
+        cpu, memory = target.cgroup.cpu_seconds(), target.cgroup.memory_bytes()
+        source = self._source(target)
+        io = self._io_of_processes(target.name, pids, ended) if source == PROC else target.cgroup.io()
+        return Resources(cpu, memory, received, transmitted, io, source)
+
+    def _source(self, target: Target) -> str:
+        """Who is asked about a container: always the same one, or a counter would jump."""
+        if target.name not in self._sources:
+            source = self.io_source().name
+            if source != PROC:
+                try:
+                    target.cgroup.io()
+                except OSError:
+                    source = PROC  # its group has no such controller
+            self._sources[target.name] = source
+        return self._sources[target.name]
+
+    def _io_of_processes(self, name: str, pids: list[int], ended: dict[str, Io] | None) -> Io:
         if ended is None:
             io = sum((procfs.process_io(self._proc, pid) for pid in pids), Io())
         else:
-            io = sum((procfs.thread_io(self._proc, pid) for pid in pids), ended.get(target.name, Io()))
-        before = self._io.get(target.name, Io())
-        io = self._io[target.name] = Io(max(io.read, before.read), max(io.written, before.written))
-        received, transmitted = (None, None) if target.host_network else procfs.network_bytes(self._proc, pids[0])
-        return Resources(target.cgroup.cpu_seconds(), target.cgroup.memory_bytes(), received, transmitted, io)
+            io = sum((procfs.thread_io(self._proc, pid) for pid in pids), ended.get(name, Io()))
+        self._io[name] = io | self._io.get(name, Io())
+        return self._io[name]

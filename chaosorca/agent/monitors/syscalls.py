@@ -22,7 +22,7 @@ _LAYOUTS = {
     "in_flight": ("=I", "=QIII4x"),
     "counts": ("=III", "=Q"),
     "durations": ("=II", f"=Q{kernel.SLOTS}Q"),
-    "ended_io": ("=I", "=QQ"),
+    "ended_io": ("=I", "=QQQQ"),
     "dropped": ("=I", "=Q"),
 }
 """Of the maps in bpf/syscalls.c."""
@@ -132,15 +132,11 @@ class SyscallMonitor:
         """What ended threads of each container had read and written while it was watched."""
         with self._lock:
             names = self._names_of_targets()
-            return {names[target]: Io(read, written) for target, (read, written) in self._entries("ended_io") if target in names}
+            return {names[target]: Io(*figures) for target, figures in self._entries("ended_io") if target in names}
 
-    def cost(self) -> dict[str, dict[str, int]]:
-        """Entries in use by map, and events that found a map full."""
-        with self._lock:
-            if self._program is None:
-                return {"entries": {}, "dropped": {"syscalls": 0}}
-            entries = {table: len(self._program[table]) for table in ("counts", "durations", "in_flight")}
-            return {"entries": entries, "dropped": {"syscalls": self._program["dropped"].get(0)}}
+    def program(self) -> Program | None:
+        """What is loaded, for what it costs; None before that."""
+        return self._program
 
     def _name(self, number: int) -> str:
         return self._names.get(number, f"unknown:{number}")

@@ -1,29 +1,26 @@
-"""Faults by our own tracer (native/tracer.c): one process for all faults of a container.
+"""Faults by our own tracer (native/tracer.c): some tracers for all faults of a container, each for some of its processes.
 
-The tracer decides and acts; this module tells it what to do, takes its records, and sees to it that it is well.
+The tracers decide and act; this module tells them what to do, takes what they tell, and sees to it that they are well. There are as
+many as processors at most, so that processes that are hit at once need not wait for each other's tracer, which would have to be
+beside each of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import itertools
 import mmap
 import os
 import struct
-import subprocess
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.histogram import histogram_of
 from chaosorca.agent.tracers.session import Calls, OnCalls, Restarts
+from chaosorca.agent.tracers.tracer import ENDED, FOREIGN, LOST, PROGRAM, Asked, Tracer
 from chaosorca.model.arguments import FileArgument, file_arguments
 from chaosorca.model.errno import errno_name, errno_number
 from chaosorca.model.errors import AgentError
@@ -31,25 +28,18 @@ from chaosorca.model.fault import Fault
 from chaosorca.model.signals import signal_number
 from chaosorca.model.when import when_bounds
 
-PROGRAM = "orca-tracer"
-
-_RECORD = struct.Struct("=IIiiqQQII")
-_CALL, _DONE, _REFUSED, ENDED, _FOREIGN, _LOST, EXEC = range(1, 8)
 _SPENT = 1
 _EFFECT_BITS = {1: "delay_enter", 2: "error", 4: "retval", 8: "signal", 16: "delay_exit"}
 _REPLACED, _RETURNED = 0x100, 0x200
 _SLOT = struct.Struct("=QQ")
 _SLOTS, _NR_MAX = 64, 1024
 _SEEN_AT = _SLOTS * _SLOT.size
-_KEPT, _KEPT_AT = 1024, _SEEN_AT + 8 * _NR_MAX
-_KEPT_SIZE = _KEPT * _RECORD.size
-_STATE_SIZE = _KEPT_AT + _KEPT_SIZE
+_STATE_SIZE = _SEEN_AT + 8 * _NR_MAX
 
+_MOST_TRACERS = 8
 _ANSWERS_WITHIN = 0.5
 _WELL_WITHIN = 2.0
-_ENDS_WITHIN = 0.6
 _GRACE = 0.5
-_PIPE_BYTES = 1 << 20
 
 
 def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milliseconds: int) -> str:
@@ -95,164 +85,6 @@ def _argument(argument: FileArgument) -> str:
 
 
 @dataclass
-class _Asked:
-    """A command that the tracer has been given."""
-
-    since: float
-    done: threading.Event = field(default_factory=threading.Event)
-    value: int = 0
-    refused: dict[int, int] = field(default_factory=dict)
-
-
-class Tracer:
-    """One running tracer."""
-
-    def __init__(
-        self,
-        program: str,
-        state_fd: int,
-        on_calls: Callable[[int, int, int, int, list[int]], None],
-        on_event: Callable[[int, int, int, int], None],
-    ) -> None:
-        """Start it. Has to be called by a thread that lives as long as the agent: that is whose death the tracer dies with.
-
-        Arguments:
-            program: the executable.
-            state_fd: the memory that outlives it.
-            on_calls: is told of calls that ended alike (the rule, the system call's number, its result or 0, flags, and how many
-                nanoseconds each took), from a thread of this object's, as all else.
-            on_event: is told of every other record but the answers to commands (its kind, id, thread and value).
-        """
-        self._on_calls = on_calls
-        self._on_event = on_event
-        self._read = 0
-        self._serial = 0
-        self._numbers = itertools.count(1)
-        self._asked: dict[int, _Asked] = {}
-        self._lock = threading.Lock()
-        self._complaints: deque[str] = deque(maxlen=10)
-        self._process = subprocess.Popen(
-            [program, str(os.getpid()), str(state_fd)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=[state_fd],
-            bufsize=0,
-        )
-        with contextlib.suppress(OSError):  # what is larger lets it say more before it has to keep it
-            fcntl.fcntl(cast(IO[bytes], self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_records, self._read_complaints)]
-        for reader in self._readers:
-            reader.start()
-
-    @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
-
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self._process.poll() is None
-
-    def complaint(self) -> str:
-        """The last thing that it said was wrong, empty if nothing."""
-        return self._complaints[-1] if self._complaints else ""
-
-    def ask(self, command: str) -> _Asked:
-        """Give it a command, without waiting for the answer."""
-        number, asked = next(self._numbers), _Asked(time.monotonic())
-        with self._lock:
-            self._asked[number] = asked
-            with contextlib.suppress(BrokenPipeError, ValueError):
-                cast(IO[bytes], self._process.stdin).write(f"{number} {command}\n".encode())
-        return asked
-
-    def tell(self, command: str, within: float) -> _Asked | None:
-        """Give it a command, and wait for the answer; None if there was none in time, or it ended."""
-        asked = self.ask(command)
-        end = time.monotonic() + within
-        while not asked.done.wait(0.02):
-            if time.monotonic() > end or not self.alive():
-                return asked if asked.done.is_set() else None
-        return asked
-
-    def silent_for(self) -> float:
-        """Seconds since it was asked the oldest thing that it has not answered, 0 if it has answered all."""
-        with self._lock:
-            return time.monotonic() - min((asked.since for asked in self._asked.values()), default=time.monotonic())
-
-    def kill(self) -> None:
-        """End it at once, and take what it had said. The kernel lets go of whom it traced."""
-        self._process.kill()
-        self._process.wait()
-        for reader in self._readers:
-            reader.join(_ANSWERS_WITHIN)
-        with contextlib.suppress(BrokenPipeError):
-            cast(IO[bytes], self._process.stdin).close()
-
-    def take_left(self, kept: bytes) -> None:
-        """Once it is dead: take the calls that it had not told of, from the memory in which it kept its last ones."""
-        left = [record for record in _RECORD.iter_unpack(kept) if record[-1] > self._serial]
-        self._take(b"".join(_RECORD.pack(*record) for record in sorted(left, key=lambda record: int(record[-1]))))
-
-    def stop(self) -> None:
-        """Have it let go of all threads and end; it is killed if it does not."""
-        self.ask("detach")
-        # Whom it traced it has let go of soon; it may have more to say than can be read in that time.
-        read, within = -1, _ENDS_WITHIN
-        while self.alive() and read != self._read:
-            read = self._read
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(within)
-            within = _ANSWERS_WITHIN
-        self.kill()
-
-    def _read_records(self) -> None:
-        with cast(IO[bytes], self._process.stdout) as records:
-            left = b""
-            while data := records.read(_RECORD.size * 4096):
-                data = left + data
-                whole = len(data) - len(data) % _RECORD.size
-                left = data[whole:]
-                self._take(data[:whole])
-                self._read += 1
-
-    def _take(self, data: bytes) -> None:
-        """Take records in their order. There may be a hundred thousand calls a second: those that ended alike are added up."""
-        alike: dict[tuple[int, int, int, int], list[int]] = {}
-        for kind, number, thread, nr, value, took, _held, flags, serial in _RECORD.iter_unpack(data):
-            if kind == _CALL:
-                self._serial = serial
-                alike.setdefault((number, nr, min(value, 0), flags), []).append(took)
-                continue
-            self._tell(alike)
-            alike = {}
-            if kind in (_DONE, _REFUSED):
-                self._answer(kind, number, thread, value)
-            else:
-                self._on_event(kind, number, thread, value)
-        self._tell(alike)
-
-    def _tell(self, alike: dict[tuple[int, int, int, int], list[int]]) -> None:
-        for (key, nr, value, flags), took in alike.items():
-            self._on_calls(key, nr, value, flags, took)
-
-    def _answer(self, kind: int, number: int, thread: int, value: int) -> None:
-        with self._lock:
-            asked = self._asked.get(number) if kind == _REFUSED else self._asked.pop(number, None)
-        if asked and kind == _REFUSED:
-            asked.refused[thread] = value
-        elif asked:
-            asked.value = value
-            asked.done.set()
-
-    def _read_complaints(self) -> None:
-        with cast(IO[bytes], self._process.stderr) as lines:
-            for line in lines:
-                self._complaints.append(line.decode(errors="replace").strip())
-
-
-@dataclass
 class _Rule:
     fault: Fault
     slot: int
@@ -260,7 +92,7 @@ class _Rule:
 
 
 class PtraceSession:
-    """All faults of a container, by one tracer; see `session.Session`."""
+    """All faults of a container, by tracers that stop its threads at each system call; see `session.Session`."""
 
     injector = "ptrace"
     timing = "by thread"
@@ -273,6 +105,7 @@ class PtraceSession:
         marks: Callable[[], int | None] = lambda: None,
         proc: Path = Path("/proc"),
         program: str = PROGRAM,
+        most_tracers: int = min(os.cpu_count() or 1, _MOST_TRACERS),
     ) -> None:
         """
         Arguments:
@@ -282,6 +115,7 @@ class PtraceSession:
             marks: the id of the kernel's map of threads whose call it is not to time; None while there is none.
             proc: the proc file system.
             program: the tracer's executable.
+            most_tracers: how many there are at most.
         """
         self.restarts = Restarts()
         self._numbers = numbers
@@ -291,20 +125,19 @@ class PtraceSession:
         self._marks = marks
         self._proc = proc
         self._program = program
+        self._most_tracers = most_tracers
         self._rules: dict[int, _Rule] = {}
         self._ended: dict[int, str] = {}
         self._foreign: set[int] = set()
         self._lost = 0
-        self._told: Counter[int] = Counter()
         self._untold = 0
         self._marked_by: int | None = None
         self._stopped = False
         self._state_fd = os.memfd_create("orca-state", os.MFD_CLOEXEC)
         os.ftruncate(self._state_fd, _STATE_SIZE)
         self._state = mmap.mmap(self._state_fd, _STATE_SIZE)
-        self._traced: set[int] = set()
-        self._tracer = self._spawn()
-        self._prepare_tracer()
+        self._traced_by: dict[int, Tracer] = {}
+        self._tracers = [self._begin_tracer()]
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """See `Session.add`."""
@@ -315,22 +148,27 @@ class PtraceSession:
         _SLOT.pack_into(self._state, slot * _SLOT.size, 0, seed)
         rule = _Rule(fault, slot, time.monotonic() + seconds)
         self._give_marks()
-        self._give_rule(key, rule)
+        for tracer in self._tracers:
+            self._give_rule(tracer, key, rule)
         self._rules[key] = rule
 
     def remove(self, key: int) -> None:
         """See `Session.remove`."""
         if self._rules.pop(key, None) is not None:
-            self._tracer.tell(f"remove {key}", _ANSWERS_WITHIN)
+            for tracer, asked in [(tracer, tracer.ask(f"remove {key}")) for tracer in self._tracers]:
+                tracer.wait_for(asked, _ANSWERS_WITHIN)
 
     def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
         """See `Session.attach`."""
         end = time.monotonic() + within
-        asked = {pid: self._tracer.ask(f"attach {pid}") for pid in pids}
+        self._traced_by = {pid: tracer for pid, tracer in self._traced_by.items() if procfs.threads(self._proc, pid)}
+        asked: dict[int, Asked] = {}
+        for pid in pids:
+            tracer = self._traced_by[pid] = self._least_busy()
+            asked[pid] = tracer.ask(f"attach {pid}")
         reasons: dict[int, str] = {}
         for pid, one in asked.items():
-            while not one.done.wait(0.02) and time.monotonic() < end and self._tracer.alive():
-                pass
+            self._traced_by[pid].wait_for(one, end - time.monotonic())
             reason = self._why_not(pid, one)
             if reason:
                 reasons[pid] = reason
@@ -338,7 +176,7 @@ class PtraceSession:
 
     def is_attached(self, pid: int) -> bool:
         """See `Session.is_attached`."""
-        return procfs.tracer_of(self._proc, pid, pid) == self._tracer.pid
+        return procfs.tracer_of(self._proc, pid, pid) in self._own_pids()
 
     def ended(self) -> dict[int, str]:
         """See `Session.ended`."""
@@ -349,23 +187,16 @@ class PtraceSession:
         if self._stopped:
             return None
         self._give_marks()
-        if self._tracer.alive() and not self._is_stopped() and self._tracer.silent_for() < _WELL_WITHIN:
-            self._tracer.ask("ping")
-            return None
-        said = self._tracer.complaint()
-        self._tracer.kill()
-        self._take_untold()
-        looping = self.restarts.note(time.monotonic(), said)
-        if looping:
-            return looping
-        self._tracer = self._spawn()
-        self._prepare_tracer()
-        self._marked_by = None
-        self._give_marks()
-        for key, rule in self._rules.items():
-            if key not in self._ended:
-                self._give_rule(key, rule)
-        self.attach(pids, _ANSWERS_WITHIN)
+        for at, tracer in enumerate(self._tracers):
+            if tracer.alive() and not self._is_stopped(tracer) and tracer.silent_for() < _WELL_WITHIN:
+                tracer.ask("ping")
+                continue
+            self._end_tracer(tracer)
+            looping = self.restarts.note(time.monotonic(), tracer.complaint())
+            if looping:
+                return looping
+            self._tracers[at] = self._begin_tracer()
+            self.attach([pid for pid in pids if not self.is_attached(pid)], _ANSWERS_WITHIN)
         return None
 
     def seen(self) -> dict[str, int]:
@@ -396,52 +227,77 @@ class PtraceSession:
         if self._stopped:
             return
         self._stopped = True
-        if self._is_stopped():
-            self._tracer.kill()
-        else:
-            self._tracer.stop()
+        for tracer in self._tracers:
+            tracer.ask("detach")
+        for tracer in self._tracers:
+            if self._is_stopped(tracer):
+                self._end_tracer(tracer)
+            else:
+                tracer.stop()
         self._rules.clear()
         self._state.close()
         os.close(self._state_fd)
 
-    def _prepare_tracer(self) -> None:
+    def _prepare_tracer(self, tracer: Tracer) -> None:
         """What a new tracer has to be told before all else."""
 
-    def _is_stopped(self) -> bool:
-        return procfs.state_of(self._proc, self._tracer.pid) in ("T", "t")
+    def _own_pids(self) -> set[int]:
+        return {tracer.pid for tracer in self._tracers}
 
-    def _spawn(self) -> Tracer:
+    def _is_stopped(self, tracer: Tracer) -> bool:
+        return procfs.state_of(self._proc, tracer.pid) in ("T", "t")
+
+    def _least_busy(self) -> Tracer:
+        """The tracer of the fewest processes, which is a new one if each has some and there may be more."""
+        load = Counter(tracer.pid for tracer in self._traced_by.values())
+        least = min(self._tracers, key=lambda tracer: load[tracer.pid])
+        if load[least.pid] and len(self._tracers) < self._most_tracers:
+            least = self._begin_tracer()
+            self._tracers.append(least)
+        return least
+
+    def _begin_tracer(self) -> Tracer:
+        """Start a tracer, and tell it all that the others know."""
         try:
-            return self._spawner.submit(Tracer, self._program, self._state_fd, self._take_calls, self._take_event).result()
+            tracer = self._spawner.submit(Tracer, self._program, self._state_fd, self._take_calls, self._take_event).result()
         except OSError as error:
             raise AgentError(f"the tracer {self._program!r} could not be started: {error.strerror}") from error
+        try:
+            self._prepare_tracer(tracer)
+            if self._marked_by is not None:
+                tracer.ask(f"marks {self._marked_by}")
+            for key, rule in self._rules.items():
+                if key not in self._ended:
+                    self._give_rule(tracer, key, rule)
+        except AgentError:
+            tracer.kill()
+            raise
+        return tracer
 
-    def _take_untold(self) -> None:
-        """What a tracer that has died had not told, by the memory that outlives it; of calls that it was at, only how many."""
-        self._tracer.take_left(self._state[_KEPT_AT:])
-        self._state[_KEPT_AT:] = bytes(_KEPT_SIZE)
-        for key, rule in self._rules.items():
-            used, _ = _SLOT.unpack_from(self._state, rule.slot * _SLOT.size)
-            self._untold += max(0, used - self._told[key])
-            self._told[key] = used
+    def _end_tracer(self, tracer: Tracer) -> None:
+        tracer.kill()
+        self._untold += tracer.untold
+        self._traced_by = {pid: by for pid, by in self._traced_by.items() if by is not tracer}
 
-    def _give_rule(self, key: int, rule: _Rule) -> None:
+    def _give_rule(self, tracer: Tracer, key: int, rule: _Rule) -> None:
         left = max(1, int((rule.deadline - time.monotonic() + _GRACE) * 1000))
-        answer = self._tracer.tell(f"add {rule_words(key, rule.slot, rule.fault, self._numbers, left)}", _ANSWERS_WITHIN)
+        answer = tracer.tell(f"add {rule_words(key, rule.slot, rule.fault, self._numbers, left)}", _ANSWERS_WITHIN)
         if answer is None or answer.value:
-            why = self._tracer.complaint() or (errno_name(answer.value) if answer else "it did not answer")
+            why = tracer.complaint() or (errno_name(answer.value) if answer else "it did not answer")
             raise AgentError(f"the tracer did not take the fault {rule.fault.text!r}: {why}")
 
     def _give_marks(self) -> None:
         wanted = self._marks()
         if wanted is not None and wanted != self._marked_by:
             self._marked_by = wanted
-            self._tracer.ask(f"marks {wanted}")
+            for tracer in self._tracers:
+                tracer.ask(f"marks {wanted}")
 
-    def _why_not(self, pid: int, asked: _Asked) -> str | None:
+    def _why_not(self, pid: int, asked: Asked) -> str | None:
+        own = self._own_pids()
         for tid in [*asked.refused, *procfs.threads(self._proc, pid)]:
             tracer = procfs.tracer_of(self._proc, pid, tid)
-            if tracer in (None, self._tracer.pid):
+            if tracer is None or tracer in own:
                 continue  # it has ended, or is attached
             if tracer:
                 return f"thread {tid} is being traced by process {tracer} ({procfs.command_name(self._proc, tracer)})"
@@ -450,7 +306,6 @@ class PtraceSession:
         return None
 
     def _take_calls(self, key: int, nr: int, value: int, flags: int, took: list[int]) -> None:
-        self._told[key] += len(took)
         effects = tuple(name for bit, name in _EFFECT_BITS.items() if flags & bit)
         replaced = bool(flags & _REPLACED)
         self._on_calls(
@@ -470,7 +325,7 @@ class PtraceSession:
     def _take_event(self, kind: int, key: int, thread: int, value: int) -> None:
         if kind == ENDED:
             self._ended[key] = "its budget was spent" if value == _SPENT else "its duration was over"
-        elif kind == _FOREIGN:
+        elif kind == FOREIGN:
             self._foreign.add(thread)
-        elif kind == _LOST:
+        elif kind == LOST:
             self._lost += value

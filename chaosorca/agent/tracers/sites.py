@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import re
-import struct
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -70,12 +69,6 @@ _FAR_BYTES = 64  # and their bytes
 _MOST_BEGINNINGS = 8
 _DISTANCES = range(-0x8000, 0x8000)
 _MMAP = 9
-_SECTIONS_AT = struct.Struct("<Q")
-_SECTIONS = struct.Struct("<HH")
-_SECTION = struct.Struct("<4xI16xQQ")
-_SYMBOL = struct.Struct("<8xQ8x")
-_SYMBOL_TABLES = (2, 11)
-_distance = struct.Struct("<i").unpack_from
 _PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
 _REFUSED_PREFIXES = b"\x26\x2e\x36\x3e\xf0"  # segments, lock
 
@@ -162,20 +155,9 @@ class Sites:
     """Where in the file the bytes of a `syscall` are that may be data, and why."""
 
 
-def find_sites(elf: bytes) -> Sites:
-    """Find the system call sites of an ELF file for x86-64.
-
-    Arguments:
-        elf: the content of the file.
-
-    Returns:
-        the sites in the order of their offsets; a `syscall` that is jumped to has several.
-
-    Raises:
-        ValueError: this is no ELF file for x86-64.
-    """
-    file = Elf(elf)
-    code = _Code(file)
+def find_sites(file: Elf) -> Sites:
+    """Find the system call sites of an ELF file; in the order of their offsets, a `syscall` that is jumped to has several."""
+    code = Code(file)
     entrances = {address: name for address, name in _candidates(file) if code.is_instruction(address, name)}
     calls = [address for address, name in entrances.items() if name == "syscall"]
     code.connect(calls)
@@ -202,7 +184,9 @@ def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
             yield part.address + match.start() - part.offset, _ENTRANCES[match[0]]
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+    """An instruction, as it is written."""
+
     address: int
     size: int
     mnemonic: str
@@ -210,6 +194,7 @@ class _Instruction(NamedTuple):
 
     @property
     def end(self) -> int:
+        """Where the one behind it begins."""
         return self.address + self.size
 
     @property
@@ -232,7 +217,7 @@ class _Instruction(NamedTuple):
         return None
 
 
-class _Code:
+class Code:
     """The instructions around system calls, and how control gets from one to the next."""
 
     def __init__(self, file: Elf) -> None:
@@ -242,8 +227,8 @@ class _Code:
         self._decoder.skipdata = True
         self._details = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._details.detail = True
-        self._at: dict[int, _Instruction] = {}
-        self._before: dict[int, _Instruction] = {}
+        self._at: dict[int, Instruction] = {}
+        self._before: dict[int, Instruction] = {}
         self._jumps: dict[int, set[int]] = defaultdict(set)
         self._read: set[tuple[int, bool]] = set()
         self._chunks: dict[int, int] = {}
@@ -260,13 +245,13 @@ class _Code:
         instruction = self.instruction(address)
         return instruction is not None and f"{instruction.mnemonic} {instruction.operands}".strip() == text
 
-    def instruction(self, address: int) -> _Instruction | None:
+    def instruction(self, address: int) -> Instruction | None:
         """Return the instruction that begins here; its function, or its chunk of code without functions, is read for it."""
         begin, end = self._bounds(address)
         outside = self.function(address) is None
         if (begin, outside) not in self._read:
             self._read.add((begin, outside))
-            last: _Instruction | None = None
+            last: Instruction | None = None
             for one in self._decode(begin, end):
                 if outside and self.function(one.address) is not None:  # described better than by its neighbours
                     last = self.instruction(one.address)
@@ -306,8 +291,8 @@ class _Code:
             self._chunks[address] = self._meeting(address, part.address)
         return self._chunks[address]
 
-    def _decode(self, begin: int, end: int) -> Iterator[_Instruction]:
-        return map(_Instruction._make, self._decoder.disasm_lite(self.file.read(begin, end), begin))
+    def _decode(self, begin: int, end: int) -> Iterator[Instruction]:
+        return map(Instruction._make, self._decoder.disasm_lite(self.file.read(begin, end), begin))
 
     def _meeting(self, lowest: int, first: int) -> int:
         """Return where an instruction begins: at `first`, or above `lowest` where decodings from different bytes meet."""
@@ -339,7 +324,7 @@ class _Code:
                 self._linked[bounds[bisect_right(begins, target) - 1][0]].add(source)
 
         pages = {page for begin, end in bounds for page in range(begin >> 8, (end >> 8) + 1)}
-        for source, target in self._far_jumps():
+        for source, target in self.file.distances(_FAR_JUMP):
             if target >> 8 in pages:
                 learn(source, target)
         for begin, end in bounds:
@@ -348,31 +333,23 @@ class _Code:
                     source = first + match.start()
                     learn(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
 
-    def _far_jumps(self) -> Iterator[tuple[int, int]]:
-        """Where the bytes of a jump with a distance of 32 bits are, be they an instruction or not, and where it leads."""
-        for part in self.file.code:
-            moved = part.address - part.offset
-            for match in _FAR_JUMP.finditer(self.file.data, part.offset, part.offset + part.size):
-                end = match.end()
-                yield match.start() + moved, end + moved + 4 + _distance(self.file.data, end)[0]
-
-    def into(self, address: int) -> list[_Instruction]:
+    def into(self, address: int) -> list[Instruction]:
         """Return the instructions after which the one at this address can be the next."""
         before = self._previous(address)
         ways = [] if before is None or before.name in _ENDS or self._fills(before) else [before]
         return ways + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in ways]
 
-    def _previous(self, address: int) -> _Instruction | None:
+    def _previous(self, address: int) -> Instruction | None:
         """The instruction in front of the one at this address, when both are of one function."""
         if address not in self._before and not self.begins_function(address):
             self.instruction(address - 1)  # a chunk's first instruction: the one before it is in the chunk before
         return self._before.get(address)
 
-    def _fills(self, instruction: _Instruction) -> bool:
+    def _fills(self, instruction: Instruction) -> bool:
         """Tell whether this is a no-operation between two functions or blocks that nothing leads to."""
         if instruction.name != "nop":
             return False
-        last: _Instruction | None = instruction
+        last: Instruction | None = instruction
         for _ in range(_FILLING):
             if last is None or last.name in _ENDS:
                 return True
@@ -403,25 +380,14 @@ class _Code:
     def _called(self) -> dict[int, list[int]]:
         """Where direct calls and jumps lead to, and where the bytes of these are, be they instructions or not."""
         found: dict[int, list[int]] = defaultdict(list)
-        for part in self.file.code:
-            moved = part.address - part.offset
-            for match in _CALL.finditer(self.file.data, part.offset, part.offset + part.size):
-                end = match.end()
-                found[end + moved + 4 + _distance(self.file.data, end)[0]].append(end + moved - 1)
+        for source, target in self.file.distances(_CALL):
+            found[target].append(source)
         return dict(found)
 
     @functools.cached_property
     def _named(self) -> set[int]:
         """The addresses that have a name: of hand-written code, parts of functions are functions."""
-        data = self.file.data
-        (at,), (size, count) = _SECTIONS_AT.unpack_from(data, 40), _SECTIONS.unpack_from(data, 58)
-        found = set()
-        for index in range(count):
-            kind, first, length = _SECTION.unpack_from(data, at + index * size)
-            if kind in _SYMBOL_TABLES:
-                table = data[first : first + length]
-                found |= {address for (address,) in _SYMBOL.iter_unpack(table[: len(table) // _SYMBOL.size * _SYMBOL.size])}
-        return found
+        return {symbol.address for symbol in self.file.symbols()}
 
     def _leads_straight(self, start: int, address: int) -> bool:
         """Tell whether real instructions follow each other all the way from one place to another."""
@@ -440,9 +406,9 @@ class _Code:
         calls = any(self.file.read(at, at + 1) == _NEAR_CALL for at in self._called.get(address, ()))
         return calls or address in self._named or self.begins_function(address)
 
-    def only_fills(self, instruction: _Instruction) -> bool:
+    def only_fills(self, instruction: Instruction) -> bool:
         """Tell whether this may be a no-operation that is not executed, behind a call that does not return."""
-        last: _Instruction | None = instruction
+        last: Instruction | None = instruction
         while last is not None and last.name == "nop":
             last = self._previous(last.address)
         return instruction.name == "nop" and last is not None and last.name == "call"
@@ -469,7 +435,7 @@ class _Code:
             )
         return self._computing[function]
 
-    def changes(self, instruction: _Instruction, register: str) -> bool:
+    def changes(self, instruction: Instruction, register: str) -> bool:
         """Tell whether an instruction writes to a register."""
         if instruction.name == "call":
             return register not in _KEPT_BY_CALLS
@@ -479,12 +445,12 @@ class _Code:
             return register in {_FAMILIES.get(one.reg_name(number)) for number in one.regs_access()[1]}
         return True
 
-    def bytes_of(self, instruction: _Instruction) -> bytes:
+    def bytes_of(self, instruction: Instruction) -> bytes:
         """Return the bytes of an instruction."""
         return self.file.read(instruction.address, instruction.address + instruction.size)
 
 
-def _ways(code: _Code, address: int) -> Iterator[Site | str]:
+def _ways(code: Code, address: int) -> Iterator[Site | str]:
     """For each way to a system call its sites, or why there is none."""
     ways = code.into(address)
     if code.begins_function(address):
@@ -497,7 +463,7 @@ def _ways(code: _Code, address: int) -> Iterator[Site | str]:
         yield from early or (_site(code, last, address, number),)
 
 
-def _early_sites(code: _Code, last: _Instruction, address: int, number: int) -> tuple[Site, ...]:
+def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tuple[Site, ...]:
     """The sites further ahead on the way to a system call that ends with this instruction.
 
     There are none if there is no need, or if there is another way to one of the instructions between them and the call.
@@ -526,7 +492,7 @@ def _early_sites(code: _Code, last: _Instruction, address: int, number: int) -> 
     return () if code.computes_jumps(address) else tuple(sites)
 
 
-def _early_site(code: _Code, one: _Instruction, following: int, address: int, number: int) -> Site | None:
+def _early_site(code: Code, one: Instruction, following: int, address: int, number: int) -> Site | None:
     """The site at an emulated instruction, from which control runs straight from the following one to a system call."""
     to_syscall, to_next = address - one.address, following - one.address
     too_far = to_syscall not in _DISTANCES or to_next not in _DISTANCES
@@ -537,11 +503,11 @@ def _early_site(code: _Code, one: _Instruction, following: int, address: int, nu
     return Site(offset, to_syscall, number, None, None, None if following == address else to_next, condition)
 
 
-def _is_emulated(code: _Code, instruction: _Instruction) -> bool:
+def _is_emulated(code: Code, instruction: Instruction) -> bool:
     return _EMULATED.fullmatch(code.bytes_of(instruction)) is not None
 
 
-def _condition(code: _Code, instruction: _Instruction, following: int) -> int | None:
+def _condition(code: Code, instruction: Instruction, following: int) -> int | None:
     """The condition on which a jump leads to the instruction at an address, be it there or behind the jump."""
     opcode = _CONDITIONAL.match(code.bytes_of(instruction))
     if opcode is None or instruction.target == instruction.end:
@@ -550,7 +516,7 @@ def _condition(code: _Code, instruction: _Instruction, following: int) -> int | 
     return taken if instruction.target == following else taken ^ 1
 
 
-def _site(code: _Code, last: _Instruction, address: int, number: int | None) -> Site | str:
+def _site(code: Code, last: Instruction, address: int, number: int | None) -> Site | str:
     """The site at the instruction just before a system call, or why it is none."""
     if (reason := _unsuitable(code, last)) is not None:
         return reason
@@ -571,7 +537,7 @@ def _site(code: _Code, last: _Instruction, address: int, number: int | None) -> 
     return Site(code.file.offset(last.address), to_syscall, number, held_in, held_at, None, _condition(code, last, address))
 
 
-def _unsuitable(code: _Code, last: _Instruction) -> str | None:
+def _unsuitable(code: Code, last: Instruction) -> str | None:
     """Why a probe on this instruction does not stop a thread before the one that follows; None: it does."""
     if last.name in _UNSUITABLE:
         return f"the instruction before it is {last.name}, after which a probe does not stop the thread here"
@@ -586,11 +552,17 @@ def _unsuitable(code: _Code, last: _Instruction) -> str | None:
     return None
 
 
-def _number(code: _Code, last: _Instruction) -> int | None:
+def _number(code: Code, last: Instruction) -> int | None:
     """The number in the lower half of %rax after this instruction, when it is the same on every way that leads to it."""
+    numbers = numbers_in("rax", code, last)
+    return numbers.pop() if numbers is not None and len(numbers) == 1 else None
+
+
+def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
+    """The numbers that may be in the lower half of a register after this instruction; None if the code does not tell."""
     numbers: set[int] = set()
     seen: set[tuple[int, str]] = set()
-    todo = [(last, "rax")]
+    todo = [(last, register)]
     while todo:
         instruction, register = todo.pop()
         if (instruction.address, register) in seen:
@@ -609,10 +581,10 @@ def _number(code: _Code, last: _Instruction) -> int | None:
         if not ways or code.begins_function(instruction.address) or len(seen) > _STEPS:
             return None
         todo += [(way, register) for way in ways]
-    return numbers.pop() if len(numbers) == 1 else None
+    return numbers
 
 
-def _constant(code: _Code, instruction: _Instruction) -> int | None:
+def _constant(code: Code, instruction: Instruction) -> int | None:
     """The number that this instruction puts into the register that it changes."""
     first = instruction.operands.partition(",")[0]
     if first not in _REGISTERS:
@@ -624,7 +596,7 @@ def _constant(code: _Code, instruction: _Instruction) -> int | None:
     return _pushed(code, instruction) if instruction.name == "pop" else None
 
 
-def _pushed(code: _Code, pop: _Instruction) -> int | None:
+def _pushed(code: Code, pop: Instruction) -> int | None:
     """The number that a pop takes from the stack, when it was pushed right before."""
     ways = code.into(pop.address)
     while len(ways) == 1 and not code.changes(ways[0], "rsp") and "sp" not in ways[0].operands:
@@ -634,7 +606,7 @@ def _pushed(code: _Code, pop: _Instruction) -> int | None:
     return None
 
 
-def _copied_from(instruction: _Instruction) -> str | None:
+def _copied_from(instruction: Instruction) -> str | None:
     """The register whose lower half this instruction copies to another."""
     match = _COPY.fullmatch(instruction.operands)
     first = instruction.operands.partition(",")[0]
@@ -643,7 +615,7 @@ def _copied_from(instruction: _Instruction) -> str | None:
     return _REGISTERS.get(match[1])
 
 
-def _loaded_from(instruction: _Instruction) -> tuple[str | None, int]:
+def _loaded_from(instruction: Instruction) -> tuple[str | None, int]:
     """The register and the distance from it that this instruction loads a number from."""
     match = _LOAD.fullmatch(instruction.operands)
     if match is None or instruction.name != "mov" or match[1] not in _REGISTERS:

@@ -11,8 +11,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from chaosorca.agent.arming import Arming, ArmRule
-from chaosorca.agent.tracers.ptrace import ENDED, EXEC, PROGRAM, PtraceSession, threshold_of
+from chaosorca.agent.tracers.ptrace import PtraceSession, threshold_of
 from chaosorca.agent.tracers.session import OnCalls
+from chaosorca.agent.tracers.tracer import ENDED, EXEC, PROGRAM, Tracer
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.when import when_bounds
@@ -23,7 +24,7 @@ _numbers = itertools.count(1)
 
 
 class UprobeSession(PtraceSession):
-    """All faults of a container, by one tracer whose threads run freely until they are armed; see `session.Session`."""
+    """All faults of a container, by tracers whose threads run freely until they are armed; see `session.Session`."""
 
     injector = "uprobe"
 
@@ -51,6 +52,7 @@ class UprobeSession(PtraceSession):
         self._number = next(_numbers)
         self._new_programs: queue.Queue[int | None] = queue.Queue()
         self._looked_at = time.monotonic()
+        self._traced: set[int] = set()
         super().__init__(numbers, on_calls, spawner, marks, proc, program)
         self._looker = threading.Thread(target=self._look_at_new_code, name="looker", daemon=True)
         self._looker.start()
@@ -120,8 +122,8 @@ class UprobeSession(PtraceSession):
         self._arming.release(self._number)
         self._arming.forget(self._number)
 
-    def _prepare_tracer(self) -> None:
-        answer = self._tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
+    def _prepare_tracer(self, tracer: Tracer) -> None:
+        answer = tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
         if answer is None or answer.value:
             raise AgentError("the tracer could not open the map of armed threads")
 
@@ -168,4 +170,5 @@ class UprobeSession(PtraceSession):
             if tid is None:
                 return
             self._probe([tid])
-            self._tracer.ask(f"go {tid}")
+            for tracer in self._tracers:  # all others know no such thread
+                tracer.ask(f"go {tid}")

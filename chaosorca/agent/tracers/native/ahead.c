@@ -5,8 +5,6 @@
 #include <string.h>
 #include <sys/uio.h>
 
-enum { MOST_BYTES = 64 };
-
 /* An instruction as it is taken apart: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2. */
 struct instruction {
     const uint8_t *begin, *next, *end;
@@ -229,11 +227,13 @@ static bool read_thread(pid_t tid, uint64_t address, void *into, size_t size)
     return process_vm_readv(tid, &local, 1, &remote, 1, 0) == (ssize_t)size;
 }
 
-bool run_ahead(pid_t tid, struct user_regs_struct *registers, uint64_t until)
+bool run_ahead(pid_t tid, const uint8_t code[MOST_AHEAD], struct user_regs_struct *registers, uint64_t until)
 {
-    uint8_t code[MOST_BYTES];
+    uint8_t own[MOST_AHEAD];
     uint64_t size = until - registers->rip;
-    return size <= MOST_BYTES && read_thread(tid, registers->rip, code, size) && run_code(code, size, registers, tid, read_thread);
+    if (size > MOST_AHEAD || (!code && !read_thread(tid, registers->rip, own, size)))
+        return false;
+    return run_code(code ? code : own, size, registers, tid, read_thread);
 }
 
 #endif

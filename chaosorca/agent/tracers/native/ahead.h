@@ -16,11 +16,14 @@
 
 #include <sys/user.h>
 
+enum { MOST_AHEAD = 64 }; /* bytes */
+
 /*
  * Carry out a thread's instructions up to an address on a copy of its registers. Known are those that move, load and compute
  * numbers; return false where there is another. Flags are left as they are: no compiler expects them to outlive a system call.
+ * The code is read from the thread's memory if it is not given (NULL).
  */
-bool run_ahead(pid_t tid, struct user_regs_struct *registers, uint64_t until);
+bool run_ahead(pid_t tid, const uint8_t code[MOST_AHEAD], struct user_regs_struct *registers, uint64_t until);
 
 /* The same on given code, with a way to read the thread's memory. */
 typedef bool read_memory(pid_t tid, uint64_t address, void *into, size_t size);

@@ -23,26 +23,34 @@
 
 enum { SYSCALL_BYTES = 2 };
 
+/* Registers as a thread will have them at its `syscall` instruction. */
+typedef struct user_regs_struct registers;
+
 /*
- * The number and the arguments of the call that a thread makes at `at`, where it is, or `from` where it is only some instructions
- * before it. -1: it is gone or elsewhere; -2 (in place of a number): what is between is not known.
+ * What a thread's registers, its call's number and arguments will be at `at`, where it is, or `from` where it is only some
+ * instructions before it, which are this code (NULL: to be read). -1: it is gone or elsewhere; -2 (in place of a number): what is
+ * between is not known.
  */
-static inline int call_ahead(pid_t tid, uint64_t from, uint64_t at, int64_t *nr, uint64_t arguments[6])
+static inline int call_ahead(pid_t tid, uint64_t from, const uint8_t *code, uint64_t at, registers *there, int64_t *nr, uint64_t arguments[6])
 {
-    struct user_regs_struct regs;
-    if (ptrace(PTRACE_GETREGS, tid, 0, &regs) || (regs.rip != at && regs.rip != from))
+    if (ptrace(PTRACE_GETREGS, tid, 0, there) || (there->rip != at && there->rip != from))
         return -1;
-    *nr = regs.rip == at || run_ahead(tid, &regs, at) ? (int64_t)(uint32_t)regs.rax : -2;
-    uint64_t given[6] = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9};
+    *nr = there->rip == at || run_ahead(tid, code, there, at) ? (int64_t)(uint32_t)there->rax : -2;
+    uint64_t given[6] = {there->rdi, there->rsi, there->rdx, there->r10, there->r8, there->r9};
     __builtin_memcpy(arguments, given, sizeof(given));
     return 0;
 }
 
-/* Have a thread that is there go on behind its `syscall` instruction, as if the call had been made with this result. */
-static inline int skip_call(pid_t tid, uint64_t at, int64_t result)
+/*
+ * Have a thread that is there go on behind its `syscall` instruction, as if the call had been made with this result. `there` is what
+ * `call_ahead` has told of it, NULL if that is long ago.
+ */
+static inline int skip_call(pid_t tid, uint64_t at, const registers *there, int64_t result)
 {
-    struct user_regs_struct regs;
-    if (ptrace(PTRACE_GETREGS, tid, 0, &regs) || (regs.rip != at && !run_ahead(tid, &regs, at)))
+    registers regs;
+    if (there)
+        regs = *there;
+    else if (ptrace(PTRACE_GETREGS, tid, 0, &regs) || (regs.rip != at && !run_ahead(tid, NULL, &regs, at)))
         return -1;
     regs.rip = at + SYSCALL_BYTES;
     regs.rax = (uint64_t)result;
@@ -66,15 +74,17 @@ static inline int leave_out_call(pid_t tid)
 
 enum { SYSCALL_BYTES = 4 };
 
-static inline int call_ahead(pid_t tid, uint64_t from, uint64_t at, int64_t *nr, uint64_t arguments[6])
+typedef struct user_regs_struct registers;
+
+static inline int call_ahead(pid_t tid, uint64_t from, const uint8_t *code, uint64_t at, registers *there, int64_t *nr, uint64_t arguments[6])
 {
-    (void)tid, (void)from, (void)at, (void)nr, (void)arguments;
+    (void)tid, (void)from, (void)code, (void)at, (void)there, (void)nr, (void)arguments;
     return -1;
 }
 
-static inline int skip_call(pid_t tid, uint64_t at, int64_t result)
+static inline int skip_call(pid_t tid, uint64_t at, const registers *there, int64_t result)
 {
-    (void)tid, (void)at, (void)result;
+    (void)tid, (void)at, (void)there, (void)result;
     return -1;
 }
 

@@ -185,7 +185,7 @@ bool rule_when(const struct rule *rule, uint32_t number)
 /* SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014. */
 static uint64_t next_random(uint64_t *state)
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15;
+    uint64_t z = __atomic_add_fetch(state, 0x9e3779b97f4a7c15, __ATOMIC_RELAXED);
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
     z = (z ^ z >> 27) * 0x94d049bb133111eb;
     return z ^ z >> 31;
@@ -198,9 +198,13 @@ bool rule_draw(const struct rule *rule, struct slot *slot)
 
 bool rule_take(const struct rule *rule, struct slot *slot)
 {
-    if (rule->placebo || (rule->budget && slot->used >= rule->budget))
+    if (rule->placebo)
         return false;
-    slot->used++;
+    uint64_t used = __atomic_load_n(&slot->used, __ATOMIC_RELAXED);
+    do {
+        if (rule->budget && used >= rule->budget)
+            return false;
+    } while (!__atomic_compare_exchange_n(&slot->used, &used, used + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     return true;
 }
 

@@ -53,13 +53,18 @@ struct rule {
     char *process;
 };
 
-/* What has to outlive a tracer that is killed: the agent keeps this memory, and gives it to the next one. */
+/* What all tracers of a container share, and has to outlive one that is killed: the agent keeps this memory. */
 struct state {
     struct slot {
         uint64_t used;   /* calls hit so far */
         uint64_t random; /* the generator's state */
     } slots[SLOTS];
     uint64_t seen[NR_MAX]; /* calls made, of any kind, by number */
+};
+
+/* What one tracer leaves to the agent, however it ends. */
+struct legacy {
+    uint64_t taken; /* calls hit */
     struct record last_calls[KEPT];
 };
 

@@ -1,10 +1,11 @@
 /*
- * orca-tracer: system call faults on the threads of one container.
+ * orca-tracer: system call faults on the threads of one container, or of some of its processes.
  *
- *     orca-tracer PARENT STATE
+ *     orca-tracer PARENT STATE LEGACY
  *
- * PARENT is the process that started it, with which it dies; STATE the descriptor of memory shared with it (struct state). Commands
- * arrive as lines on standard input, each with a number of its own; records leave by standard output (report.h).
+ * PARENT is the process that started it, with which it dies; STATE the descriptor of memory shared with it and the container's other
+ * tracers (struct state), LEGACY of what it leaves (struct legacy). Commands arrive as lines on standard input, each with a number of
+ * its own; records leave by standard output (report.h).
  *
  *     N add ID slot=… deadline_ms=… calls=… …   take a rule (rule.h)
  *     N remove ID                               end a rule; DONE when nobody is in a call that it has replaced
@@ -86,6 +87,7 @@ static struct {
 
 static struct active_rule *rules;
 static struct state *state;
+static struct legacy *legacy;
 static int marks = -1, armed = -1;
 static struct queue new_programs;
 static bool is_letting_go, is_at_odds;
@@ -125,22 +127,45 @@ struct armed_call {
     uint64_t at;   /* its `syscall` */
     int signal;    /* by which */
     int processor;
+    union {
+        int signal;    /* not 0: one of the program's own has become one with it */
+        char info[32]; /* how that one's siginfo begins */
+    } merged;
+    uint32_t has_code, pad;
+    uint8_t code[64]; /* at `from`; ends behind what is before `at`, or later */
 };
 
-/* Take what there is in the kernel's map for a thread. */
-static bool take_armed(struct thread *thread, struct armed_call *call)
+/* The registers that a thread will have at its call, from when it was met there until it or another is met. */
+static struct {
+    pid_t tid;
+    registers at_call;
+} met_last;
+
+/* Read what there is in the kernel's map for a thread, or take it. */
+static bool read_armed(struct thread *thread, struct armed_call *call, bool taking)
 {
     uint32_t key = (uint32_t)thread->tid;
     union bpf_attr attr = {.map_fd = (uint32_t)armed};
     attr.key = (uint64_t)(uintptr_t)&key;
     attr.value = (uint64_t)(uintptr_t)call;
-    return !syscall(SYS_bpf, BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr, sizeof(attr));
+    return !syscall(SYS_bpf, taking ? BPF_MAP_LOOKUP_AND_DELETE_ELEM : BPF_MAP_LOOKUP_ELEM, &attr, sizeof(attr));
 }
 
 static bool is_from_kernel(struct thread *thread)
 {
     siginfo_t info;
     return !ptrace(PTRACE_GETSIGINFO, thread->tid, 0, &info) && info.si_code == SI_KERNEL;
+}
+
+/* Have a thread that ours has stopped get the program's own signal that has become one with it; return that, 0 if there is none. */
+static int own_signal(struct thread *thread, const struct armed_call *call)
+{
+    siginfo_t info = {0};
+    if (!call->merged.signal)
+        return 0;
+    memcpy(&info, call->merged.info, sizeof(call->merged.info));
+    ptrace(PTRACE_SETSIGINFO, thread->tid, 0, &info);
+    return call->signal;
 }
 
 /* ---- queues of those held ---- */
@@ -243,7 +268,8 @@ static void leave(struct thread *thread, int64_t result);
 static void skip(struct thread *thread)
 {
     const struct rule *rule = thread->rule->rule;
-    if (skip_call(thread->tid, thread->site, rule_result(rule))) { /* it is gone, or its code is */
+    const registers *there = met_last.tid == thread->tid ? &met_last.at_call : NULL;
+    if (skip_call(thread->tid, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
         int pass_on = thread->pass_on;
         thread->pass_on = 0;
         forget_call(thread, false, 0);
@@ -298,11 +324,18 @@ static bool is_decided_in_kernel(const struct rule *rule)
     return armed >= 0 && !rule->path && !rule->process;
 }
 
+static bool take(struct active_rule *active)
+{
+    bool is_taken = rule_take(active->rule, active->slot);
+    legacy->taken += is_taken;
+    return is_taken;
+}
+
 static bool selects(struct active_rule *active, const struct call *call, struct thread *thread, const uint64_t arguments[6])
 {
     const struct rule *rule = active->rule;
     if (is_decided_in_kernel(rule))
-        return rule_take(rule, active->slot);
+        return take(active);
     if (rule->process && !process_matches(thread->tid, rule->process))
         return false;
     if (rule->path && !file_matches(thread->tid, call, arguments, rule->path))
@@ -311,7 +344,7 @@ static bool selects(struct active_rule *active, const struct call *call, struct 
         if (!rule_when(rule, thread_count_call(thread, call->nr, rule->id)))
             return false;
     }
-    return rule_draw(rule, active->slot) && rule_take(rule, active->slot);
+    return rule_draw(rule, active->slot) && take(active);
 }
 
 static void close_rule(struct active_rule *active);
@@ -354,7 +387,9 @@ static void at_armed(struct thread *thread, const struct armed_call *call, int p
     int64_t nr = -1;
     struct active_rule *active = call->nr < NR_MAX ? by_nr[call->nr].rule : NULL;
     bool is_current = active && active->rule->id == call->rule && !is_letting_go;
-    bool is_there = is_current && !call_ahead(thread->tid, call->from, call->at, &nr, arguments);
+    met_last.tid = thread->tid;
+    const uint8_t *code = call->has_code ? call->code : NULL;
+    bool is_there = is_current && !call_ahead(thread->tid, call->from, code, call->at, &met_last.at_call, &nr, arguments);
     if (is_there && nr < 0) {
         thread->is_undecided = true;
         follow(thread, active, call->at, began, pass_on);
@@ -426,7 +461,7 @@ static void at_entry(struct thread *thread, const struct __ptrace_syscall_info *
     }
     uint64_t nr = info->entry.nr;
     if (nr < NR_MAX && armed < 0)
-        state->seen[nr]++;
+        __atomic_fetch_add(&state->seen[nr], 1, __ATOMIC_RELAXED);
     struct active_rule *active = acts_here(thread, info);
     if (active)
         begin_call(thread, active, (int)nr, armed < 0 ? began : thread->began);
@@ -704,6 +739,31 @@ static void at_call(struct thread *thread)
     next_call(thread, 0);
 }
 
+/*
+ * A signal has stopped a thread: if it is armed, or that signal is the one that armed it, answer and return true. Another may come
+ * first; what the kernel's map holds stays there until ours has come, to tell of one of the program's own that became one with it.
+ */
+static bool at_signal(struct thread *thread, int signal)
+{
+    struct armed_call call;
+    bool may_be_ours = signal == SIGURG || signal == SIGWINCH;
+    bool is_armed = read_armed(thread, &call, may_be_ours);
+    bool is_ours = may_be_ours && (!is_armed || signal == call.signal) && is_from_kernel(thread);
+    if (thread->owed && (!is_armed || call.signal == thread->owed)) { /* the call has been seen to */
+        if (!is_ours || signal != thread->owed)
+            return false;
+        thread->owed = 0;
+        next_call(thread, is_armed ? own_signal(thread, &call) : 0);
+        return true;
+    }
+    if (!is_armed)
+        return false;
+    near_stopped(thread->tid, call.processor);
+    thread->owed = signal == call.signal ? 0 : call.signal; /* if that is the program's own, ours has become one with it */
+    at_armed(thread, &call, is_ours ? own_signal(thread, &call) : signal);
+    return true;
+}
+
 static void at_stop(pid_t tid, int status)
 {
     struct thread *thread = thread_get(tid); /* a new child is traced already: it is met here first */
@@ -720,19 +780,8 @@ static void at_stop(pid_t tid, int status)
         return;
     }
     int pass_on = event ? 0 : signal;
-    struct armed_call call;
-    if (armed >= 0 && !event && take_armed(thread, &call)) {
-        near_stopped(tid, call.processor);
-        bool is_ours = signal == call.signal && is_from_kernel(thread);
-        thread->owed = is_ours ? 0 : call.signal;
-        at_armed(thread, &call, is_ours ? 0 : signal);
+    if (armed >= 0 && !event && at_signal(thread, signal))
         return;
-    }
-    if (armed >= 0 && !event && thread->owed == signal && is_from_kernel(thread)) {
-        thread->owed = 0;
-        next_call(thread, 0);
-        return;
-    }
     if (armed >= 0 && event == PTRACE_EVENT_EXEC && !is_letting_go) {
         report(&(struct record){.kind = EXEC, .thread = tid});
         hold(thread, HELD_EXEC, LOOKED_AT_WITHIN);
@@ -930,7 +979,7 @@ static uint64_t keep_time(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
+    if (argc != 4) {
         fprintf(stderr, "orca-tracer is started by the agent of chaosorca\n");
         return 2;
     }
@@ -940,11 +989,12 @@ int main(int argc, char **argv)
         return 1;
     }
     state = mmap(NULL, sizeof(*state), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
-    if (state == MAP_FAILED) {
-        perror("mapping the state");
+    legacy = mmap(NULL, sizeof(*legacy), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[3]), 0);
+    if (state == MAP_FAILED || legacy == MAP_FAILED) {
+        perror("mapping what is shared with the agent");
         return 1;
     }
-    report_keep(state->last_calls);
+    report_keep(legacy->last_calls);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
     if (sleep_prepare()) {
         perror("preparing to sleep");

@@ -1,0 +1,39 @@
+"""What doctor finds on this machine, and that it leaves everything as it was."""
+
+from __future__ import annotations
+
+import json
+
+import docker
+from conftest import Web, orca, ours, scrape
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.names import AGENT
+
+DONE = ("tracepoints", "socket filters", "ptrace", "strace")
+
+
+def test_everything_is_tried_and_nothing_stays(client: docker.DockerClient) -> None:
+    done = orca("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {line[6:26].strip(): line for line in done.stdout.splitlines()}
+    assert len(lines) == len(done.stdout.splitlines()), "one line for each"
+    assert [name for name in DONE if not lines[name].startswith("ok ")] == []
+    assert [line for line in lines.values() if line.startswith("no ") and ": " not in line] == [], "each says what to do"
+    assert lines["agent"].endswith("could be started, and is gone again")
+    assert "freezes" in lines["docker pause"]
+    assert done.stdout.splitlines()[-1].startswith("ok    main job")
+    assert ours(client) == []
+
+
+def test_an_agent_that_is_at_work_is_used_and_goes_on(web: Web, client: docker.DockerClient) -> None:
+    start_monitoring(container=web.name)
+    agent = client.containers.get(AGENT)
+    told = json.loads(orca("doctor", "--json").stdout)
+    checks = {check["name"]: check for check in told["checks"]}
+    assert told["ok"] is True
+    assert checks["agent"]["found"].endswith("runs already, and is left as it is")
+    assert [name for name in DONE if checks[name]["mark"] != "ok"] == []
+    assert client.containers.get(AGENT).attrs["State"] == agent.attrs["State"]
+    assert [series for series in scrape(web) if AGENT in series] == [], "what is tried on the agent is in no figure"
+    assert stop_monitoring(container=web.name) == {"stopped": [web.name]}

@@ -1,0 +1,259 @@
+"""Programs that are hard for uprobes: Go's, libraries that come late, code that no file holds, threads that no signal stops."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from conftest import ROOT, Web, wait_for
+from docker.models.containers import Container
+from observer import INJECTORS, one_agent_for_all
+from test_uprobe import status
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.probes.faults import faults_injected
+
+nothing_left = one_agent_for_all
+
+GO_PROGRAM = shutil.which("docker-proxy", path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/libexec/docker")
+SETTLED = 0.5
+"""Seconds after which what the agent tells of a program that has become quiet is all there is to tell."""
+
+
+@pytest.fixture(autouse=True)
+def end_all_faults(nothing_left: None) -> Iterator[None]:
+    yield
+    stop_all_faults()
+
+
+@pytest.fixture(scope="module")
+def go(client: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """A server written in Go, with many threads: Docker's own proxy, in front of an nginx."""
+    if GO_PROGRAM is None:
+        pytest.skip("there is no docker-proxy on this machine")
+    context = tmp_path_factory.mktemp("go")
+    shutil.copy(GO_PROGRAM, context / "docker-proxy")
+    (context / "Dockerfile").write_text(f"FROM {image}\nCOPY docker-proxy /\n")
+    client.images.build(path=str(context), tag="chaosorca-test-go", rm=True)
+    names = [f"orca-go-{kind}-{time.monotonic_ns() % 10**9}" for kind in ("nginx", "proxy")]
+    # It tells its parent by descriptor 3 that it is ready.
+    proxy = "exec /docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 8080 -container-ip 127.0.0.1 -container-port 80 3>/dev/null"
+    # Collecting its garbage as often as it can, it often preempts its threads: by SIGURG.
+    options = {"network_mode": f"container:{names[0]}", "environment": {"GOGC": "1"}}
+    behind = client.containers.run(image, name=names[0], ports={"8080/tcp": ("127.0.0.1", None)}, detach=True)
+    try:
+        container = client.containers.run("chaosorca-test-go", ["sh", "-c", proxy], name=names[1], detach=True, **options)
+        behind.reload()
+        port = behind.attrs["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"]
+        web = Web(container, f"http://127.0.0.1:{port}/")
+        wait_for(lambda: web.get() == 200)
+        start_monitoring(container=web.name, http=False, resources=False)  # by the agent that all tests here share
+        yield web
+        stop_monitoring(container=web.name)
+    finally:
+        for name in names[::-1]:
+            client.containers.get(name).remove(force=True, v=True)
+
+
+def answers(web: Web, number: int, at_once: int = 8) -> Counter[int]:
+    """The status codes of many requests; 0 for none."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return Counter(pool.map(lambda _: web.get(), range(number)))
+
+
+def own_signals(pid: int) -> dict[str, str]:
+    """Which signals a process ignores, and which it catches."""
+    fields = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return {field: value for field, value, *_ in fields if field in ("SigIgn:", "SigCgt:")}
+
+
+def states(pid: int) -> set[str]:
+    """The states of a process's threads."""
+    paths = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {path.read_text().rpartition(")")[2].split()[0] for path in paths}
+
+
+def test_a_server_written_in_go_under_load(go: Web) -> None:
+    pids, signals = go.pids(), own_signals(go.pids()[0])
+    started = start_fault(container=go.name, syscall="connect", error="ECONNREFUSED", probability="0.3")
+    assert (started["injector"], started["warnings"]) == ("uprobe", [])
+    seen = answers(go, 1000)
+    time.sleep(SETTLED)
+    told = status()
+    assert told["coverage"] == {"connect": {"made": 1000, "probed": 1000}}
+    assert told["warnings"] == []
+    (stopped,) = stop_fault(container=go.name)["stopped"]
+    injected = stopped["injected"]["connect"]
+    assert 200 < injected < 400
+    assert seen == {0: injected, 200: 1000 - injected}, "who meets the fault has no answer"
+    assert answers(go, 200) == {200: 200}
+    assert go.pids() == pids
+    assert own_signals(pids[0]) == signals
+    assert go.tracers() == {0}
+    assert states(pids[0]) <= {"S", "R"}
+
+
+def test_all_calls_of_a_server_written_in_go_come_by_a_probe(go: Web) -> None:
+    waits = {"epoll_pwait", "futex"}  # where threads are when all is quiet: a few are not over, or began before the fault did
+    start_fault(container=go.name, syscall="%network,splice,close,epoll_ctl,nanosleep,tgkill,epoll_pwait,futex", delay_enter="1us")
+    assert answers(go, 300) == {200: 300}
+    time.sleep(SETTLED)
+    told = status()
+    print({name: calls["made"] for name, calls in told["coverage"].items()})  # noqa: T201
+    assert {"accept4", "connect", "splice", "close", "epoll_ctl", "setsockopt", *waits} <= set(told["coverage"])
+    for name, calls in told["coverage"].items():
+        few = 20 if name in waits else 0
+        assert abs(calls["probed"] - calls["made"]) <= few, name
+        assert 0 <= calls["probed"] - told["injected"][name] <= few, name
+    assert (told["injector"], told["warnings"]) == ("uprobe", [])
+    stop_fault(container=go.name)
+    assert answers(go, 50) == {200: 50}
+
+
+@pytest.mark.parametrize("injector", INJECTORS)
+def test_a_server_written_in_go_shows_the_same_under_each_injector(injector: str, go: Web) -> None:
+    seen: dict[str, Any] = {}
+    for name, fault in {
+        "refused": {"syscall": "connect", "error": "ECONNREFUSED"},
+        "broken": {"syscall": "splice", "error": "EIO"},
+        "copied in another way": {"syscall": "splice", "error": "EINVAL"},
+        "slow": {"syscall": "connect", "delay_enter": "60ms", "delay_exit": "60ms"},
+    }.items():
+        started = start_fault(container=go.name, injector=injector, **fault)
+        assert started["injector"] == injector
+        begin = time.monotonic()
+        seen[name] = dict(answers(go, 8, at_once=2)), time.monotonic() - begin >= 4 * 0.12
+        (stopped,) = stop_fault(container=go.name)["stopped"]
+        seen[name] += (stopped["injected"].get("connect"),)
+        assert answers(go, 8) == {200: 8}
+        assert go.tracers() == {0}
+    assert seen == {
+        "refused": ({0: 8}, False, 8),
+        "broken": ({0: 8}, False, None),
+        "copied in another way": ({200: 8}, False, None),
+        "slow": ({200: 8}, True, 8),
+    }
+
+
+class Odd:
+    """A container with one of the odd programs (inside/odd.c)."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.name = str(container.name)
+
+    def said(self) -> list[str]:
+        return self.container.logs().decode().splitlines()
+
+    def go(self) -> list[int]:
+        """Have it make its calls; return the figures that it tells."""
+        before = len(self.said())
+        self.container.kill("SIGUSR1")
+        wait_for(lambda: len(self.said()) > before, 20)
+        time.sleep(SETTLED)
+        return [int(word) for word in self.said()[-1].split()]
+
+
+@pytest.fixture(scope="module")
+def odd_image(client: docker.DockerClient) -> str:
+    client.images.build(path=str(ROOT / "tests" / "integration" / "inside"), tag="chaosorca-test-inside", rm=True)
+    return "chaosorca-test-inside"
+
+
+@pytest.fixture
+def odd(odd_image: str, run_container: Callable[..., Container]) -> Iterator[Callable[[str], Odd]]:
+    """Start an odd program, and have its calls counted."""
+    started: list[Odd] = []
+
+    def start(kind: str) -> Odd:
+        program = Odd(run_container(["/observer/odd", kind], image=odd_image))
+        wait_for(lambda: program.said() == ["ready"])
+        start_monitoring(container=program.name, http=False, resources=False)
+        started.append(program)
+        return program
+
+    yield start
+    for program in started:
+        stop_monitoring(container=program.name)
+
+
+def coverage() -> Counter[str]:
+    return Counter(status()["coverage"].get("getppid", {}))
+
+
+def test_a_library_that_is_loaded_while_the_fault_goes_on(odd: Callable[[str], Odd]) -> None:
+    program = odd("loads")
+    start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
+    passed, last, hit = program.go()
+    print(f"{passed} calls passed, the last {last} ms after the library was there; {hit} were hit")  # noqa: T201
+    assert last < 100, "milliseconds after it was loaded"
+    assert hit > 50
+    before = coverage()
+    assert before == {"made": passed + hit, "probed": hit}
+    assert program.go() == [100]
+    assert coverage() - before == {"made": 100, "probed": 100}
+    assert faults_injected(program.name) == hit + 100
+    (stopped,) = stop_fault(container=program.name)["stopped"]
+    assert stopped["injected"] == {"getppid": hit + 100}
+    assert program.go() == [0]
+
+
+def test_calls_of_code_that_no_file_holds_are_let_pass_and_told(odd: Callable[[str], Odd]) -> None:
+    program = odd("makes")
+    start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
+    passed, _, hit = program.go()
+    assert hit == 0 and passed > 50
+    assert coverage() == {"made": passed, "probed": 0}
+    assert status()["warnings"] == [
+        "not every call of getppid comes by a place in a program or library that can have a probe: the others are not hit"
+    ]
+    stop_fault(container=program.name)
+    start_fault(container=program.name, syscall="getppid", error="EACCES", injector="ptrace")
+    assert program.go() == [100]
+
+
+def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_let_pass_and_told(odd: Callable[[str], Odd]) -> None:
+    program = odd("deaf")
+    started = start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
+    (foreseen,) = started["warnings"]
+    assert "(odd) has blocked SIGURG and SIGWINCH, by which its calls are stopped" in foreseen
+    assert program.go() == [0, 100]
+    assert faults_injected(program.name) == 100
+    assert coverage() == {"made": 200, "probed": 200}
+    told = status()["warnings"][-1]
+    assert told.startswith("100 calls of getppid were let pass, because the threads had blocked the signals that stop them")
+    stop_fault(container=program.name)
+    started = start_fault(container=program.name, syscall="getppid", error="EACCES")
+    assert started["injector"] == "ptrace"
+    (why,) = started["warnings"]
+    assert "it is injected by ptrace" in why
+    assert "(odd) has blocked SIGURG and SIGWINCH, by which its calls are stopped" in why
+    assert program.go() == [100, 100]
+
+
+def test_a_program_that_waits_for_its_own_signals_gets_each_of_them(odd: Callable[[str], Odd]) -> None:
+    """One thread sends another SIGURG while that one is being armed by SIGURG, thousands of times a second, each with a SIGALRM."""
+    program = odd("asks")
+    start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
+    sent, arrived, hit = program.go()
+    assert arrived == sent == 20000, "each as it was sent"
+    assert faults_injected(program.name) == hit > 1000
+
+
+@pytest.mark.parametrize("program", ["odd", "odd-static"])
+def test_a_program_that_is_executed_in_the_container_from_outside(program: str, odd: Callable[[str], Odd]) -> None:
+    target = odd("loads")
+    start_fault(container=target.name, syscall="getppid", error="EACCES", process=f"/observer/{program} now", injector="uprobe")
+    passed, last, hit = (int(word) for word in target.container.exec_run([f"/observer/{program}", "now"]).output.split())
+    print(f"{passed} calls passed, the last {last} ms after it began; {hit} were hit")  # noqa: T201
+    assert last < 400, "milliseconds after it began: the agent looks for new processes ten times a second"
+    assert hit > 50
+    assert faults_injected(target.name) == hit
