@@ -90,7 +90,7 @@ class Agent:
             self._targets[target.name] = target
             self._monitors[target.name] = wanted
             self._fault_changed(target.name)
-            return {**self._describe(target), "warnings": target.warnings + self.names.warnings(), "new": is_new}
+            return {**(told := self._describe(target)), "warnings": told["warnings"] + self.names.warnings(), "new": is_new}
 
     def unwatch(self, container: str) -> dict[str, Any]:
         """Stop monitoring a container, by name; success if nobody does."""
@@ -302,10 +302,12 @@ class Agent:
         if "http" not in self._monitors.get(container, ()):
             return None
         by_code: Counter[str] = Counter()
-        for (name, role, _method, code), count in self._http.counts().items():
+        for (name, role, _method, code, _tls), count in self._http.counts().items():
             if (name, role) == (container, "server"):
                 by_code[code] += count
-        return Requests(dict(by_code), self._http.durations().get((container, "server"), Histogram()))
+        durations = self._http.durations()
+        none = Histogram()
+        return Requests(dict(by_code), sum((durations.get((container, "server", tls), none) for tls in ("false", "true")), none))
 
     def _describe(self, target: Target) -> dict[str, Any]:
         return {
@@ -313,7 +315,7 @@ class Agent:
             "id": target.id,
             "running": target.cgroup.exists(),
             "monitors": sorted(self._monitors[target.name]),
-            "warnings": target.warnings,
+            "warnings": target.warnings + self._http.warnings(target.name),
         }
 
 

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent import kernel
+from chaosorca.agent import proc as procfs
 from chaosorca.agent.btf import member_offsets
 from chaosorca.agent.elf import Elf
 from chaosorca.agent.libbpf import Program
+from chaosorca.agent.proc import FileId
 from chaosorca.agent.tracers.callers import numbers_passed, syscall_function
 from chaosorca.agent.tracers.sites import Site, find_sites
 from chaosorca.model.errors import AgentError
@@ -56,7 +58,6 @@ _LARGEST = 192 << 20
 _CLOSED_AT_ONCE = 16
 _NOBODY = 0
 _GONE = (FileNotFoundError, ProcessLookupError)
-_FileId = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ class Arming:
         self._one_by_one = one_by_one
         self._lock = threading.RLock()
         self._loaded: Program | None = None
-        self._known: dict[_FileId, tuple[tuple[int, int, int], _Code]] = {}
-        self._links: dict[tuple[_FileId, int], Callable[[], None] | None] = {}
-        self._users: dict[tuple[_FileId, int], set[int]] = {}
+        self._known: dict[FileId, tuple[tuple[int, int, int], _Code]] = {}
+        self._links: dict[tuple[FileId, int], Callable[[], None] | None] = {}
+        self._users: dict[tuple[FileId, int], set[int]] = {}
 
     def prepare(self) -> None:
         """Load the program, if that has not been done.
@@ -218,25 +219,11 @@ class Arming:
                     users.discard(user)
         threading.Timer(_KEPT_FOR, self._close_unused).start()
 
-    def _files(self, pids: Collection[int]) -> list[tuple[Path, _FileId]]:
-        found: dict[_FileId, Path] = {}
-        for pid in pids:
-            try:
-                lines = (self._proc / str(pid) / "maps").read_text(errors="replace").splitlines()
-            except OSError:
-                continue
-            for line in lines:
-                span, permissions, _offset, device, inode, *_ = line.split(maxsplit=5)
-                if "x" in permissions and inode != "0":
-                    major, minor = device.split(":")
-                    found.setdefault((os.makedev(int(major, 16), int(minor, 16)), int(inode)), self._map_file(pid, span))
+    def _files(self, pids: Collection[int]) -> list[tuple[Path, FileId]]:
+        found = {one.id: one.path for pid in reversed(list(pids)) for one in procfs.code_files(self._proc, pid)}
         return [(path, file) for file, path in found.items()]
 
-    def _map_file(self, pid: int, span: str) -> Path:
-        begin, end = (int(address, 16) for address in span.split("-"))
-        return self._proc / str(pid) / "map_files" / f"{begin:x}-{end:x}"  # which has no leading zeros
-
-    def _code(self, path: Path, file: _FileId) -> _Code:
+    def _code(self, path: Path, file: FileId) -> _Code:
         with self._lock:
             try:
                 status = path.stat()
@@ -251,7 +238,7 @@ class Arming:
                 return _Code((), f"cannot be opened by the agent: {error.strerror}", None)
             return known[1]
 
-    def _probe_file(self, user: int, path: Path, file: _FileId, numbers: Collection[int]) -> None:
+    def _probe_file(self, user: int, path: Path, file: FileId, numbers: Collection[int]) -> None:
         with self._lock:
             for nr in numbers:
                 at = (file, nr)

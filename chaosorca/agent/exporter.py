@@ -41,17 +41,17 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         "chaosorca_http_requests",
         "HTTP requests answered, or ended without an answer (none)",
         ["container", "role", "method", "code", "tls"],
-        {(*key, "false"): value for key, value in snapshot.http.items()},
+        snapshot.http,
     )
     yield _histogram(
         "chaosorca_http_request_duration_seconds",
         "Time from a request's first packet to its answer's first packet",
         ["container", "role", "tls"],
-        {(*key, "false"): value for key, value in snapshot.http_durations.items()},
+        snapshot.http_durations,
     )
     yield _counter(
         "chaosorca_http_unparsed",
-        "HTTP messages, and connections with HTTP/2 or TLS, that could not be followed",
+        "HTTP messages, and connections with HTTP/2 or TLS of other libraries than OpenSSL's, that could not be followed",
         ["container", "reason"],
         snapshot.http_unparsed,
     )

@@ -23,6 +23,7 @@ _SIOCGIFINDEX = 0x8933
 _ETH_P_ALL = 0x0003
 _CLONE_NEWNET = 0x40000000
 
+_AT_RETURN = 1
 UPROBE_MULTI = 48
 """The attach type of programs for many uprobes at once, which Linux has from 6.6 on."""
 
@@ -114,15 +115,19 @@ def takes_many_uprobes(program: int) -> bool:
     return True
 
 
-def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[int]) -> int:
-    """Put a program on instructions of a file, by their offsets in it; closing the descriptor that is returned takes it away."""
+def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[int], at_return: bool = False) -> int:
+    """Put a program on instructions of a file, by their offsets in it; closing the descriptor that is returned takes it away.
+
+    Arguments:
+        at_return: the instructions begin functions, and the program is run when these return.
+    """
     name = ctypes.create_string_buffer(path.encode())
     at = (ctypes.c_uint64 * len(offsets))(*offsets)
     told = (ctypes.c_uint64 * len(cookies))(*cookies)
     attributes = struct.pack(
         "=IIIIQQQQIIQ",
         *(program, 0, UPROBE_MULTI, 0),
-        *(ctypes.addressof(name), ctypes.addressof(at), 0, ctypes.addressof(told), len(offsets), 0, 0),
+        *(ctypes.addressof(name), ctypes.addressof(at), 0, ctypes.addressof(told), len(offsets), _AT_RETURN if at_return else 0, 0),
     )
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     fd = _libc.syscall(_BPF_SYSCALL[platform.machine()], _BPF_LINK_CREATE, buffer, len(attributes))

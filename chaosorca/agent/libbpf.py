@@ -177,13 +177,16 @@ class Program:
         """How often a map was found full; see `DROPS` in bpf/common.h."""
         return int(self["dropped"].get(0))
 
-    def attach_uprobe(self, function: str, path: str, offset: int, cookie: int) -> int:
+    def attach_uprobe(self, function: str, path: str, offset: int, cookie: int, at_return: bool = False) -> int:
         """Put a function on an instruction of a file; return what `detach` takes.
+
+        Arguments:
+            at_return: the instruction begins a function, and ours is run when that returns.
 
         Raises:
             OSError: the kernel refuses it.
         """
-        options = _UprobeOptions(sz=ctypes.sizeof(_UprobeOptions), bpf_cookie=cookie)
+        options = _UprobeOptions(sz=ctypes.sizeof(_UprobeOptions), bpf_cookie=cookie, retprobe=at_return)
         library = _library()
         return _pointer(
             library.bpf_program__attach_uprobe_opts(self._function(function), -1, os.fsencode(path), offset, ctypes.byref(options))
@@ -251,8 +254,9 @@ class Program:
         one = None
         while one := library.bpf_object__next_map(self._object, one):
             if not library.bpf_map__is_internal(one):
-                theirs = other._map(library.bpf_map__name(one).decode())
-                _check(library.bpf_map__reuse_fd(one, library.bpf_map__fd(theirs)))
+                theirs = library.bpf_object__find_map_by_name(other._object, library.bpf_map__name(one))
+                if theirs:
+                    _check(library.bpf_map__reuse_fd(one, library.bpf_map__fd(theirs)))
 
     def _attach(self) -> None:
         library = _library()

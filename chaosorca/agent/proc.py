@@ -10,6 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _GONE = (FileNotFoundError, ProcessLookupError)
+FileId = tuple[int, int]
+"""A file's device and inode."""
+
+
+@dataclass(frozen=True)
+class CodeFile:
+    """A file that a process may execute: what it is called there, and a path by which the agent can open it."""
+
+    id: FileId
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,32 @@ def resident_bytes(proc: Path, pid: int) -> int:
         return int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     except _GONE:
         return 0
+
+
+def virtual_pages(proc: Path, pid: int) -> int:
+    """How large a process's address space is, 0 if it is gone: one that has loaded something is larger than before."""
+    try:
+        return int((proc / str(pid) / "statm").read_text().split()[0])
+    except _GONE:
+        return 0
+
+
+def code_files(proc: Path, pid: int) -> list[CodeFile]:
+    """The files that a process has mapped to execute them, none if it is gone."""
+    try:
+        lines = (proc / str(pid) / "maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    found: dict[FileId, CodeFile] = {}
+    for line in lines:
+        span, permissions, _offset, device, inode, *name = line.split(maxsplit=5)
+        if "x" in permissions and inode != "0":
+            major, minor = (int(number, 16) for number in device.split(":"))
+            begin, end = (int(address, 16) for address in span.split("-"))
+            path = proc / str(pid) / "map_files" / f"{begin:x}-{end:x}"  # which has no leading zeros
+            file = (os.makedev(major, minor), int(inode))
+            found.setdefault(file, CodeFile(file, "".join(name), path))
+    return list(found.values())
 
 
 def network_devices(proc: Path, pid: int) -> set[str]:

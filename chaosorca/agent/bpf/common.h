@@ -14,6 +14,7 @@ typedef __u32 u32;
 typedef __u64 u64;
 typedef __s16 s16;
 typedef __s32 s32;
+typedef __s64 s64;
 
 /* Latency histograms: see kernel.py. slots[i]: what took less than 2^(FIRST_SLOT + i) ns and is in no slot before; the last has no
  * bound. */

@@ -15,7 +15,7 @@
 #include "common.h"
 
 #define HTTP_LOAD(source, offset, to, size) bpf_skb_load_bytes(source, offset, to, size)
-#include "http_exchange.h"
+#include "http_connection.h"
 
 #define OUTGOING 4
 #define TCP 6
@@ -25,30 +25,6 @@
 #define RST 4
 #define ACK 16
 
-struct end {
-    u64 high;
-    u64 low;
-};
-
-/* The same for both directions: `one` is the end whose address, or else port, is less. */
-struct connection_key {
-    struct end one;
-    struct end other;
-    u16 one_port;
-    u16 other_port;
-    u32 target;
-};
-
-struct connection {
-    u32 next[2];       /* by direction: the sequence number that follows */
-    u8 known[2];       /* whether it is known */
-    u8 closed[2];      /* a FIN was seen */
-    u8 client_is_one;
-    u8 pad[3];
-    struct exchange exchange;
-};
-
-LRU_HASH(connections, struct connection_key, struct connection, 32768);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, fresh, u32, struct connection, 1);
 PROGRAMS(parser, 1); /* this one, for the filters that go on to it */
 
@@ -124,13 +100,7 @@ static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *p
     if (packet->at >= end && !(header.flags & (FIN | SYN | RST)))
         return false;
     packet->seq = bpf_ntohl(header.seq);
-    packet->from_one = from.high != to.high ? from.high < to.high
-                       : from.low != to.low ? from.low < to.low
-                                            : header.source < header.destination;
-    if (packet->from_one)
-        packet->key = (struct connection_key){from, to, header.source, header.destination, 0};
-    else
-        packet->key = (struct connection_key){to, from, header.destination, header.source, 0};
+    packet->from_one = key_of(&packet->key, &from, &to, header.source, header.destination);
     return true;
 }
 
@@ -198,8 +168,9 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
     if (!e->spoken || stream->phase == HTTP_OUT_OF_STEP) {
         u32 seen = look_at_payload(skb, at, end);
         if (seen == HTTP_TLS && !e->spoken) {
-            add(&reading->figures->unparsed[REASON_TLS], 1);
-            e->ignored = 1;
+            e->ignored = TLS_UNTOLD;
+            stream->began = bpf_ktime_get_ns();
+            add_untold(reading->target, 1);
             return;
         }
         if (stream->phase == HTTP_OUT_OF_STEP) {
@@ -208,7 +179,20 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
             stream->phase = HTTP_FIRST_LINE;
         }
     }
-    read_piece(reading, at, end);
+    u32 zero = 0;
+    reading->window = bpf_map_lookup_elem(&windows, &zero);
+    if (reading->window)
+        read_piece(reading, at, end, bpf_ktime_get_ns());
+}
+
+/* A connection by TLS ends of which nobody has told. */
+static __always_inline void end_untold(struct reading *reading)
+{
+    if (reading->exchange->ignored != TLS_UNTOLD)
+        return;
+    reading->exchange->ignored = IGNORED;
+    add(&reading->figures->unparsed[REASON_TLS], 1);
+    add_untold(reading->target, -1);
 }
 
 SEC("socket")
@@ -228,6 +212,7 @@ int http(struct __sk_buff *skb)
         if (c && take(&c->exchange)) { /* it takes the place of an old one with the same ports */
             reading.exchange = &c->exchange;
             abandon(&reading);
+            end_untold(&reading);
             release(&c->exchange);
         }
         c = follow(&packet, role, false);
@@ -257,47 +242,36 @@ int http(struct __sk_buff *skb)
     }
     if (over || (packet.flags & FIN && direction == ANSWERS))
         abandon(&reading);
+    if (over)
+        end_untold(&reading);
     release(e);
     if (over)
         bpf_map_delete_elem(&connections, &packet.key);
     return 0;
 }
 
-/* What user space asks `sweep` for, and is told. */
-struct sweep {
-    u64 oldest; /* requests that began before are given up on */
-    u64 connections; /* that there are */
-};
-
 static long sweep_connection(UNUSED void *map, struct connection_key *key, struct connection *c, struct sweep *sweep)
 {
+    struct exchange *e = &c->exchange;
     u32 target = key->target;
-    struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
-    sweep->connections++;
-    if (!figures)
+    sweep_exchange(e, target, sweep);
+    if (e->ignored != TLS_UNTOLD || e->streams[REQUESTS].began >= sweep->oldest_tls || __sync_val_compare_and_swap(&e->busy, 0, 1))
         return 0;
-    for (u32 i = 0; i < HTTP_WAITING; i++) {
-        u64 one = c->exchange.waiting[i];
-        if (one == 0 || one & WAITING_GIVEN_UP)
-            continue;
-        /* As a packet that ends it may come now, who changes it first counts it. */
-        u8 role = c->exchange.role & 1;
-        if (one < sweep->oldest && __sync_val_compare_and_swap(&c->exchange.waiting[i], one, one | WAITING_GIVEN_UP) == one) {
-            u64 *count = count_of(target, role, one, UNANSWERED);
-            __sync_fetch_and_add(count ? count : &figures->dropped, 1); /* packets do interrupt this */
-            __sync_fetch_and_add(&figures->ended[role], 1);
-        } else {
-            figures->swept[role]++;
-        }
+    struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
+    if (figures && e->ignored == TLS_UNTOLD) {
+        e->ignored = IGNORED;
+        __sync_fetch_and_add(&figures->unparsed[REASON_TLS], 1);
+        add_untold(target, -1);
     }
+    release(e);
     return 0;
 }
 
-/* Gives up on old requests of all connections. */
+/* Gives up on old requests of all connections, and on those by TLS of which nobody tells. */
 SEC("syscall")
 int sweep(struct sweep *asked)
 {
-    struct sweep sweep = {.oldest = asked->oldest};
+    struct sweep sweep = *asked;
     bpf_for_each_map_elem(&connections, sweep_connection, &sweep, 0);
     asked->connections = sweep.connections;
     return 0;

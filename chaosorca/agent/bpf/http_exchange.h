@@ -12,6 +12,8 @@
 #define HTTP_WAITING 32      /* requests that may wait for their answers on a connection */
 #define HTTP_MOST_STEPS 65536 /* for a piece: the smallest chunks there are, in a packet of 256 KiB */
 #define TARGETS 512
+#define BY_TLS TARGETS /* what came by TLS is counted as if for another target, by this much higher */
+#define WINDOWS 5      /* of each processor: the first for packets, the others for threads that may interrupt each other */
 #define UNANSWERED 0
 #define MOST_TRIES 512
 #define UNUSED __attribute__((unused))
@@ -19,6 +21,9 @@
 enum role { SERVER, CLIENT };
 enum direction { REQUESTS, ANSWERS };
 enum reason { REASON_JOINED, REASON_PIPELINED, REASON_REORDERED, REASON_MALFORMED, REASON_HTTP_2, REASON_TLS, REASONS };
+
+/* Why a connection is not followed: it is no HTTP/1.x, or no longer; it is TLS, and nobody has said yet that its library tells of it. */
+enum { IGNORED = 1, TLS_UNTOLD };
 
 /* A request that waits, as one number that is taken as a whole: when it began, and in the lowest bits */
 #define WAITING_METHOD 15
@@ -30,7 +35,7 @@ enum reason { REASON_JOINED, REASON_PIPELINED, REASON_REORDERED, REASON_MALFORME
 struct exchange {
     u32 busy; /* one processor at a time */
     u8 role;
-    u8 ignored; /* it is no HTTP/1.x, or no longer */
+    u8 ignored; /* why it is not followed, if it is not */
     u8 spoken;  /* there has been a message */
     u8 first;   /* of those waiting: where in the ring, modulo 256 */
     u8 last;
@@ -65,13 +70,17 @@ struct figures {
 
 /* Each processor counts for itself: what belongs to a connection goes back and forth between them, what is counted need not. */
 MAP(BPF_MAP_TYPE_PERCPU_HASH, counts, struct count_key, u64, 4096);
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, per_target, u32, struct figures, TARGETS);
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, windows, u32, struct http_window, 1);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, per_target, u32, struct figures, 2 * TARGETS);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, windows, u32, struct http_window, WINDOWS);
 
-/* No packet interrupts the reading of another on the same processor. */
+/* No packet interrupts the reading of another on the same processor. A thread does. */
 static __always_inline void add(u64 *counter, u64 number)
 {
+#ifdef HTTP_READ_BY_THREADS
+    __sync_fetch_and_add(counter, number);
+#else
     *counter += number;
+#endif
 }
 
 static __always_inline u64 *count_of(u32 target, u8 role, u64 waiting, u16 code)
@@ -226,7 +235,7 @@ static __always_inline void on_answer(struct reading *reading)
     if (method == HTTP_HEAD)
         stream->flags |= HTTP_BODILESS;
     if (code == 101 || (method == HTTP_CONNECT && code < 300))
-        e->ignored = 1; /* another protocol from here on */
+        e->ignored = IGNORED; /* another protocol from here on */
     if (one & WAITING_GIVEN_UP)
         return;
     count_request(figures, reading->target, e->role, one, code);
@@ -256,24 +265,19 @@ static long read_on(UNUSED u32 index, struct reading *reading)
     }
     if (event == HTTP_TWO) {
         add(&figures->unparsed[REASON_HTTP_2], 1);
-        e->ignored = 1;
+        e->ignored = IGNORED;
     } else if (e->spoken) {
         lose(reading, REASON_MALFORMED);
     } else {
-        e->ignored = 1; /* it never was HTTP */
+        e->ignored = IGNORED; /* it never was HTTP */
     }
     return 1;
 }
 
 /* Read a piece of one direction of a connection: bytes `at` to `end` of what HTTP_LOAD reads. */
-static __always_inline void read_piece(struct reading *reading, u32 at, u32 end)
+static __always_inline void read_piece(struct reading *reading, u32 at, u32 end, u64 now)
 {
-    u32 zero = 0;
-    struct http_window *window = bpf_map_lookup_elem(&windows, &zero);
-    if (!window)
-        return;
-    reading->window = window;
-    http_begin(&reading->exchange->streams[reading->direction & 1], window, at, end, bpf_ktime_get_ns());
+    http_begin(&reading->exchange->streams[reading->direction & 1], reading->window, at, end, now);
     if (bpf_loop(HTTP_MOST_STEPS, read_on, reading, 0) == HTTP_MOST_STEPS)
         lose(reading, REASON_MALFORMED);
 }
@@ -290,4 +294,33 @@ static __always_inline u32 look(const u8 *bytes, u32 length)
     if (length >= 16 && http_method_of(bytes))
         return HTTP_REQUEST;
     return HTTP_ON;
+}
+
+/* What user space asks `sweep` and `sweep_tls` for, and is told. */
+struct sweep {
+    u64 oldest;      /* requests that began before are given up on, */
+    u64 oldest_tls;  /* and so are connections that are TLS since before */
+    u64 connections; /* that there are */
+};
+
+/* Gives up on old requests of a connection. As what ends one may come now, who changes it first counts it. */
+static __always_inline void sweep_exchange(struct exchange *e, u32 target, struct sweep *sweep)
+{
+    struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
+    sweep->connections++;
+    if (!figures)
+        return;
+    for (u32 i = 0; i < HTTP_WAITING; i++) {
+        u64 one = e->waiting[i];
+        if (one == 0 || one & WAITING_GIVEN_UP)
+            continue;
+        u8 role = e->role & 1;
+        if (one < sweep->oldest && __sync_val_compare_and_swap(&e->waiting[i], one, one | WAITING_GIVEN_UP) == one) {
+            u64 *count = count_of(target, role, one, UNANSWERED);
+            __sync_fetch_and_add(count ? count : &figures->dropped, 1); /* packets do interrupt this */
+            __sync_fetch_and_add(&figures->ended[role], 1);
+        } else {
+            figures->swept[role]++;
+        }
+    }
 }

@@ -68,7 +68,7 @@ struct http_window {
     u32 from;     /* where in the window the line under way begins */
     u32 searched; /* its end is not before this */
     u32 to;       /* end of what is in the window */
-    u32 pad;
+    u32 busy;     /* for whoever shares it */
     u8 bytes[2 * 1024]; /* more than is used: a place in it and a masked length stay inside, which is what the verifier sees */
 };
 

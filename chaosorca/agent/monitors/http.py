@@ -1,10 +1,12 @@
-"""HTTP/1.x of each target, followed in the kernel by a socket filter in its network namespace (bpf/http.c)."""
+"""HTTP/1.x of each target, followed in the kernel by a socket filter in its network namespace (bpf/http.c).
+
+What is inside TLS comes from tls.py; the kernel counts it as if for another target, by `_TARGETS` higher.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import struct
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ from chaosorca.agent import kernel
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.histogram import Histogram
 from chaosorca.agent.libbpf import Program
+from chaosorca.agent.monitors.tls import SWEEP, TlsProbes
 from chaosorca.agent.targets import Target
 from chaosorca.model.errors import AgentError
 
@@ -41,6 +44,7 @@ _METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CON
 _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined", "reordered", "malformed", "HTTP/2", "TLS"]
 _UNANSWERED_AFTER = 60.0
+_TLS_UNTOLD_AFTER = 5.0
 _LOOK_EVERY = 5.0
 _TARGETS = 512
 _LAYOUTS = {
@@ -48,9 +52,10 @@ _LAYOUTS = {
     "counts": ("=IHBB", "=Q"),
     "per_target": ("=I", f"={_Figures.NUMBERS}Q"),
     "parser": ("=I", "=I"),
+    "untold": ("=I", "=Q"),
 }
 """Of the maps in bpf/http.c and bpf/http_exchange.h."""
-_SWEEP = struct.Struct("=QQ")
+_BY_TLS = ["false", "true"]
 
 
 @dataclass
@@ -83,10 +88,12 @@ class HttpMonitor:
         self._lock = threading.Lock()
         self._preparing = threading.Lock()
         self._lost: Counter[tuple[int, int]] = Counter()
-        self._connections = 0
+        self._connections = self._secured = 0
         self._looked_for_old = 0.0
         self._program: Program | None = None
         self._targets: dict[str, _Watched] = {}
+        self._tls = TlsProbes(proc)
+        self._no_tls = ""
 
     def prepare(self) -> Program:
         """Load the program, if that has not been done, and return it."""
@@ -94,6 +101,7 @@ class HttpMonitor:
             if self._program is None:
                 program = Program("http", _LAYOUTS)
                 program["parser"].put(0, program.fd("http"))
+                self._no_tls = self._tls.prepare(program)
                 self._program = program
             return self._program
 
@@ -121,11 +129,14 @@ class HttpMonitor:
             if before and before.namespace == namespace:
                 with contextlib.suppress(OSError):  # the process has ended: another one is asked next time
                     before.follow_devices(self._proc, pid)
+                self._tls.watch(before.number, target)
                 return
             number = before.number if before else self._free_number()
             if not before:
                 table = program["per_target"]
-                table.put(number, [[0] * _Figures.NUMBERS for _processor in table.get(number)])
+                for one in (number, number + _TARGETS):
+                    table.put(one, [[0] * _Figures.NUMBERS for _processor in table.get(one)])
+                program["untold"].put(number, 0)
             watched = _Watched(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
             try:
                 watched.follow_devices(self._proc, pid)
@@ -135,6 +146,7 @@ class HttpMonitor:
             self._targets[target.name] = watched
             if before:
                 before.close()
+            self._tls.watch(number, target)
 
     def unwatch(self, name: str) -> None:
         """Stop following a target's requests and forget its counts."""
@@ -143,25 +155,27 @@ class HttpMonitor:
             if watched is None or self._program is None:
                 return
             watched.close()
-            self._program["counts"].delete_those(lambda key: key[0] == watched.number)
+            self._tls.unwatch(watched.number)
+            self._program["counts"].delete_those(lambda key: key[0] % _TARGETS == watched.number)
             self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
-            self._lost = Counter({key: count for key, count in self._lost.items() if key[0] != watched.number})
+            self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != watched.number})
 
-    def counts(self) -> dict[tuple[str, str, str, str], int]:
-        """Requests by container, role, method and code (`none`: never answered)."""
+    def counts(self) -> dict[tuple[str, str, str, str, str], int]:
+        """Requests by container, role, method, code (`none`: never answered), and whether they came by TLS (`true`, `false`)."""
         with self._lock:
             names = self._names_of_targets()
             return {
-                (names[target], _ROLES[role], _METHODS[method], str(code) if code else "none"): sum(of_processors)
-                for (target, code, role, method), of_processors in self._entries("counts")
-                if target in names
+                (names[one % _TARGETS], _ROLES[role], _METHODS[method], str(code or "none"), _BY_TLS[one // _TARGETS]): sum(counts)
+                for (one, code, role, method), counts in self._entries("counts")
+                if one % _TARGETS in names
             }
 
-    def durations(self) -> dict[tuple[str, str], Histogram]:
-        """Latency histograms by container and role."""
+    def durations(self) -> dict[tuple[str, str, str], Histogram]:
+        """Latency histograms by container, role and whether it was by TLS."""
         return {
-            (name, role): histogram
-            for name, figures in self._figures().items()
+            (name, role, tls): histogram
+            for name, by_tls in self._figures().items()
+            for tls, figures in zip(_BY_TLS, by_tls, strict=True)
             for role, histogram in zip(_ROLES, figures.durations, strict=True)
             if any(histogram.slots)
         }
@@ -169,24 +183,36 @@ class HttpMonitor:
     def unparsed(self) -> dict[tuple[str, str], int]:
         """Messages and connections that could not be followed, by container and reason."""
         return {
-            (name, reason): count
-            for name, figures in self._figures().items()
-            for reason, count in zip(_REASONS, figures.unparsed, strict=True)
-            if count
+            (name, reason): sum(counts)
+            for name, by_tls in self._figures().items()
+            for reason, *counts in zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
+            if any(counts)
         }
 
     def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests that wait for their answer, by container and role."""
         with self._lock:
             return {
-                (name, _ROLES[role]): max(0, begun - ended - self._lost[watched.number, role])
+                (name, role_name): sum(self._waiting(number, role) for number in (watched.number, watched.number + _TARGETS))
                 for name, watched in self._targets.items()
-                for role, (begun, ended, _swept) in enumerate(self._figures_of(watched.number).by_role)
+                for role, role_name in enumerate(_ROLES)
             }
 
-    def program(self) -> Program | None:
-        """What is loaded, for what it costs; None before that."""
-        return self._program
+    def warnings(self, name: str) -> list[str]:
+        """What of a target's HTTP cannot be followed: of now, and what was counted since it is watched."""
+        with self._lock:
+            watched = self._targets.get(name)
+            if watched is None:
+                return []
+            told = [self._no_tls] if self._no_tls else self._tls.problems(watched.number)
+            strangers = self._tls.strangers(watched.number)
+        unparsed = self.unparsed()
+        if count := unparsed.get((name, "TLS"), 0):
+            who = f"processes: {', '.join(strangers)}" if strangers else "by whom is not known"
+            told.append(f"TLS connections that could not be looked into, not being by OpenSSL's libssl: {count} ({who})")
+        if count := unparsed.get((name, "HTTP/2"), 0):
+            told.append(f"connections with HTTP/2, which is not followed: {count}")
+        return told
 
     def give_up_on_old(self) -> None:
         """Count requests that have waited for their answer for a minute as never answered. Looks every few seconds at the most."""
@@ -195,10 +221,11 @@ class HttpMonitor:
             if self._program is None or now - self._looked_for_old < _LOOK_EVERY:
                 return
             self._looked_for_old = now
-            numbers = [watched.number for watched in self._targets.values()]
+            numbers = [one for watched in self._targets.values() for one in (watched.number, watched.number + _TARGETS)]
             before = {number: self._figures_of(number) for number in numbers}
-            sweep = self._program.run("sweep", _SWEEP.pack(int((now - _UNANSWERED_AFTER) * 1e9), 0))
-            _, self._connections = _SWEEP.unpack(sweep)
+            asked = SWEEP.pack(int((now - _UNANSWERED_AFTER) * 1e9), int((now - _TLS_UNTOLD_AFTER) * 1e9), 0)
+            self._connections = SWEEP.unpack(self._program.run("sweep", asked))[2]
+            self._secured = self._tls.sweep(asked)
             for number in numbers:
                 after = self._figures_of(number)
                 for role in range(len(_ROLES)):
@@ -210,12 +237,20 @@ class HttpMonitor:
 
     def cost(self) -> dict[str, dict[str, int]]:
         """Entries in use by map, when it was last looked, and events that found a map full or a connection in use."""
-        dropped = sum(figures.dropped for figures in self._figures().values()) + self._lost.total()
-        return {"entries": {"connections": self._connections}, "dropped": {"http": dropped}}
+        dropped = sum(figures.dropped for by_tls in self._figures().values() for figures in by_tls) + self._lost.total()
+        return {"entries": {"connections": self._connections, "secured": self._secured}, "dropped": {"http": dropped}}
 
-    def _figures(self) -> dict[str, _Figures]:
+    def _figures(self) -> dict[str, tuple[_Figures, _Figures]]:
+        """By name of the target, of what came without and by TLS."""
         with self._lock:
-            return {name: self._figures_of(watched.number) for name, watched in self._targets.items()}
+            return {
+                name: (self._figures_of(watched.number), self._figures_of(watched.number + _TARGETS))
+                for name, watched in self._targets.items()
+            }
+
+    def _waiting(self, number: int, role: int) -> int:
+        begun, ended, _swept = self._figures_of(number).by_role[role]
+        return int(max(0, begun - ended - self._lost[number, role]))
 
     def _figures_of(self, number: int) -> _Figures:
         none = [[0] * _Figures.NUMBERS]

@@ -2,13 +2,14 @@
 
 `port`, `host`; `requests`: what is sent, each after the answers to those before; `answers`: how many come to each; `end`: what each
 of these ends with; `times`: how often all that is sent on one connection; `connections`; `cut`: bytes of a packet; `rest`: do not
-wait for answers, but for the end.
+wait for answers, but for the end; `tls`: by TLS.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ def talk(asked: dict, latencies: list[float]) -> None:
     connection.settimeout(20)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.connect((asked["host"], asked["port"]))
+    if asked.get("tls"):
+        connection = ssl._create_unverified_context().wrap_socket(connection)
     for _ in range(asked.get("times", 1)):
         for request in asked["requests"]:
             data, cut = request.encode("latin-1"), asked.get("cut", 1 << 20)
@@ -30,7 +33,7 @@ def talk(asked: dict, latencies: list[float]) -> None:
                 try:
                     while connection.recv(1 << 16):
                         pass
-                except ConnectionResetError:
+                except (ConnectionResetError, ssl.SSLEOFError):
                     pass
                 continue
             received, ends = b"", asked.get("answers", 1)

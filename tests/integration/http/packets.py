@@ -69,7 +69,8 @@ def main() -> None:
         took = 0
         for kind, what in steps:
             if kind == "sweep":
-                program.run("sweep", http._SWEEP.pack(int((time.monotonic() - what) * 1e9), 0))
+                oldest = int((time.monotonic() - what) * 1e9)
+                program.run("sweep", http.SWEEP.pack(oldest, oldest, 0))
             elif kind == "many":
                 for port in range(what["count"]):
                     give(filter_fd, target, {**what["packet"], "port": 1024 + port % 60000, "version": 4 if port < 60000 else 6})

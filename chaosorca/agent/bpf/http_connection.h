@@ -1,0 +1,53 @@
+/*
+ * TCP connections of the containers' network namespaces, as the HTTP program (http.c) follows them by their packets.
+ *
+ * Of one by TLS the packets say nothing. The program of OpenSSL's library (tls.c) finds it here when its process receives from it.
+ */
+
+#pragma once
+
+#include "http_exchange.h"
+
+struct end {
+    u64 high;
+    u64 low;
+};
+
+/* The same for both directions: `one` is the end whose address, or else port, is less. */
+struct connection_key {
+    struct end one;
+    struct end other;
+    u16 one_port;
+    u16 other_port;
+    u32 target;
+};
+
+struct connection {
+    u32 next[2];       /* by direction: the sequence number that follows */
+    u8 known[2];       /* whether it is known */
+    u8 closed[2];      /* a FIN was seen */
+    u8 client_is_one;
+    u8 pad[3];
+    struct exchange exchange;
+};
+
+LRU_HASH(connections, struct connection_key, struct connection, 32768);
+ARRAY(untold, u64, TARGETS); /* connections by TLS of which nobody has told so far */
+
+/* Ports are in network byte order. Returns whether `from` is the end that comes first. */
+static __always_inline bool key_of(struct connection_key *key, const struct end *from, const struct end *to, u16 source, u16 destination)
+{
+    bool from_one = from->high != to->high ? from->high < to->high : from->low != to->low ? from->low < to->low : source < destination;
+    if (from_one)
+        *key = (struct connection_key){*from, *to, source, destination, 0};
+    else
+        *key = (struct connection_key){*to, *from, destination, source, 0};
+    return from_one;
+}
+
+static __always_inline void add_untold(u32 target, s64 number)
+{
+    u64 *count = bpf_map_lookup_elem(&untold, &target);
+    if (count)
+        __sync_fetch_and_add(count, number);
+}

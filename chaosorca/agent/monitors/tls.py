@@ -1,0 +1,236 @@
+"""HTTP inside TLS, read where processes of targets give it to OpenSSL's library, by uprobes (bpf/tls.c)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaosorca.agent import kernel
+from chaosorca.agent import proc as procfs
+from chaosorca.agent.btf import member_offsets
+from chaosorca.agent.elf import Elf
+from chaosorca.agent.libbpf import Program
+from chaosorca.agent.proc import CodeFile, FileId
+from chaosorca.agent.targets import Target
+from chaosorca.model.errors import AgentError
+
+SWEEP = struct.Struct("=QQQ")
+_LOOK_EVERY = 0.5
+_WRITES, _LENGTH_APART, _IS_FREE, _IS_HANDSHAKE = 1, 2, 4, 8
+_RETURNING = {
+    b"SSL_read": 0,
+    b"SSL_read_ex": _LENGTH_APART,
+    b"SSL_write": _WRITES,
+    b"SSL_write_ex": _WRITES | _LENGTH_APART,
+}
+_NOT_RETURNING = {b"SSL_free": _IS_FREE, b"SSL_do_handshake": _IS_HANDSHAKE}
+"""The functions of the library, and what the program is told of each."""
+_ON_CALL, _ON_RETURN = "on_call", "on_return"
+_OFFSETS = {
+    "SOCK_FAMILY": "skc_family",
+    "SOCK_V6_DADDR": "skc_v6_daddr",
+    "SOCK_V6_RCV_SADDR": "skc_v6_rcv_saddr",
+}
+_LAYOUTS = {
+    "tls_cgroups": ("=Q", "=I"),
+    "secured": ("=QII", "=416s"),
+    "processes": ("=I", "=I"),
+    "strangers": ("=II", "=16s"),
+    "calls": ("=I", "=QQQQIHH"),
+}
+"""Of the maps in bpf/tls.c."""
+_GONE = (FileNotFoundError, ProcessLookupError)
+_log = logging.getLogger("chaosorca.agent")
+
+
+@dataclass
+class _Watched:
+    target: Target
+    cgroups: set[int] = field(default_factory=set)
+    processes: dict[int, tuple[int, frozenset[FileId]]] = field(default_factory=dict)
+    """By number of each process how large it was when its files were looked at, and its TLS libraries."""
+
+
+class TlsProbes:
+    """Puts probes on the TLS libraries of targets: on each file once, since containers of one image share it."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._lock = threading.RLock()
+        self._program: Program | None = None
+        self._one_by_one = False
+        self._looker: threading.Thread | None = None
+        self._targets: dict[int, _Watched] = {}
+        self._attached: dict[FileId, Callable[[], None] | None] = {}
+        self._problems: dict[FileId, str] = {}
+
+    def prepare(self, http: Program) -> str:
+        """Load the program, which shares the maps of that for packets; return why that cannot be done, empty if it can."""
+        if self._program is not None:
+            return ""
+        if platform.machine() != "x86_64":
+            return f"HTTPS is followed on x86-64 only, and this is {platform.machine()}"
+        try:
+            found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), {"sock_common": set(_OFFSETS.values())})
+            offsets = {constant: found["sock_common"][member] for constant, member in _OFFSETS.items()}
+        except (OSError, ValueError, KeyError):
+            return "HTTPS is not followed: this kernel has no type information (BTF)"
+        try:
+            many = {_ON_CALL: kernel.UPROBE_MULTI, _ON_RETURN: kernel.UPROBE_MULTI}
+            program = Program("tls", _LAYOUTS, offsets, many, maps_of=http)
+            self._one_by_one = not kernel.takes_many_uprobes(program.fd(_ON_CALL))
+            if self._one_by_one:
+                program.close()
+                program = Program("tls", _LAYOUTS, offsets, maps_of=http)
+        except AgentError as error:
+            return f"HTTPS is not followed: {error}"
+        self._program = program
+        return ""
+
+    def watch(self, number: int, target: Target) -> None:
+        """Follow a target's processes: now, and from now on by a thread of its own."""
+        with self._lock:
+            if self._program is None:
+                return
+            watched = self._targets.get(number)
+            if watched is not None:
+                watched.target = target
+                return
+            self._targets[number] = _Watched(target)
+            self._look_at(number)
+            if self._looker is None:
+                self._looker = threading.Thread(target=self._keep_looking, name="tls", daemon=True)
+                self._looker.start()
+
+    def unwatch(self, number: int) -> None:
+        """Give a target's probes up, and forget its connections."""
+        with self._lock:
+            watched = self._targets.pop(number, None)
+            if watched is None or self._program is None:
+                return
+            for cgroup in watched.cgroups:
+                self._program["tls_cgroups"].delete(cgroup)
+            self._program["secured"].delete_those(lambda key: key[2] == number)
+            self._program["strangers"].delete_those(lambda key: key[0] == number)
+            self._take_unused_away()
+
+    def sweep(self, asked: bytes) -> int:
+        """Give up on old requests; return how many connections there are."""
+        return int(SWEEP.unpack(self._program.run("sweep_tls", asked))[2]) if self._program else 0
+
+    def problems(self, number: int) -> list[str]:
+        """What is wrong with the libraries that a target's processes use now."""
+        with self._lock:
+            watched = self._targets.get(number)
+            files = {file for _, files in watched.processes.values() for file in files} if watched else set()
+            return sorted({self._problems[file] for file in files & self._problems.keys()})
+
+    def strangers(self, number: int) -> list[str]:
+        """Names of a target's processes that have received by TLS and were never seen to call the library."""
+        if self._program is None:
+            return []
+        using = {process for process, _ in self._program["processes"].entries()}
+        entries = self._program["strangers"].entries()
+        return sorted({_text(name) for (target, process), name in entries if target == number and process not in using})
+
+    @property
+    def _loaded(self) -> Program:
+        if self._program is None:
+            raise AgentError("the program for TLS has not been loaded")
+        return self._program
+
+    def _keep_looking(self) -> None:
+        while True:
+            time.sleep(_LOOK_EVERY)
+            for number in list(self._targets):
+                try:
+                    with self._lock:
+                        if number in self._targets:
+                            self._look_at(number)
+                except Exception:
+                    _log.exception("looking for TLS libraries")
+
+    def _look_at(self, number: int) -> None:
+        """Follow a target to its control groups, and put probes on what its processes have loaded since."""
+        watched = self._targets[number]
+        program = self._loaded
+        with contextlib.suppress(*_GONE):
+            now = set(watched.target.cgroup.ids()) - {1}  # 1 would be everybody's
+            for cgroup in watched.cgroups - now:
+                program["tls_cgroups"].delete(cgroup)
+            for cgroup in now - watched.cgroups:
+                program["tls_cgroups"].put(cgroup, number)
+            watched.cgroups = now
+        pids = watched.target.pids()
+        # Whoever has loaded a library has grown: only then are all of its files looked through.
+        sizes = {pid: procfs.virtual_pages(self._proc, pid) for pid in pids}
+        for pid, size in sizes.items():
+            if size != watched.processes.get(pid, (0,))[0]:
+                libraries = [one for one in procfs.code_files(self._proc, pid) if "libssl" in one.name]
+                self._attach_all(libraries)
+                watched.processes[pid] = (size, frozenset(one.id for one in libraries))
+        gone = [pid for pid in watched.processes if not sizes.get(pid)]
+        for pid in gone:
+            del watched.processes[pid]
+        if gone:
+            self._take_unused_away()
+
+    def _attach_all(self, libraries: Iterable[CodeFile]) -> None:
+        for library in libraries:
+            if library.id in self._attached:
+                continue
+            try:
+                self._attached[library.id] = self._attach(library.path)
+            except _GONE:
+                continue
+            except (OSError, ValueError) as error:
+                self._attached[library.id] = None
+                why = error.strerror if isinstance(error, OSError) else error
+                self._problems[library.id] = f"HTTPS by {library.name} is not followed: no probes could be put on it: {why}"
+
+    def _attach(self, path: Path) -> Callable[[], None] | None:
+        """Put probes on the functions of a library; return what takes them away, None if it has none of them."""
+        elf = Elf(path.read_bytes())
+        found = {
+            symbol.name: elf.offset(symbol.address)
+            for symbol in elf.symbols(dynamic_only=True)
+            if symbol.is_defined and (symbol.name in _RETURNING or symbol.name in _NOT_RETURNING)
+        }
+        told = _RETURNING | _NOT_RETURNING
+        calls = [(offset, told[name]) for name, offset in found.items()]
+        returns = [(offset, 0) for name, offset in found.items() if name in _RETURNING]
+        if not returns:
+            return None
+        program = self._loaded
+        with contextlib.ExitStack() as attached:
+            for function, places, at_return in ((_ON_RETURN, returns, True), (_ON_CALL, calls, False)):
+                if self._one_by_one:
+                    for offset, cookie in places:
+                        link = program.attach_uprobe(function, str(path), offset, cookie, at_return)
+                        attached.callback(program.detach, link)
+                else:
+                    offsets, cookies = [offset for offset, _ in places], [cookie for _, cookie in places]
+                    fd = kernel.attach_uprobes(program.fd(function), str(path), offsets, cookies, at_return)
+                    attached.callback(os.close, fd)
+            return attached.pop_all().close
+
+    def _take_unused_away(self) -> None:
+        used = {file for watched in self._targets.values() for _, files in watched.processes.values() for file in files}
+        unused = self._attached.keys() - used
+        closers = [close for close in map(self._attached.pop, unused) if close is not None]
+        for file in unused:
+            self._problems.pop(file, None)
+        if closers:  # the kernel takes its time for that
+            threading.Thread(target=lambda: [close() for close in closers], name="closer", daemon=True).start()
+
+
+def _text(name: bytes) -> str:
+    return name.split(b"\0", 1)[0].decode(errors="replace")
