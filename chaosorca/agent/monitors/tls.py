@@ -9,11 +9,11 @@ import platform
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaosorca.agent import kernel
+from chaosorca.agent import kernel, openssl
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.btf import member_offsets
 from chaosorca.agent.elf import Elf
@@ -24,15 +24,6 @@ from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")
 _LOOK_EVERY = 0.5
-_WRITES, _LENGTH_APART, _IS_FREE, _IS_HANDSHAKE = 1, 2, 4, 8
-_RETURNING = {
-    b"SSL_read": 0,
-    b"SSL_read_ex": _LENGTH_APART,
-    b"SSL_write": _WRITES,
-    b"SSL_write_ex": _WRITES | _LENGTH_APART,
-}
-_NOT_RETURNING = {b"SSL_free": _IS_FREE, b"SSL_do_handshake": _IS_HANDSHAKE}
-"""The functions of the library, and what the program is told of each."""
 _ON_CALL, _ON_RETURN = "on_call", "on_return"
 _OFFSETS = {
     "SOCK_FAMILY": "skc_family",
@@ -174,50 +165,54 @@ class TlsProbes:
         sizes = {pid: procfs.virtual_pages(self._proc, pid) for pid in pids}
         for pid, size in sizes.items():
             if size != watched.processes.get(pid, (0,))[0]:
-                libraries = [one for one in procfs.code_files(self._proc, pid) if "libssl" in one.name]
+                libraries = self._libraries(pid)
                 self._attach_all(libraries)
-                watched.processes[pid] = (size, frozenset(one.id for one in libraries))
+                watched.processes[pid] = (size, frozenset(libraries))
         gone = [pid for pid in watched.processes if not sizes.get(pid)]
         for pid in gone:
             del watched.processes[pid]
         if gone:
             self._take_unused_away()
 
-    def _attach_all(self, libraries: Iterable[CodeFile]) -> None:
-        for library in libraries:
-            if library.id in self._attached:
-                continue
+    def _libraries(self, pid: int) -> dict[FileId, CodeFile]:
+        """A process's TLS libraries. Each container sees the files of its image on a device of its own: what they have in common
+        is their number and when they were last changed, to the nanosecond."""
+        found = {}
+        for one in procfs.code_files(self._proc, pid):
+            if "libssl" in one.name:
+                with contextlib.suppress(OSError):
+                    status = one.path.stat()
+                    found[status.st_ino, status.st_ctime_ns] = one
+        return found
+
+    def _attach_all(self, libraries: dict[FileId, CodeFile]) -> None:
+        for file in libraries.keys() - self._attached.keys():
+            library = libraries[file]
             try:
-                self._attached[library.id] = self._attach(library.path)
+                self._attached[file] = self._attach(library.path)
             except _GONE:
                 continue
             except (OSError, ValueError) as error:
-                self._attached[library.id] = None
+                self._attached[file] = None
                 why = error.strerror if isinstance(error, OSError) else error
-                self._problems[library.id] = f"HTTPS by {library.name} is not followed: no probes could be put on it: {why}"
+                self._problems[file] = f"HTTPS by {library.name} is not followed: no probes could be put on it: {why}"
 
     def _attach(self, path: Path) -> Callable[[], None] | None:
         """Put probes on the functions of a library; return what takes them away, None if it has none of them."""
-        elf = Elf(path.read_bytes())
-        found = {
-            symbol.name: elf.offset(symbol.address)
-            for symbol in elf.symbols(dynamic_only=True)
-            if symbol.is_defined and (symbol.name in _RETURNING or symbol.name in _NOT_RETURNING)
-        }
-        told = _RETURNING | _NOT_RETURNING
-        calls = [(offset, told[name]) for name, offset in found.items()]
-        returns = [(offset, 0) for name, offset in found.items() if name in _RETURNING]
-        if not returns:
+        found = openssl.places(Elf(path.read_bytes()))
+        if not found:
             return None
+        calls = [(place.offset, place.cookie) for place in found]
+        returns = [(place.offset, 0) for place in found if place.returns]
         program = self._loaded
         with contextlib.ExitStack() as attached:
-            for function, places, at_return in ((_ON_RETURN, returns, True), (_ON_CALL, calls, False)):
+            for function, chosen, at_return in ((_ON_RETURN, returns, True), (_ON_CALL, calls, False)):
                 if self._one_by_one:
-                    for offset, cookie in places:
+                    for offset, cookie in chosen:
                         link = program.attach_uprobe(function, str(path), offset, cookie, at_return)
                         attached.callback(program.detach, link)
                 else:
-                    offsets, cookies = [offset for offset, _ in places], [cookie for _, cookie in places]
+                    offsets, cookies = [offset for offset, _ in chosen], [cookie for _, cookie in chosen]
                     fd = kernel.attach_uprobes(program.fd(function), str(path), offsets, cookies, at_return)
                     attached.callback(os.close, fd)
             return attached.pop_all().close
