@@ -37,7 +37,7 @@ _OFFSETS = {
 _LAYOUTS = {
     "armed_cgroups": ("=Q", "=I"),
     "rules": ("=II", "=6IQQ"),
-    "armed": ("=I", "=IIQQII32x8x64x"),
+    "armed": ("=I", "=IIQQQII32x8x64x"),
     "seen": ("=II", "=Q"),
     "deaf": ("=II", "=Q"),
     "new_code": ("=I", "=Q"),
@@ -49,7 +49,7 @@ _MMAP = 9
 _UNKNOWN_NR = 0xFFFF
 _ANY_NR = 0x10000  # of those in the C library's `syscall()`
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
-_IN_MEMORY, _IS_EARLY, _HAS_CONDITION = 1 << 60, 1 << 61, 1 << 62
+_IN_MEMORY, _IS_EARLY, _HAS_CONDITION, _HAS_DETOUR = 1 << 60, 1 << 61, 1 << 62, 1 << 63
 _FUNCTION = "at_site"
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
@@ -300,6 +300,12 @@ def _group(site: Site, code: _Code) -> int:
 def _cookie(site: Site) -> int:
     """What the program is told of a site; see bpf/arm.c."""
     told = _number(site) | (site.to_syscall & 0xFFFF) << 16
+    if site.detour is not None and site.condition is not None:
+        begin, detour = site.to_syscall if site.to_next is None else site.to_next, site.detour
+        is_far = begin not in range(0x100)  # one of both is right behind the probe
+        near, far = (detour, begin) if is_far else (begin, detour)
+        told |= _IS_EARLY if is_far else 0
+        return told | (far & 0xFFFF) << 32 | near << 48 | site.condition << 56 | _HAS_DETOUR
     if site.condition is not None:
         told |= site.condition << 56 | _HAS_CONDITION
     if site.to_next is not None:

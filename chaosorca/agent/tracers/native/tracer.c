@@ -48,7 +48,7 @@
 #include "sleep.h"
 #include "thread.h"
 
-enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
+enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128, DETOUR = 255 };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
 static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL, LOOKED_AT_WITHIN = 100 * 1000000ULL;
@@ -123,8 +123,9 @@ static bool wake_at_calls(struct thread *thread)
 struct armed_call {
     uint32_t rule;
     uint32_t nr;
-    uint64_t from; /* where the thread is stopped: there, or some instructions before */
-    uint64_t at;   /* its `syscall` */
+    uint64_t from;  /* where the thread is stopped */
+    uint64_t begin; /* from where it gets straight to the call: there, or elsewhere if it is on a detour */
+    uint64_t at;    /* the `syscall` on that way */
     int signal;    /* by which */
     int processor;
     union {
@@ -269,7 +270,7 @@ static void skip(struct thread *thread)
 {
     const struct rule *rule = thread->rule->rule;
     const registers *there = met_last.tid == thread->tid ? &met_last.at_call : NULL;
-    if (skip_call(thread->tid, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
+    if (skip_call(thread->tid, thread->begin, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
         int pass_on = thread->pass_on;
         thread->pass_on = 0;
         forget_call(thread, false, 0);
@@ -369,12 +370,14 @@ static void begin_call(struct thread *thread, struct active_rule *active, int nr
 }
 
 /* Let an armed thread make its call, and act there: on its way in or out of the kernel. */
-static void follow(struct thread *thread, struct active_rule *chosen, uint64_t site, uint64_t began, int signal)
+static void follow(struct thread *thread, struct active_rule *chosen, const struct armed_call *call, uint64_t began, int signal)
 {
     thread->chosen = chosen;
     chosen->chosen++;
     chosen->calls++; /* so that it stays */
-    thread->site = site;
+    bool is_on_detour = call->from != call->begin;
+    thread->follow_from = is_on_detour ? call->from : call->at;
+    thread->follow_to = is_on_detour ? call->from + DETOUR : call->at;
     thread->began = began;
     thread->follows = true;
     next_call(thread, signal);
@@ -389,19 +392,20 @@ static void at_armed(struct thread *thread, const struct armed_call *call, int p
     bool is_current = active && active->rule->id == call->rule && !is_letting_go;
     met_last.tid = thread->tid;
     const uint8_t *code = call->has_code ? call->code : NULL;
-    bool is_there = is_current && !call_ahead(thread->tid, call->from, code, call->at, &met_last.at_call, &nr, arguments);
+    bool is_there = is_current && !call_ahead(thread->tid, call->from, call->begin, code, call->at, &met_last.at_call, &nr, arguments);
     if (is_there && nr < 0) {
         thread->is_undecided = true;
-        follow(thread, active, call->at, began, pass_on);
+        follow(thread, active, call, began, pass_on);
     } else if (!is_there || nr != call->nr || !selects(active, by_nr[nr].call, thread, arguments)) {
         next_call(thread, pass_on); /* it is about to make another call than the code has shown, or shall make this one */
     } else if (active->rule->effects & (ERROR | RETVAL) && !(active->rule->effects & SIGNAL)) {
         thread->at_site = true;
+        thread->begin = call->begin;
         thread->site = call->at;
         thread->pass_on = pass_on;
         begin_call(thread, active, (int)nr, began);
     } else {
-        follow(thread, active, call->at, began, pass_on);
+        follow(thread, active, call, began, pass_on);
     }
 }
 
@@ -424,7 +428,8 @@ static struct active_rule *acts_here(struct thread *thread, const struct __ptrac
     const uint64_t *arguments = (const uint64_t *)info->entry.args;
     struct active_rule *active = nr < NR_MAX ? by_nr[nr].rule : NULL;
     if (thread->chosen) { /* it may be in the handler of a signal first, which makes calls of its own */
-        if (info->instruction_pointer != thread->site + SYSCALL_BYTES)
+        uint64_t at = info->instruction_pointer - SYSCALL_BYTES;
+        if (at < thread->follow_from || at > thread->follow_to)
             return NULL;
         bool is_hit = !thread->is_undecided || (active == thread->chosen && selects(active, by_nr[nr].call, thread, arguments));
         if (!is_hit) {
