@@ -40,6 +40,7 @@ _LAYOUTS = {
     "armed": ("=I", "=IIQQQII32x8x64x"),
     "seen": ("=II", "=Q"),
     "deaf": ("=II", "=Q"),
+    "watched": ("=I", "=B"),
     "new_code": ("=I", "=Q"),
     "dropped": ("=I", "=Q"),
 }
@@ -171,6 +172,18 @@ class Arming:
     def new_code(self, number: int) -> int:
         """How often a target has mapped code so far."""
         return self._program["new_code"].get(number) or 0
+
+    def watch(self, tid: int, watching: bool = True) -> None:
+        """Leave a thread to its tracer, which stops it at each call, until it ends."""
+        table = self._program["watched"]
+        if watching:
+            table.put(tid, 1)
+        else:
+            table.delete(tid)
+
+    def is_watched(self, tid: int) -> bool:
+        """Whether a thread is left to its tracer."""
+        return self._program["watched"].get(tid) is not None
 
     def deaf(self, number: int) -> dict[int, int]:
         """How many of them were let pass because the thread had blocked the signal, by number."""

@@ -85,6 +85,7 @@ LRU_HASH(calls, struct call_key, struct calls, 65536);
 HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
 HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
+HASH(watched, u32, u8, 65536); /* threads that have blocked the signals: their tracer stops them at each call */
 HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
 DROPS
 
@@ -190,7 +191,7 @@ int at_site(struct registers *ctx)
     if (!add_one(&seen, &key))
         drop();
     u32 thread = bpf_get_current_pid_tgid();
-    if (!rule->all && !selects(rule, thread, key.nr))
+    if (bpf_map_lookup_elem(&watched, &thread) || (!rule->all && !selects(rule, thread, key.nr)))
         return 0;
     /* Nobody but a tracer may see the signal. */
     char *task = (char *)bpf_get_current_task();
@@ -250,5 +251,6 @@ int on_sched_process_exit(void)
 {
     u32 thread = bpf_get_current_pid_tgid();
     bpf_map_delete_elem(&armed, &thread);
+    bpf_map_delete_elem(&watched, &thread);
     return 0;
 }

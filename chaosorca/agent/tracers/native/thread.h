@@ -30,6 +30,7 @@ struct thread {
     pid_t tid;
     enum thread_state state;
     bool is_foreign;
+    bool is_watched;     /* it cannot be armed, and stops at each call, where the others are */
     bool follows;        /* it is armed, and shall stop at its next call all the same */
     int owed;            /* the signal that armed it, if it has not arrived yet */
     struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */

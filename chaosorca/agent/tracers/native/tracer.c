@@ -12,6 +12,7 @@
  *     N attach PID                              trace all threads of a process; DONE when every one is
  *     N marks ID                                the kernel's map (its id) in which threads are marked whose call it is not to time
  *     N arm ID                                  threads stop by a signal at calls that the kernel's map (its id) tells of, and no others
+ *     N watch TID                               this thread stops at each call all the same: it has blocked those signals
  *     N go TID                                  a thread that has become another program may go on
  *     N ping                                    answer
  *     N detach                                  let go of everything, and end
@@ -103,12 +104,17 @@ static void answer(uint32_t asked, int error)
 
 /* ---- how a thread comes to stop ---- */
 
+static bool stops_at_calls(const struct thread *thread)
+{
+    return armed < 0 || thread->is_watched;
+}
+
 /* Let a stopped thread run until its next system call's entry or exit, or until it is armed, with a signal or none. */
 static void next_call(struct thread *thread, int signal)
 {
     thread->state = RUNNING;
     bool gives_way = armed >= 0 && near_give_way(thread->tid);
-    ptrace(armed < 0 || thread->follows ? PTRACE_SYSCALL : PTRACE_CONT, thread->tid, 0, signal);
+    ptrace(stops_at_calls(thread) || thread->follows ? PTRACE_SYSCALL : PTRACE_CONT, thread->tid, 0, signal);
     if (gives_way)
         near_back();
 }
@@ -116,7 +122,7 @@ static void next_call(struct thread *thread, int signal)
 /* Have a thread that runs stop at its calls; return whether it has to stop once before it does. */
 static bool wake_at_calls(struct thread *thread)
 {
-    return armed < 0 && !ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+    return stops_at_calls(thread) && !ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 }
 
 /* What a uprobe has decided about a thread's next call: see bpf/arm.c. */
@@ -319,10 +325,10 @@ static void leave(struct thread *thread, int64_t result)
         next_call(thread, pass_on);
 }
 
-/* Whether the kernel has decided already which calls a rule acts on, all but its budget. */
-static bool is_decided_in_kernel(const struct rule *rule)
+/* Whether the kernel has decided already which calls of a thread a rule acts on, all but its budget. */
+static bool is_decided_in_kernel(const struct rule *rule, const struct thread *thread)
 {
-    return armed >= 0 && !rule->path && !rule->process;
+    return !stops_at_calls(thread) && !rule->path && !rule->process;
 }
 
 static bool take(struct active_rule *active)
@@ -335,7 +341,7 @@ static bool take(struct active_rule *active)
 static bool selects(struct active_rule *active, const struct call *call, struct thread *thread, const uint64_t arguments[6])
 {
     const struct rule *rule = active->rule;
-    if (is_decided_in_kernel(rule))
+    if (is_decided_in_kernel(rule, thread))
         return take(active);
     if (rule->process && !process_matches(thread->tid, rule->process))
         return false;
@@ -444,7 +450,7 @@ static struct active_rule *acts_here(struct thread *thread, const struct __ptrac
         active->calls--; /* begin_call counts it */
         return active;
     }
-    if (armed >= 0 || !active || !selects(active, by_nr[nr].call, thread, arguments))
+    if (!stops_at_calls(thread) || !active || !selects(active, by_nr[nr].call, thread, arguments))
         return NULL;
     return active;
 }
@@ -469,7 +475,7 @@ static void at_entry(struct thread *thread, const struct __ptrace_syscall_info *
         __atomic_fetch_add(&state->seen[nr], 1, __ATOMIC_RELAXED);
     struct active_rule *active = acts_here(thread, info);
     if (active)
-        begin_call(thread, active, (int)nr, armed < 0 ? began : thread->began);
+        begin_call(thread, active, (int)nr, stops_at_calls(thread) ? began : thread->began);
     else
         next_call(thread, 0);
 }
@@ -899,6 +905,13 @@ static void obey(char *line)
         if (thread && thread->state == HELD_EXEC)
             let_new_program_go(thread);
         answer(asked, 0);
+    } else if (!strcmp(what, "watch") && has_number) {
+        struct thread *thread = thread_find((pid_t)number);
+        if (thread && !thread->is_watched) {
+            thread->is_watched = true;
+            wake_at_calls(thread);
+        }
+        answer(asked, thread ? 0 : ESRCH);
     } else if (!strcmp(what, "ping")) {
         answer(asked, 0);
     } else if (!strcmp(what, "detach")) {
