@@ -201,7 +201,8 @@ class Agent:
             return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
 
         own = own_cost(self._own, os.getpid())
-        found = {"syscalls": self._syscalls.program(), "http": self._http.program(), "uprobe": self._faults.arming.program()}
+        http_cost = self._http.cost()
+        found = {"syscalls": self._syscalls.program(), "uprobe": self._faults.arming.program()}
         programs = {name: program for name, program in found.items() if program is not None}
         return Snapshot(
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
@@ -223,8 +224,10 @@ class Agent:
                 (name, table): float(count)
                 for name, program in programs.items()
                 for table, count in program.entries_in_use().items()
-            },
-            dropped={(name,): float(programs[name].dropped()) if name in programs else 0.0 for name in found},
+            }
+            | {("http", table): float(count) for table, count in http_cost["entries"].items()},
+            dropped={(name,): float(programs[name].dropped()) if name in programs else 0.0 for name in found}
+            | {(program,): float(count) for program, count in http_cost["dropped"].items()},
             agent_cpu_seconds=own.cpu_seconds,
             agent_resident_bytes=own.resident_bytes,
         )

@@ -45,13 +45,13 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield _histogram(
         "chaosorca_http_request_duration_seconds",
-        "Time from a request to its answer's first packet",
+        "Time from a request's first packet to its answer's first packet",
         ["container", "role", "tls"],
         {(*key, "false"): value for key, value in snapshot.http_durations.items()},
     )
     yield _counter(
         "chaosorca_http_unparsed",
-        "HTTP messages that could not be followed",
+        "HTTP messages, and connections with HTTP/2 or TLS, that could not be followed",
         ["container", "reason"],
         snapshot.http_unparsed,
     )

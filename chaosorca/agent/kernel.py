@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import socket
@@ -15,6 +17,9 @@ from chaosorca.agent.btf import member_offsets
 _BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 _BPF_LINK_CREATE = 28
 _SO_ATTACH_BPF = 50
+_SOL_PACKET = 263
+_PACKET_IGNORE_OUTGOING = 23
+_SIOCGIFINDEX = 0x8933
 _ETH_P_ALL = 0x0003
 _CLONE_NEWNET = 0x40000000
 
@@ -40,30 +45,58 @@ def io_accounting_offsets(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> dict[s
         return {}
 
 
-def packet_socket(network_namespace: Path, filter_fd: int) -> socket.socket:
-    """Open a packet socket in another network namespace, with a filter that sees every packet of all of its devices.
+class PacketSocket:
+    """A packet socket in another network namespace, with a filter that sees every packet of one of its devices once."""
 
-    The calling thread is back in its own namespace when this returns, or the process ends: a thread of the agent in a
-    target's namespace must not go on.
-    """
-    with open("/proc/thread-self/ns/net") as own, open(network_namespace) as other:
-        _enter_network(other.fileno())
-        try:
-            # Without a protocol nothing arrives before the filter is there.
-            packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-        finally:
+    def __init__(self, network_namespace: Path, device: str, filter_fd: int) -> None:
+        """Open it.
+
+        The calling thread is back in its own namespace when this returns, or the process ends: a thread of the agent in a
+        target's namespace must not go on.
+
+        Raises:
+            OSError: there is no such device (any more), or the kernel refuses it.
+        """
+        self._device = struct.pack("16si20x", device.encode(), 0)
+        with open("/proc/thread-self/ns/net") as own, open(network_namespace) as other:
+            _enter_network(other.fileno())
             try:
-                _enter_network(own.fileno())
-            except OSError:
-                os._exit(70)
-    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, filter_fd)
-    # Python's own bind() wants a device; 0 is all of them (packet(7), struct sockaddr_ll).
-    address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(_ETH_P_ALL), 0, 0, 0, 0, b"")
-    if _libc.bind(packets.fileno(), address, len(address)) != 0:
-        number = ctypes.get_errno()
-        packets.close()
-        raise OSError(number, f"binding a packet socket: {os.strerror(number)}")
-    return packets
+                # Without a protocol nothing arrives before the filter is there.
+                self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+            finally:
+                try:
+                    _enter_network(own.fileno())
+                except OSError:
+                    os._exit(70)
+        try:
+            self._number = self._number_of_device()
+            if device == "lo":
+                # It shows every packet as outgoing and then as incoming: the first need not even be made. From Linux 4.20 on.
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, filter_fd)
+            # By its number (packet(7), struct sockaddr_ll): Python's own bind() looks for its name in the agent's namespace.
+            address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(_ETH_P_ALL), self._number, 0, 0, 0, b"")
+            if _libc.bind(self._socket.fileno(), address, len(address)) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, f"binding a packet socket: {os.strerror(number)}")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def is_current(self) -> bool:
+        """Tell whether the device that has this name is still the same."""
+        try:
+            return self._number_of_device() == self._number
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+    def _number_of_device(self) -> int:
+        return int(struct.unpack_from("i", fcntl.ioctl(self._socket, _SIOCGIFINDEX, self._device), 16)[0])
 
 
 def _enter_network(fd: int) -> None:

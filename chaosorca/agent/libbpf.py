@@ -59,6 +59,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_delete_elem": (_INT, [_INT, _POINTER]),
     "bpf_map_get_next_key": (_INT, [_INT, _POINTER, _POINTER]),
     "bpf_map_lookup_batch": (_INT, [_INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER]),
+    "bpf_prog_test_run_opts": (_INT, [_INT, _POINTER]),
     "btf__find_by_name_kind": (_INT, [_POINTER, _TEXT, _UNSIGNED]),
     "btf__type_by_id": (_POINTER, [_POINTER, _UNSIGNED]),
     "btf__name_by_offset": (_TEXT, [_POINTER, _UNSIGNED]),
@@ -77,6 +78,28 @@ class _UprobeOptions(ctypes.Structure):
         ("bpf_cookie", ctypes.c_uint64),
         ("retprobe", ctypes.c_bool),
         ("func_name", ctypes.c_char_p),
+    )
+
+
+class _RunOptions(ctypes.Structure):
+    """`struct bpf_test_run_opts`."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
     )
 
 
@@ -134,6 +157,17 @@ class Program:
     def __getitem__(self, name: str) -> Table:
         """A map."""
         return self._tables[name]
+
+    def run(self, function: str, context: bytes) -> bytes:
+        """Run a function of section `syscall` now; return what it has made of its context.
+
+        Raises:
+            OSError: the kernel refuses it.
+        """
+        changed = ctypes.create_string_buffer(context, len(context))
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions), ctx_in=ctypes.addressof(changed), ctx_size_in=len(context))
+        _check(_library().bpf_prog_test_run_opts(self.fd(function), ctypes.byref(options)))
+        return changed.raw
 
     def entries_in_use(self) -> dict[str, int]:
         """How many entries each map has that can be full."""

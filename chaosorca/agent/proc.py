@@ -129,6 +129,11 @@ def resident_bytes(proc: Path, pid: int) -> int:
         return 0
 
 
+def network_devices(proc: Path, pid: int) -> set[str]:
+    """Names of the devices in a process's network namespace."""
+    return {line.split(":", 1)[0].strip() for line in (proc / str(pid) / "net" / "dev").read_text().splitlines()[2:]}
+
+
 def network_bytes(proc: Path, pid: int) -> tuple[int, int]:
     """Bytes received and transmitted in a process's network namespace, on all devices but loopback."""
     received = transmitted = 0

@@ -1,193 +1,70 @@
 /*
- * Follows HTTP/1.x requests of a container in the kernel: a socket filter on a packet socket in its network namespace.
+ * Follows HTTP/1.x requests of containers in the kernel: a socket filter on a packet socket in the network namespace of each.
  *
- * The socket is of type SOCK_DGRAM, so every packet starts at its network header whatever the device. The filter always returns
- * 0: no packet is ever queued or copied to user space. A request belongs to the connection client -> server, an answer is looked
- * up the other way round. A request ends by the first final answer (no 1xx but 101), or without one ("none") when the server
- * closes, either side resets, or user space finds it too old.
+ * The sockets are of type SOCK_DGRAM, so every packet starts at its network header whatever the device. The filter always returns
+ * 0: no packet is ever queued or copied to user space. Nothing of what is read stays in a map but the beginning of a line that is
+ * cut in two, until its rest arrives.
  *
- * One program serves all containers: the filter on each one's socket (http_target.c) puts the container's number into cb[0].
+ * A request ends by the first final answer (no 1xx but 101), or without one ("none") when the server closes, either side resets,
+ * or it is too old (`sweep`). Bytes are followed by their TCP sequence numbers: what is sent again is left out, a hole within a
+ * body does no harm, any other makes the connection fall out of step until a message begins a packet.
+ *
+ * Each container has its own filter (http_target.c), which goes on to this program with the container's number in cb[0].
  */
 
 #include "common.h"
 
-#define LOOPBACK 1 /* the loopback device is the first of every network namespace */
-#define OTHERHOST 3
+#define HTTP_LOAD(source, offset, to, size) bpf_skb_load_bytes(source, offset, to, size)
+#include "http_exchange.h"
+
 #define OUTGOING 4
-#define SERVER 0
-#define CLIENT 1
-#define UNANSWERED 0
+#define TCP 6
+#define HOP_BY_HOP 0
+#define FIN 1
+#define SYN 2
+#define RST 4
+#define ACK 16
 
-enum { UNPARSED_JOINED, UNPARSED_PIPELINED };
-
-struct side {
+struct end {
     u64 high;
     u64 low;
-    u64 port; /* wide, so that no padding is left */
 };
 
+/* The same for both directions: `one` is the end whose address, or else port, is less. */
 struct connection_key {
-    u64 target;
-    struct side client;
-    struct side server;
+    struct end one;
+    struct end other;
+    u16 one_port;
+    u16 other_port;
+    u32 target;
 };
 
 struct connection {
-    u64 began;
-    u32 request_seq;
-    u32 answer_seq;
-    u8 method;
-    u8 role;
-    u8 open;     /* a request waits for its answer */
-    u8 answered; /* answer_seq is set */
-    u32 pad;
+    u32 next[2];       /* by direction: the sequence number that follows */
+    u8 known[2];       /* whether it is known */
+    u8 closed[2];      /* a FIN was seen */
+    u8 client_is_one;
+    u8 pad[3];
+    struct exchange exchange;
 };
 
-struct count_key {
-    u32 target;
-    u16 code;
-    u8 role;
-    u8 method;
-};
-
-struct duration_key {
-    u32 target;
-    u32 role;
-};
-
-struct duration {
-    u64 sum;
-    u64 slots[SLOTS];
-};
-
-struct unparsed_key {
-    u32 target;
-    u32 reason;
-};
-
-LRU_HASH(connections, struct connection_key, struct connection, 65536);
-HASH(counts, struct count_key, u64, 16384);
-HASH(durations, struct duration_key, struct duration, 2048);
-HASH(unparsed, struct unparsed_key, u64, 2048);
+LRU_HASH(connections, struct connection_key, struct connection, 32768);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, fresh, u32, struct connection, 1);
 PROGRAMS(parser, 1); /* this one, for the filters that go on to it */
-DROPS
 
-static __always_inline void add_unparsed(u32 target, u32 reason)
+struct packet {
+    struct connection_key key;
+    u32 seq;
+    u32 at; /* where the payload is, */
+    u32 end; /* and where it ends */
+    bool from_one;
+    u8 flags;
+};
+
+/* Both headers of a packet with anything in it that matters; false: there is nothing. */
+static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *packet)
 {
-    struct unparsed_key key = {.target = target, .reason = reason};
-    if (!add_one(&unparsed, &key))
-        drop();
-}
-
-static __always_inline void end_request(u32 target, struct connection *c, u16 code, u64 now)
-{
-    struct count_key key = {.target = target, .code = code, .role = c->role, .method = c->method};
-    if (!add_one(&counts, &key))
-        drop();
-    c->open = 0;
-    if (code == UNANSWERED)
-        return;
-    struct duration_key duration_key = {.target = target, .role = c->role};
-    struct duration none = {};
-    struct duration *d = lookup_or_init(&durations, &duration_key, &none);
-    if (!d) {
-        drop();
-        return;
-    }
-    u64 took = now - c->began;
-    __sync_fetch_and_add(&d->slots[slot_of(took)], 1);
-    __sync_fetch_and_add(&d->sum, took);
-}
-
-/* 0: no request; else the method's number (see monitors/http.py) */
-static __always_inline u8 method_of(const char *p)
-{
-    if (p[0] == 'G' && p[1] == 'E' && p[2] == 'T' && p[3] == ' ')
-        return 1;
-    if (p[0] == 'H' && p[1] == 'E' && p[2] == 'A' && p[3] == 'D' && p[4] == ' ')
-        return 2;
-    if (p[0] == 'P' && p[1] == 'O' && p[2] == 'S' && p[3] == 'T' && p[4] == ' ')
-        return 3;
-    if (p[0] == 'P' && p[1] == 'U' && p[2] == 'T' && p[3] == ' ')
-        return 4;
-    if (p[0] == 'D' && p[1] == 'E' && p[2] == 'L' && p[3] == 'E' && p[4] == 'T' && p[5] == 'E' && p[6] == ' ')
-        return 5;
-    if (p[0] == 'P' && p[1] == 'A' && p[2] == 'T' && p[3] == 'C' && p[4] == 'H' && p[5] == ' ')
-        return 6;
-    if (p[0] == 'O' && p[1] == 'P' && p[2] == 'T' && p[3] == 'I' && p[4] == 'O' && p[5] == 'N' && p[6] == 'S' && p[7] == ' ')
-        return 7;
-    if (p[0] == 'C' && p[1] == 'O' && p[2] == 'N' && p[3] == 'N' && p[4] == 'E' && p[5] == 'C' && p[6] == 'T' && p[7] == ' ')
-        return 8;
-    if (p[0] == 'T' && p[1] == 'R' && p[2] == 'A' && p[3] == 'C' && p[4] == 'E' && p[5] == ' ')
-        return 9;
-    return 0;
-}
-
-/* 0: no answer; else its status code */
-static __always_inline u16 code_of(const char *p)
-{
-    if (p[0] != 'H' || p[1] != 'T' || p[2] != 'T' || p[3] != 'P' || p[4] != '/' || p[5] != '1' || p[6] != '.' || p[8] != ' ')
-        return 0;
-    if (p[9] < '1' || p[9] > '9' || p[10] < '0' || p[10] > '9' || p[11] < '0' || p[11] > '9')
-        return 0;
-    return (p[9] - '0') * 100 + (p[10] - '0') * 10 + (p[11] - '0');
-}
-
-static __always_inline void reset(struct connection_key *key)
-{
-    struct connection *c = bpf_map_lookup_elem(&connections, key);
-    if (!c)
-        return;
-    if (c->open)
-        end_request(key->target, c, UNANSWERED, 0);
-    bpf_map_delete_elem(&connections, key);
-}
-
-static __always_inline void on_request(struct connection_key *key, u8 method, u8 role, u32 seq, u64 now)
-{
-    struct connection next = {.began = now, .request_seq = seq, .method = method, .role = role, .open = 1};
-    struct connection *c = bpf_map_lookup_elem(&connections, key);
-    if (c) {
-        if ((s32)(seq - c->request_seq) <= 0)
-            return; /* sent again */
-        if (c->open) {
-            c->request_seq = seq;
-            add_unparsed(key->target, UNPARSED_PIPELINED);
-            return;
-        }
-        next.answer_seq = c->answer_seq;
-        next.answered = c->answered;
-    }
-    if (bpf_map_update_elem(&connections, key, &next, BPF_ANY))
-        drop();
-}
-
-static __always_inline void on_answer(struct connection_key *key, u16 code, u32 seq, u64 now)
-{
-    struct connection *c = bpf_map_lookup_elem(&connections, key);
-    if (!c) {
-        add_unparsed(key->target, UNPARSED_JOINED);
-        return;
-    }
-    if (c->answered && (s32)(seq - c->answer_seq) <= 0)
-        return; /* sent again */
-    if (code < 200 && code != 101)
-        return; /* not final: the answer is still to come */
-    if (!c->open)
-        return;
-    c->answer_seq = seq;
-    c->answered = 1;
-    end_request(key->target, c, code, now);
-}
-
-SEC("socket")
-int http(struct __sk_buff *skb)
-{
-    if (skb->pkt_type == OTHERHOST || (skb->ifindex == LOOPBACK && skb->pkt_type == OUTGOING))
-        return 0; /* loopback shows every packet twice */
-
-    struct connection_key forth = {.target = skb->cb[0]}, back = forth;
-    struct side from = {}, to = {};
+    struct end from = {}, to = {};
     u32 tcp, end;
     if (skb->protocol == bpf_htons(0x0800)) {
         struct {
@@ -197,8 +74,8 @@ int http(struct __sk_buff *skb)
             u16 checksum;
             u32 source, destination;
         } ip;
-        if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || ip.protocol != 6 || (ip.fragment & bpf_htons(0x1fff)))
-            return 0;
+        if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || ip.protocol != TCP || (ip.fragment & bpf_htons(0x1fff)))
+            return false;
         from.low = ip.source;
         to.low = ip.destination;
         tcp = (ip.version_length & 15) * 4;
@@ -212,16 +89,27 @@ int http(struct __sk_buff *skb)
             u8 next, hops;
             u64 source[2], destination[2];
         } ip;
-        if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)) || ip.next != 6)
-            return 0;
+        if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+            return false;
+        tcp = sizeof(ip);
+        if (ip.next == HOP_BY_HOP) { /* as segments over 64 KiB may have it */
+            struct {
+                u8 next, length;
+            } options;
+            if (bpf_skb_load_bytes(skb, tcp, &options, sizeof(options)))
+                return false;
+            ip.next = options.next;
+            tcp += (options.length + 1) * 8;
+        }
+        if (ip.next != TCP)
+            return false;
         from.high = ip.source[0];
         from.low = ip.source[1];
         to.high = ip.destination[0];
         to.low = ip.destination[1];
-        tcp = sizeof(ip);
-        end = ip.payload ? tcp + bpf_ntohs(ip.payload) : skb->len;
+        end = ip.payload ? sizeof(ip) + bpf_ntohs(ip.payload) : skb->len;
     } else
-        return 0;
+        return false;
 
     struct {
         u16 source, destination;
@@ -229,40 +117,188 @@ int http(struct __sk_buff *skb)
         u8 length, flags;
     } header;
     if (bpf_skb_load_bytes(skb, tcp, &header, 14))
-        return 0;
-    u8 fin = header.flags & 1, syn = header.flags & 2, rst = header.flags & 4;
-    u32 payload = tcp + (header.length >> 4) * 4;
-    char text[12] = {};
-    u8 method = 0;
-    u16 code = 0;
-    if (end >= payload + sizeof(text) && !bpf_skb_load_bytes(skb, payload, text, sizeof(text))) {
-        method = method_of(text);
-        if (!method)
-            code = code_of(text);
-    }
-    if (!method && !code && !fin && !syn && !rst)
-        return 0;
+        return false;
+    packet->flags = header.flags;
+    packet->at = tcp + (header.length >> 4) * 4;
+    packet->end = end;
+    if (packet->at >= end && !(header.flags & (FIN | SYN | RST)))
+        return false;
+    packet->seq = bpf_ntohl(header.seq);
+    packet->from_one = from.high != to.high ? from.high < to.high
+                       : from.low != to.low ? from.low < to.low
+                                            : header.source < header.destination;
+    if (packet->from_one)
+        packet->key = (struct connection_key){from, to, header.source, header.destination, 0};
+    else
+        packet->key = (struct connection_key){to, from, header.destination, header.source, 0};
+    return true;
+}
 
-    from.port = header.source;
-    to.port = header.destination;
-    forth.client = from;
-    forth.server = to;
-    back.client = to;
-    back.server = from;
-    u64 now = bpf_ktime_get_ns();
-    u32 seq = bpf_ntohl(header.seq);
-    if (method)
-        on_request(&forth, method, skb->pkt_type == OUTGOING ? CLIENT : SERVER, seq, now);
-    else if (code)
-        on_answer(&back, code, seq, now);
-    if (rst || syn) {
-        reset(&forth); /* a new connection takes the place of an old one with the same ports */
-        reset(&back);
-    } else if (fin) {
-        reset(&back); /* the server closes */
-        struct connection *c = bpf_map_lookup_elem(&connections, &forth);
-        if (c && !c->open)
-            bpf_map_delete_elem(&connections, &forth);
+static __always_inline u32 look_at_payload(struct __sk_buff *skb, u32 at, u32 end)
+{
+    u8 bytes[HTTP_BEGINNING] = {};
+    u32 length = end - at;
+    if (at >= end)
+        return HTTP_ON;
+    if (length > sizeof(bytes))
+        length = sizeof(bytes);
+    length = ((length - 1) & (sizeof(bytes) - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
+    if (bpf_skb_load_bytes(skb, at, bytes, length))
+        return HTTP_ON;
+    return look(bytes, length);
+}
+
+/* Begin to follow a connection, by a packet of its client's. */
+static __always_inline struct connection *follow(const struct packet *packet, u8 role, bool joined)
+{
+    u32 zero = 0;
+    struct connection *c = bpf_map_lookup_elem(&fresh, &zero);
+    if (!c)
+        return NULL;
+    c->client_is_one = packet->from_one;
+    c->exchange.role = role;
+    c->exchange.streams[ANSWERS].flags = HTTP_ANSWERS;
+    c->exchange.streams[ANSWERS].phase = joined ? HTTP_OUT_OF_STEP : HTTP_FIRST_LINE;
+    if (bpf_map_update_elem(&connections, &packet->key, c, BPF_ANY))
+        return NULL;
+    return bpf_map_lookup_elem(&connections, &packet->key);
+}
+
+static __always_inline void read_payload(struct __sk_buff *skb, struct reading *reading, struct connection *c, struct packet *packet)
+{
+    struct exchange *e = &c->exchange;
+    u32 direction = reading->direction & 1;
+    struct http_stream *stream = &e->streams[direction];
+    u32 at = packet->at, end = packet->end, next = c->next[direction];
+    bool again = false;
+    if (c->known[direction]) {
+        s32 ahead = (s32)(packet->seq - next);
+        if (ahead < 0) { /* sent again; there may be more behind it */
+            if ((u32)-ahead >= end - at)
+                return;
+            at += (u32)-ahead;
+            again = true;
+        } else if (ahead > 0 && stream->phase < HTTP_UNTIL_CLOSE) {
+            if (stream->phase >= HTTP_BODY && stream->left >= (u32)ahead)
+                stream->left -= (u32)ahead; /* nothing of it matters */
+            else
+                lose(reading, REASON_REORDERED);
+        }
     }
+    c->next[direction] = packet->seq + (end - packet->at);
+    c->known[direction] = 1;
+    if (at >= end)
+        return;
+    if (stream->phase == HTTP_UNTIL_CLOSE)
+        return;
+    if ((stream->phase == HTTP_BODY || stream->phase == HTTP_CHUNK) && stream->left > end - at) {
+        stream->left -= end - at;
+        return;
+    }
+    if (!e->spoken || stream->phase == HTTP_OUT_OF_STEP) {
+        u32 seen = look_at_payload(skb, at, end);
+        if (seen == HTTP_TLS && !e->spoken) {
+            add(&reading->figures->unparsed[REASON_TLS], 1);
+            e->ignored = 1;
+            return;
+        }
+        if (stream->phase == HTTP_OUT_OF_STEP) {
+            if (again || seen != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
+                return;
+            stream->phase = HTTP_FIRST_LINE;
+        }
+    }
+    read_piece(reading, at, end);
+}
+
+SEC("socket")
+int http(struct __sk_buff *skb)
+{
+    struct packet packet;
+    if (!read_headers(skb, &packet))
+        return 0;
+    u32 target = packet.key.target = skb->cb[0];
+    u8 role = skb->pkt_type == OUTGOING ? CLIENT : SERVER;
+    struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
+    if (!figures)
+        return 0;
+    struct reading reading = {.source = skb, .figures = figures, .target = target};
+    struct connection *c = bpf_map_lookup_elem(&connections, &packet.key);
+    if ((packet.flags & (SYN | ACK)) == SYN) {
+        if (c && take(&c->exchange)) { /* it takes the place of an old one with the same ports */
+            reading.exchange = &c->exchange;
+            abandon(&reading);
+            release(&c->exchange);
+        }
+        c = follow(&packet, role, false);
+    } else if (!c) {
+        u32 seen = look_at_payload(skb, packet.at, packet.end);
+        if (seen == HTTP_ANSWER)
+            add(&figures->unparsed[REASON_JOINED], 1);
+        if (seen != HTTP_REQUEST && seen != HTTP_TLS)
+            return 0;
+        c = follow(&packet, role, true);
+    }
+    if (!c || !take(&c->exchange)) {
+        add(&figures->dropped, 1);
+        return 0;
+    }
+
+    struct exchange *e = reading.exchange = &c->exchange;
+    u32 direction = reading.direction = packet.from_one == c->client_is_one ? REQUESTS : ANSWERS;
+    bool over = packet.flags & RST;
+    if (packet.flags & SYN) /* it counts as a byte */
+        packet.seq++;
+    if (!e->ignored && !over)
+        read_payload(skb, &reading, c, &packet);
+    if (packet.flags & FIN) {
+        c->closed[direction] = 1;
+        over |= c->closed[!direction];
+    }
+    if (over || (packet.flags & FIN && direction == ANSWERS))
+        abandon(&reading);
+    release(e);
+    if (over)
+        bpf_map_delete_elem(&connections, &packet.key);
+    return 0;
+}
+
+/* What user space asks `sweep` for, and is told. */
+struct sweep {
+    u64 oldest; /* requests that began before are given up on */
+    u64 connections; /* that there are */
+};
+
+static long sweep_connection(UNUSED void *map, struct connection_key *key, struct connection *c, struct sweep *sweep)
+{
+    u32 target = key->target;
+    struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
+    sweep->connections++;
+    if (!figures)
+        return 0;
+    for (u32 i = 0; i < HTTP_WAITING; i++) {
+        u64 one = c->exchange.waiting[i];
+        if (one == 0 || one & WAITING_GIVEN_UP)
+            continue;
+        /* As a packet that ends it may come now, who changes it first counts it. */
+        u8 role = c->exchange.role & 1;
+        if (one < sweep->oldest && __sync_val_compare_and_swap(&c->exchange.waiting[i], one, one | WAITING_GIVEN_UP) == one) {
+            u64 *count = count_of(target, role, one, UNANSWERED);
+            __sync_fetch_and_add(count ? count : &figures->dropped, 1); /* packets do interrupt this */
+            __sync_fetch_and_add(&figures->ended[role], 1);
+        } else {
+            figures->swept[role]++;
+        }
+    }
+    return 0;
+}
+
+/* Gives up on old requests of all connections. */
+SEC("syscall")
+int sweep(struct sweep *asked)
+{
+    struct sweep sweep = {.oldest = asked->oldest};
+    bpf_for_each_map_elem(&connections, sweep_connection, &sweep, 0);
+    asked->connections = sweep.connections;
     return 0;
 }

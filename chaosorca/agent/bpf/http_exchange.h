@@ -1,0 +1,293 @@
+/*
+ * Requests and their answers on one connection, and what is counted of them. See http_parse.h for how messages are found.
+ *
+ * Requests wait for their answers in a ring, in the order in which they were sent. What cannot be followed is counted by reason;
+ * then both directions are out of step until one of them is seen to begin a message again.
+ */
+
+#pragma once
+
+#include "http_parse.h"
+
+#define HTTP_WAITING 32      /* requests that may wait for their answers on a connection */
+#define HTTP_MOST_STEPS 65536 /* for a piece: the smallest chunks there are, in a packet of 256 KiB */
+#define TARGETS 512
+#define UNANSWERED 0
+#define MOST_TRIES 512
+#define UNUSED __attribute__((unused))
+
+enum role { SERVER, CLIENT };
+enum direction { REQUESTS, ANSWERS };
+enum reason { REASON_JOINED, REASON_PIPELINED, REASON_REORDERED, REASON_MALFORMED, REASON_HTTP_2, REASON_TLS, REASONS };
+
+/* A request that waits, as one number that is taken as a whole: when it began, and in the lowest bits */
+#define WAITING_METHOD 15
+#define WAITING_GIVEN_UP 16 /* it is too old, and counted already */
+#define WAITING_BITS 31
+
+/* What the processors of both directions write lies together at the beginning, and each stream in a cache line of its own, as the
+ * kernel's map of connections (http.c) has them: lines that go back and forth between processors are most of what a request costs. */
+struct exchange {
+    u32 busy; /* one processor at a time */
+    u8 role;
+    u8 ignored; /* it is no HTTP/1.x, or no longer */
+    u8 spoken;  /* there has been a message */
+    u8 first;   /* of those waiting: where in the ring, modulo 256 */
+    u8 last;
+    u8 unfollowed; /* requests after those waiting that the ring had no room for */
+    u8 forgiven;   /* requests that were counted as not followed, but whose answers may still come */
+    u8 pad[5];
+    u64 waiting[HTTP_WAITING];
+    u64 pad2;
+    struct http_stream streams[2];
+};
+
+struct count_key {
+    u32 target;
+    u16 code;
+    u8 role;
+    u8 method;
+};
+
+struct duration {
+    u64 sum;
+    u64 slots[SLOTS];
+};
+
+struct figures {
+    u64 begun[2]; /* by role: requests that were put into a ring, */
+    u64 ended[2]; /* and that left it; the rest is in flight, or gone with a connection that made room for another */
+    u64 swept[2]; /* and that were found in one, in all that was looked */
+    u64 unparsed[REASONS];
+    u64 dropped; /* events without room in a map, or that two processors had at once */
+    struct duration durations[2];
+};
+
+/* Each processor counts for itself: what belongs to a connection goes back and forth between them, what is counted need not. */
+MAP(BPF_MAP_TYPE_PERCPU_HASH, counts, struct count_key, u64, 4096);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, per_target, u32, struct figures, TARGETS);
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, windows, u32, struct http_window, 1);
+
+/* No packet interrupts the reading of another on the same processor. */
+static __always_inline void add(u64 *counter, u64 number)
+{
+    *counter += number;
+}
+
+static __always_inline u64 *count_of(u32 target, u8 role, u64 waiting, u16 code)
+{
+    struct count_key key = {.target = target, .code = code, .role = role, .method = waiting & WAITING_METHOD};
+    u64 zero = 0;
+    return lookup_or_init(&counts, &key, &zero);
+}
+
+static __always_inline void count_request(struct figures *figures, u32 target, u8 role, u64 waiting, u16 code)
+{
+    u64 *count = count_of(target, role, waiting, code);
+    add(count ? count : &figures->dropped, 1);
+    add(&figures->ended[role & 1], 1);
+}
+
+/* What is being read, and for whom. */
+struct reading {
+    void *source;
+    struct figures *figures;
+    struct exchange *exchange;
+    struct http_window *window;
+    u32 target;
+    u32 direction;
+    u64 given_up; /* requests of the ring, since it was last asked */
+};
+
+static long try_to_take(UNUSED u32 index, struct exchange **e)
+{
+    return __sync_val_compare_and_swap(&(*e)->busy, 0, 1) == 0;
+}
+
+/* One processor at a time reads a connection's packets. Who does not get it within some microseconds leaves his packet out, which
+ * is found as a hole. */
+static __always_inline bool take(struct exchange *e)
+{
+    if (__sync_val_compare_and_swap(&e->busy, 0, 1) == 0)
+        return true;
+    return bpf_loop(MOST_TRIES, try_to_take, &e, 0) < MOST_TRIES;
+}
+
+static __always_inline void release(struct exchange *e)
+{
+    __sync_lock_test_and_set(&e->busy, 0);
+}
+
+static __always_inline u64 take_first(struct exchange *e)
+{
+    u64 one = __sync_lock_test_and_set(&e->waiting[e->first % HTTP_WAITING], 0);
+    e->first++;
+    return one & WAITING_GIVEN_UP ? 0 : one;
+}
+
+static long abandon_one(UNUSED u32 index, struct reading *reading)
+{
+    struct exchange *e = reading->exchange;
+    if (e->first == e->last)
+        return 1;
+    u64 one = take_first(e);
+    if (one)
+        count_request(reading->figures, reading->target, e->role, one, UNANSWERED);
+    return 0;
+}
+
+/* Nothing that waits will be answered. */
+static __noinline void abandon(struct reading *reading)
+{
+    struct exchange *e = reading->exchange;
+    if (e->first != e->last)
+        bpf_loop(HTTP_WAITING, abandon_one, reading, 0);
+    e->unfollowed = e->forgiven = 0;
+}
+
+static long lose_one(UNUSED u32 index, struct reading *reading)
+{
+    struct exchange *e = reading->exchange;
+    if (e->first == e->last)
+        return 1;
+    if (take_first(e))
+        reading->given_up++;
+    return 0;
+}
+
+static __always_inline void fall_out_of_step(struct http_stream *stream)
+{
+    stream->phase = HTTP_OUT_OF_STEP;
+    stream->kept = 0;
+}
+
+/* From here on it is not known which request an answer belongs to. */
+static __noinline void lose(struct reading *reading, u32 reason)
+{
+    struct exchange *e = reading->exchange;
+    reading->given_up = 0;
+    bpf_loop(HTTP_WAITING, lose_one, reading, 0);
+    u64 lost = reading->given_up;
+    add(&reading->figures->ended[e->role & 1], lost);
+    if (reason < REASONS)
+        add(&reading->figures->unparsed[reason], lost ? lost : 1);
+    e->forgiven = (u8)(e->unfollowed + lost + (reading->direction == REQUESTS));
+    e->unfollowed = 0;
+    fall_out_of_step(&e->streams[REQUESTS]);
+    fall_out_of_step(&e->streams[ANSWERS]);
+}
+
+static __always_inline void on_request(struct reading *reading)
+{
+    struct figures *figures = reading->figures;
+    struct exchange *e = reading->exchange;
+    u8 method = e->streams[REQUESTS].method;
+    e->spoken = 1;
+    if (e->unfollowed || (u8)(e->last - e->first) >= HTTP_WAITING) {
+        /* Answers to HEAD end where others do not. */
+        if (method == HTTP_HEAD || method == HTTP_CONNECT || e->unfollowed == 255) {
+            lose(reading, REASON_PIPELINED);
+        } else {
+            e->unfollowed++;
+            add(&figures->unparsed[REASON_PIPELINED], 1);
+        }
+        return;
+    }
+    if (e->first == e->last) {
+        e->first = e->last = 0; /* where the rest of what both processors write is */
+        e->forgiven = 0;
+    }
+    e->waiting[e->last % HTTP_WAITING] = (e->streams[REQUESTS].began & ~(u64)WAITING_BITS) | method;
+    e->last++;
+    add(&figures->begun[e->role & 1], 1);
+}
+
+static __always_inline void on_answer(struct reading *reading)
+{
+    struct figures *figures = reading->figures;
+    struct exchange *e = reading->exchange;
+    struct http_stream *stream = &e->streams[ANSWERS];
+    u16 code = stream->code;
+    e->spoken = 1;
+    if (code < 200 && code != 101)
+        return; /* not final: the answer is still to come */
+    if (e->first == e->last) {
+        if (e->unfollowed)
+            e->unfollowed--;
+        else if (e->forgiven)
+            e->forgiven--;
+        else
+            add(&figures->unparsed[REASON_JOINED], 1);
+        return;
+    }
+    u64 one = __sync_lock_test_and_set(&e->waiting[e->first % HTTP_WAITING], 0);
+    u8 method = one & WAITING_METHOD;
+    e->first++;
+    if (method == HTTP_HEAD)
+        stream->flags |= HTTP_BODILESS;
+    if (code == 101 || (method == HTTP_CONNECT && code < 300))
+        e->ignored = 1; /* another protocol from here on */
+    if (one & WAITING_GIVEN_UP)
+        return;
+    count_request(figures, reading->target, e->role, one, code);
+    u64 began = one & ~(u64)WAITING_BITS;
+    u64 took = stream->began > began ? stream->began - began : 0;
+    struct duration *duration = &figures->durations[e->role & 1];
+    add(&duration->slots[slot_of(took)], 1);
+    add(&duration->sum, took);
+}
+
+static long read_on(UNUSED u32 index, struct reading *reading)
+{
+    struct exchange *e = reading->exchange;
+    struct figures *figures = reading->figures;
+    enum http_event event = http_step(&e->streams[reading->direction & 1], reading->window, reading->source);
+    if (event == HTTP_ON)
+        return 0;
+    if (event == HTTP_ALL_READ)
+        return 1;
+    if (event == HTTP_REQUEST) {
+        on_request(reading);
+        return 0;
+    }
+    if (event == HTTP_ANSWER) {
+        on_answer(reading);
+        return e->ignored ? 1 : 0;
+    }
+    if (event == HTTP_TWO) {
+        add(&figures->unparsed[REASON_HTTP_2], 1);
+        e->ignored = 1;
+    } else if (e->spoken) {
+        lose(reading, REASON_MALFORMED);
+    } else {
+        e->ignored = 1; /* it never was HTTP */
+    }
+    return 1;
+}
+
+/* Read a piece of one direction of a connection: bytes `at` to `end` of what HTTP_LOAD reads. */
+static __always_inline void read_piece(struct reading *reading, u32 at, u32 end)
+{
+    u32 zero = 0;
+    struct http_window *window = bpf_map_lookup_elem(&windows, &zero);
+    if (!window)
+        return;
+    reading->window = window;
+    http_begin(&reading->exchange->streams[reading->direction & 1], window, at, end, bpf_ktime_get_ns());
+    if (bpf_loop(HTTP_MOST_STEPS, read_on, reading, 0) == HTTP_MOST_STEPS)
+        lose(reading, REASON_MALFORMED);
+}
+
+/* What the first bytes of a piece say that begins here; HTTP_ON: nothing. */
+enum { HTTP_BEGINNING = 32, HTTP_TLS = 16 };
+
+static __always_inline u32 look(const u8 *bytes, u32 length)
+{
+    if (bytes[0] >= 0x14 && bytes[0] <= 0x17 && bytes[1] == 3 && bytes[2] <= 4)
+        return HTTP_TLS;
+    if (length >= 12 && http_code_of(bytes))
+        return HTTP_ANSWER;
+    if (length >= 16 && http_method_of(bytes))
+        return HTTP_REQUEST;
+    return HTTP_ON;
+}

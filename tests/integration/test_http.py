@@ -1,0 +1,194 @@
+"""HTTP figures of real servers against their own logs: every request is counted once, with its code."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+from conftest import ROOT, Web, scrape, wait_for
+from docker.models.containers import Container
+from observer import one_agent_for_all
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.agent.kernel import SLOT_BOUNDS
+
+nothing_left = one_agent_for_all
+NGINX, PYTHON = 80, 8000
+BODY = "x" * 600
+GET = "GET {} HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def servers(client: docker.DockerClient, image: str) -> Iterator[list[Container]]:
+    """Two containers with both servers each, of which the second is to be a client; both are monitored."""
+    folder = ROOT / "tests" / "integration" / "http"
+    client.images.build(path=str(folder), tag="chaosorca-test-http", rm=True, buildargs={"NGINX": image})
+    ipv6 = {f"net.ipv6.conf.{device}.disable_ipv6": 0 for device in ("all", "lo")}
+    started = [
+        client.containers.run("chaosorca-test-http", name=f"orca-test-http-{role}", detach=True, sysctls=ipv6)
+        for role in ("server", "client")
+    ]
+    try:
+        for one in started:
+            wait_for(lambda one=one: one.exec_run(["curl", "-sf", "http://127.0.0.1:8000/code/200"]).exit_code == 0)
+            start_monitoring(container=one.name)
+        yield started
+        for one in started:
+            stop_monitoring(container=one.name)
+    finally:
+        for one in started:
+            one.remove(force=True, v=True)
+
+
+def figures(container: Container, metric: str, *labels: str) -> Counter[tuple[str, ...]]:
+    """The values of a metric of a container by some of its labels."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for series, value in scrape(Web(container, "")).items():
+        if series.startswith(metric + "{") and f'container="{container.name}"' in series:
+            found[tuple(re.search(f'{label}="([^"]*)"', series)[1] for label in labels)] += int(value)
+    return found
+
+
+class Told:
+    """What happens from here on: by the kernel's count and by the servers' logs."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._counted = self._count()
+        self._logged = self._log()
+
+    def counted(self) -> dict[str, int]:
+        """Requests by role, method and code."""
+        return {" ".join(key): count for key, count in (self._count() - self._counted).items()}
+
+    def logged(self) -> dict[str, int]:
+        """The same of the servers' logs."""
+        return {f"server {key}": count for key, count in (self._log() - self._logged).items()}
+
+    def unparsed(self) -> dict[str, int]:
+        return {
+            reason: count
+            for (reason,), count in figures(self._container, "chaosorca_http_unparsed_total", "reason").items()
+            if count
+        }
+
+    def _count(self) -> Counter[tuple[str, ...]]:
+        return figures(self._container, "chaosorca_http_requests_total", "role", "method", "code")
+
+    def _log(self) -> Counter[str]:
+        return Counter(run(self._container, "sh", "-c", "cat /tmp/nginx.log /tmp/python.log").splitlines())
+
+
+def run(container: Container, *command: str) -> str:
+    result = container.exec_run(list(command), demux=True)
+    assert result.exit_code == 0, result.output
+    return (result.output[0] or b"").decode()
+
+
+def ask(container: Container, *requests: str, port: int = NGINX, host: str = "127.0.0.1", **how: Any) -> list[float]:
+    asked = {"host": host, "port": port, "requests": requests, **how}
+    return json.loads(run(container, "python3", "/client.py", json.dumps(asked)))
+
+
+def agree(told: Told, **expected: int) -> None:
+    """Both say the same, and that is what is expected, by method and code; nothing was left out."""
+    wait_for(lambda: told.logged() == told.counted(), 5)
+    assert told.counted() == {f"server {what.replace('_', ' ')}": count for what, count in expected.items()}
+    assert told.unparsed() == {}
+
+
+def test_a_hundred_thousand_requests_on_connections_that_are_kept(servers: list[Container]) -> None:
+    told = Told(servers[0])
+    page = GET.format("/")
+    ask(servers[0], page * 8, answers=8, end=BODY, times=3000, connections=4)
+    ask(servers[0], page, end=BODY, times=2000, connections=2)
+    agree(told, GET_200=100_000)
+
+
+def test_wrk_with_and_without_pipelining(servers: list[Container]) -> None:
+    told = Told(servers[0])
+    for more in ([], ["-s", "/pipeline.lua"]):
+        run(servers[0], "wrk", "-t1", "-c16", "-d1", *more, "http://127.0.0.1:80/")
+    time.sleep(0.5)
+    counted, logged = told.counted(), told.logged()
+    ended_by_wrk = counted.pop("server GET none", 0)
+    assert ended_by_wrk <= 16 * 9
+    assert sum(logged.values()) > 1000
+    assert counted.keys() == logged.keys() == {"server GET 200", "server GET 404"}
+    assert all(abs(counted[what] - logged[what]) <= ended_by_wrk for what in logged), "but for what wrk has broken off at its end"
+
+
+def test_curl_over_ipv4_and_ipv6(servers: list[Container]) -> None:
+    told = Told(servers[0])
+    run(servers[0], "curl", "-s", "-o", "/dev/null", "http://127.0.0.1/?[1-50]")
+    run(servers[0], "curl", "-s", "-g", *["http://[::1]/large", "-o", "/dev/null"] * 20, "http://[::1]/busy")
+    run(servers[0], "curl", "-s", "-I", "http://127.0.0.1/?[1-5]")
+    run(servers[0], "curl", "-s", "-o", "/dev/null", "-d", "x" * 100, "http://127.0.0.1/[1-3]")
+    agree(told, GET_200=70, GET_503=1, HEAD_200=5, POST_404=3)
+
+
+def test_answers_of_all_kinds_byte_by_byte(servers: list[Container]) -> None:
+    told = Told(servers[0])
+    kinds = ["code/204", "code/304", "chunked", "code/500", "code/404"]
+    head = "HEAD /code/200 HTTP/1.1\r\nHost: x\r\n\r\n"
+    upload = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1"
+    closing = "GET /until-closed HTTP/1.1\r\nHost: x\r\n\r\n"
+    everything = "".join(GET.format(f"/{kind}") for kind in kinds) + head + upload + closing
+    ask(servers[0], everything, port=PYTHON, rest=True, cut=1)
+    ask(servers[0], everything, port=PYTHON, rest=True)
+    agree(told, GET_204=2, GET_304=2, GET_200=4, GET_500=2, GET_404=2, HEAD_200=2, POST_201=2)
+
+
+def test_100_continue_and_a_large_upload(servers: list[Container]) -> None:
+    told = Told(servers[0])
+    data = ["--data-binary", "@/pages/large", "-H", "Expect: 100-continue", "-s", "-o", "/dev/null"]
+    run(servers[0], "curl", *data, "http://127.0.0.1:8000/", "http://127.0.0.1:8000/")
+    agree(told, POST_201=2)
+
+
+@pytest.mark.parametrize("together", [8, 16, 32])
+def test_many_requests_in_one_packet(servers: list[Container], together: int) -> None:
+    told = Told(servers[0])
+    ask(servers[0], GET.format("/") * (together - 1) + GET.format("/nothing-here"), answers=1, end="</html>", times=20)
+    agree(told, GET_200=20 * (together - 1), GET_404=20)
+
+
+def test_requests_without_an_answer(servers: list[Container]) -> None:
+    told = Told(servers[0])
+    for _ in range(3):
+        ask(servers[0], GET.format("/silent"), port=PYTHON, rest=True)
+        ask(servers[0], GET.format("/reset"), port=PYTHON, rest=True)
+    wait_for(lambda: told.counted() == {"server GET none": 6}, 5)
+    assert told.logged() == {}
+    assert set(figures(servers[0], "chaosorca_http_requests_in_flight", "role").values()) <= {0}
+
+
+def test_both_ends_are_counted_each_in_its_role(servers: list[Container]) -> None:
+    server, client = Told(servers[0]), Told(servers[1])
+    servers[0].reload()
+    address = servers[0].attrs["NetworkSettings"]["IPAddress"]
+    ask(servers[1], GET.format("/large") + GET.format("/") * 7, host=address, end=BODY, answers=7, times=100, connections=2)
+    agree(server, GET_200=1600)
+    assert client.counted() == {"client GET 200": 1600}
+    assert client.unparsed() == {}
+
+
+def test_latencies_are_those_of_the_client(servers: list[Container]) -> None:
+    metric = "chaosorca_http_request_duration_seconds_bucket"
+    before = figures(servers[0], metric, "role", "le")
+    times = [1] * 30 + [4] * 30 + [30] * 10
+    latencies = ask(servers[0], *(GET.format(f"/slow/{ms}") for ms in times), port=PYTHON, end="hello")
+    after = figures(servers[0], metric, "role", "le")
+    counts = [after["server", str(bound)] - before["server", str(bound)] for bound in SLOT_BOUNDS]
+    assert counts[-1] == len(times)
+    for quantile in (0.1, 0.5, 0.9, 0.99):
+        of_kernel = next(slot for slot, count in enumerate(counts) if count >= quantile * len(times))
+        of_client = bisect_left(SLOT_BOUNDS, sorted(latencies)[int(quantile * len(latencies))])
+        assert abs(of_kernel - of_client) <= 1, (quantile, of_kernel, of_client)
