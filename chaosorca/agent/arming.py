@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent import kernel
+from chaosorca.agent import proc as procfs
 from chaosorca.agent.btf import member_offsets
 from chaosorca.agent.elf import Elf
 from chaosorca.agent.libbpf import Program
@@ -112,6 +113,10 @@ class Arming:
                 return
             if platform.machine() != "x86_64":
                 raise AgentError(f"uprobes arm threads on x86-64 only, and this is {platform.machine()}")
+            if procfs.command_name(self._proc, 2) != "kthreadd":
+                raise AgentError(
+                    "the engine runs in a container itself, where eBPF programs have other numbers for threads than the agent"
+                )
             wanted = {structure: {m for s, m in _OFFSETS.values() if s == structure} for structure, _ in _OFFSETS.values()}
             try:
                 found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), wanted)

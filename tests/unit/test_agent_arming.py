@@ -124,6 +124,12 @@ def test_another_machine_is_told_that_it_cannot(monkeypatch: pytest.MonkeyPatch)
         Arming().prepare()
 
 
+def test_an_engine_in_a_container_is_told_that_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(AgentError, match="the engine runs in a container itself"):
+        Arming(tmp_path).prepare()
+
+
 class Loaded:
     """A program that remembers how it was loaded, and where it has probes."""
 
@@ -161,6 +167,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Ar
     )
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
     monkeypatch.setattr(arming.kernel, "takes_many_uprobes", lambda fd: many)
+    monkeypatch.setattr(arming.procfs, "command_name", lambda proc, pid: "kthreadd")
     one = Arming(**options)
     one.prepare()
     one.prepare()
