@@ -312,7 +312,8 @@ class Calls:
             batch, batches, seconds: how many calls are timed as one, and when it ends.
             threads: how many make them.
             pause: microseconds between batches.
-            how: 0: getppid; 1: the same by the libc's `syscall`; 2: poll.
+            how: 0: getppid; 1: the same by the libc's `syscall`; 2: poll; 3: poll of a program that has had a second thread, which
+                it keeps.
         """
         asked = self._now()["asked"]
         values = (asked, asked, 0, how, batch, batches, round(seconds * 1000), threads, pause, *[0] * len(self._SEEN))
@@ -377,6 +378,8 @@ CASES = (
     Case("poll, injected: each one fails", _ON_POLL, fails=True, how=2),
     Case('poll, let pass: when="60000+"', {**_ON_POLL, "when": "60000+"}, how=2),
     Case("poll, let pass: process=..., decided by the tracer", {**_ON_POLL, "process": "no such program"}, how=2),
+    Case("poll, with threads, injected: each one fails", _ON_POLL, fails=True, how=3),
+    Case('poll, with threads, let pass: when="60000+"', {**_ON_POLL, "when": "60000+"}, how=3),
     Case("injected: each one fails", _ON_GETPPID, fails=True),
     Case('let pass: when="60000+", decided by its number', {**_ON_GETPPID, "when": "60000+"}),
     Case("let pass: process=..., decided by the tracer", {**_ON_GETPPID, "process": "no such program"}),

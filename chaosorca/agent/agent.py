@@ -214,6 +214,7 @@ class Agent:
             http_in_flight=of("http", self._http.in_flight()),
             injected=dict(self._ledger.injections()),
             tracer_restarts=self._faults.restarts(),
+            fault_calls=_coverage(self._faults.status()),
             fault_active={
                 (fault["container"], fault["text"]): float(fault["active"])
                 for fault in self._faults.status()
@@ -324,6 +325,17 @@ def _warn_of_network(target: Target, monitors: set[str]) -> None:
         target.warnings.append("it is on the host's network: what it receives and transmits cannot be told, and is left out")
     if target.shared_network:
         target.warnings.append("it shares its network with another container: HTTP and network figures are those of both")
+
+
+def _coverage(faults: list[dict[str, Any]]) -> dict[tuple[str, str, str], float]:
+    """What the kernel, and what an injector's probes have seen of faulted system calls, by container and system call."""
+    return {
+        (fault["container"], syscall, seen_by): float(calls[kind])
+        for fault in faults
+        if fault["active"]
+        for syscall, calls in fault["coverage"].items()
+        for seen_by, kind in (("kernel", "made"), ("probes", "probed"))
+    }
 
 
 def _sum(kernel: dict[Any, Any], tracer: dict[Any, Any]) -> dict[Any, Any]:

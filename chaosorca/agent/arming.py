@@ -39,9 +39,10 @@ _OFFSETS = {
 _LAYOUTS = {
     "armed_cgroups": ("=Q", "=I"),
     "rules": ("=II", "=6IQQ"),
-    "armed": ("=I", "=IIQQII32x8x64x"),
+    "armed": ("=I", "=IIQQQII32x8x64x"),
     "seen": ("=II", "=Q"),
     "deaf": ("=II", "=Q"),
+    "watched": ("=I", "=B"),
     "new_code": ("=I", "=Q"),
     "dropped": ("=I", "=Q"),
 }
@@ -51,7 +52,7 @@ _MMAP = 9
 _UNKNOWN_NR = 0xFFFF
 _ANY_NR = 0x10000  # of those in the C library's `syscall()`
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
-_IN_MEMORY, _IS_EARLY, _HAS_CONDITION = 1 << 60, 1 << 61, 1 << 62
+_IN_MEMORY, _IS_EARLY, _HAS_CONDITION, _HAS_DETOUR = 1 << 60, 1 << 61, 1 << 62, 1 << 63
 _FUNCTION = "at_site"
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
@@ -112,6 +113,10 @@ class Arming:
                 return
             if platform.machine() != "x86_64":
                 raise AgentError(f"uprobes arm threads on x86-64 only, and this is {platform.machine()}")
+            if procfs.command_name(self._proc, 2) != "kthreadd":
+                raise AgentError(
+                    "the engine runs in a container itself, where eBPF programs have other numbers for threads than the agent"
+                )
             wanted = {structure: {m for s, m in _OFFSETS.values() if s == structure} for structure, _ in _OFFSETS.values()}
             try:
                 found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), wanted)
@@ -172,6 +177,18 @@ class Arming:
     def new_code(self, number: int) -> int:
         """How often a target has mapped code so far."""
         return self._program["new_code"].get(number) or 0
+
+    def watch(self, tid: int, watching: bool = True) -> None:
+        """Leave a thread to its tracer, which stops it at each call, until it ends."""
+        table = self._program["watched"]
+        if watching:
+            table.put(tid, 1)
+        else:
+            table.delete(tid)
+
+    def is_watched(self, tid: int) -> bool:
+        """Whether a thread is left to its tracer."""
+        return self._program["watched"].get(tid) is not None
 
     def deaf(self, number: int) -> dict[int, int]:
         """How many of them were let pass because the thread had blocked the signal, by number."""
@@ -287,6 +304,12 @@ def _group(site: Site, code: _Code) -> int:
 def _cookie(site: Site) -> int:
     """What the program is told of a site; see bpf/arm.c."""
     told = _number(site) | (site.to_syscall & 0xFFFF) << 16
+    if site.detour is not None and site.condition is not None:
+        begin, detour = site.to_syscall if site.to_next is None else site.to_next, site.detour
+        is_far = begin not in range(0x100)  # one of both is right behind the probe
+        near, far = (detour, begin) if is_far else (begin, detour)
+        told |= _IS_EARLY if is_far else 0
+        return told | (far & 0xFFFF) << 32 | near << 48 | site.condition << 56 | _HAS_DETOUR
     if site.condition is not None:
         told |= site.condition << 56 | _HAS_CONDITION
     if site.to_next is not None:

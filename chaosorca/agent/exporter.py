@@ -64,6 +64,12 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ["container", "syscall", "effect"],
         snapshot.injected,
     )
+    yield _counter(
+        "chaosorca_fault_calls",
+        "Calls of a faulted system call since its fault began: all (kernel), and those that came by a probe (probes)",
+        ["container", "syscall", "seen_by"],
+        snapshot.fault_calls,
+    )
     yield _gauge("chaosorca_fault_active", "1 while a fault is active, 0 after", ["container", "fault"], snapshot.fault_active)
 
     yield _counter(

@@ -16,7 +16,7 @@ from typing import Any
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.abort import AbortWatch, Requests
-from chaosorca.agent.arming import SIGNALS, Arming
+from chaosorca.agent.arming import Arming
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.ptrace import PtraceSession
@@ -296,7 +296,7 @@ class Faults:
             try:
                 self.arming.prepare()
                 cannot = uprobe_cannot(fault, self._arch)
-                why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids) or self._deaf(pids)
+                why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids)
                 if not why or injector == "uprobe":
                     self.arming.try_out(pids, [self._numbers[name] for name in fault.syscalls])
                     cgroups = self._cgroups_of(target)
@@ -308,17 +308,6 @@ class Faults:
                 why = str(error)
             why = f"it is injected by ptrace, which stops every system call, and not by uprobes: {why}"
         return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc), why
-
-    def _deaf(self, pids: list[int]) -> str:
-        """Why the signals that arm do not stop processes; empty if one does. PostgreSQL has blocked the first one for good."""
-        first, other = SIGNALS
-        for pid in pids:
-            for tid in procfs.threads(self._proc, pid):
-                blocked = procfs.signals(self._proc, pid, tid, "SigBlk")
-                if first in blocked and other in blocked | procfs.signals(self._proc, pid, tid, "SigCgt"):
-                    name = procfs.command_name(self._proc, pid)
-                    return f"process {pid} ({name}) has blocked SIGURG and SIGWINCH, by which its calls are stopped"
-        return ""
 
     def _cgroups_of(self, target: Target) -> Callable[[], list[int]]:
         """What tells the control groups of a container now, be it one that was made anew under its name."""

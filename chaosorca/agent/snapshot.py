@@ -21,6 +21,7 @@ class Snapshot:
     http_in_flight: dict[tuple[str, str], float] = field(default_factory=dict)
     injected: dict[tuple[str, str, str], float] = field(default_factory=dict)
     tracer_restarts: dict[tuple[str], float] = field(default_factory=dict)
+    fault_calls: dict[tuple[str, str, str], float] = field(default_factory=dict)
     fault_active: dict[tuple[str, str], float] = field(default_factory=dict)
     resources: dict[str, Resources] = field(default_factory=dict)
     map_entries: dict[tuple[str, str], float] = field(default_factory=dict)

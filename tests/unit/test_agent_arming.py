@@ -70,6 +70,21 @@ def test_the_cookie_of_a_probe_before_the_last_instruction(
     assert not cookie >> 60 & 1 and cookie < 2**63
 
 
+@pytest.mark.parametrize(
+    ("site", "near", "far", "straight_is_far"),
+    [
+        (Site(0, 12, 0, None, to_next=2, condition=5, detour=25), 2, 25, 0),
+        (Site(0, 6, 0, None, condition=5, detour=-300), 6, 0x10000 - 300, 0),
+        (Site(0, -92, 0, None, to_next=-107, condition=5, detour=2), 2, 0x10000 - 107, 1),
+        (Site(0, 400, 0, None, to_next=300, condition=5, detour=6), 6, 300, 1),
+    ],
+)
+def test_the_cookie_of_a_jump_to_two_places(site: Site, near: int, far: int, straight_is_far: int) -> None:
+    cookie = arming._cookie(site)
+    assert (cookie >> 16 & 0xFFFF, cookie >> 48 & 0xFF, cookie >> 32 & 0xFFFF) == (site.to_syscall & 0xFFFF, near, far)
+    assert (cookie >> 56 & 15, cookie >> 60) == (5, 8 | straight_is_far << 1)
+
+
 def mapped(tmp_path: Path, content: bytes | None) -> Arming:
     """A process that executes one file; None: it may not be opened."""
     file = tmp_path / "10" / "map_files" / "401000-479000"
@@ -109,6 +124,12 @@ def test_another_machine_is_told_that_it_cannot(monkeypatch: pytest.MonkeyPatch)
         Arming().prepare()
 
 
+def test_an_engine_in_a_container_is_told_that_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(AgentError, match="the engine runs in a container itself"):
+        Arming(tmp_path).prepare()
+
+
 class Loaded:
     """A program that remembers how it was loaded, and where it has probes."""
 
@@ -146,6 +167,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Ar
     )
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
     monkeypatch.setattr(arming.kernel, "takes_many_uprobes", lambda fd: many)
+    monkeypatch.setattr(arming.procfs, "command_name", lambda proc, pid: "kthreadd")
     one = Arming(**options)
     one.prepare()
     one.prepare()

@@ -467,3 +467,52 @@ def test_the_c_library_of_this_machine() -> None:
         if site.to_next is None and site.held_in is None and data[site.offset] == 0xB8:
             assert site.to_syscall == 5
             assert int.from_bytes(data[site.offset + 1 : site.offset + 5], "little") == site.nr
+
+
+AFTERWARDS = ["41 89 c0", OPENAT, SYSCALL, RET]  # mov %eax,%r8d
+
+
+def cancellable(count: int, *, detour: list[str] | None = None, first: str = "74 08") -> Sites:
+    """A C library's functions that make a call at one of two places; before the second one they call another function."""
+    text, functions = b"", []
+    helper = count * 64
+    for index in range(count):
+        begin = index * 64
+        function = code(first, OPENAT, SYSCALL, RET)
+        function += b"\xe8" + struct.pack("<i", helper - (begin + len(function) + 5)) + code(*(detour or AFTERWARDS))
+        text += function.ljust(64, b"\xcc")
+        functions.append((begin, begin + len(function)))
+    return found(text + code(RET), [*functions, (helper, helper + 1)])
+
+
+def test_two_places_for_the_same_call_share_the_jump_between_them() -> None:
+    assert cancellable(8) == Sites(
+        tuple(Site(index * 64, 7, 257, None, to_next=2, condition=5, detour=10) for index in range(8)), (), ()
+    )
+
+
+def test_where_the_detour_is_right_behind_the_jump() -> None:
+    text, functions = b"", []
+    for index in range(8):
+        call = b"\xe8" + struct.pack("<i", 8 * 64 - (index * 64 + 7))
+        function = code("75 10") + call + code(*AFTERWARDS, OPENAT, SYSCALL, RET)
+        text += function.ljust(64, b"\xcc")
+        functions.append((index * 64, index * 64 + len(function)))
+    sites = found(text + code(RET), [*functions, (8 * 64, 8 * 64 + 1)]).sites
+    assert sites == tuple(Site(index * 64, 23, 257, None, to_next=18, condition=5, detour=2) for index in range(8))
+
+
+@pytest.mark.parametrize(
+    "sites",
+    [
+        cancellable(7),
+        cancellable(8, detour=[CLOSE, SYSCALL, RET]),
+        cancellable(8, detour=["41 89 c0", "75 00", OPENAT, SYSCALL, RET]),
+        cancellable(8, detour=["90 " * 250, OPENAT, SYSCALL, RET]),
+        cancellable(8, first="e3 08"),
+    ],
+    ids=["few", "another call", "a branch", "far", "no condition"],
+)
+def test_what_is_no_detour(sites: Sites) -> None:
+    assert [site for site in sites.sites if site.detour is not None] == []
+    assert sites.refused == ()

@@ -15,7 +15,8 @@ enum { MOST_BATCHES = 65536, MOST_THREADS = 64 };
 static volatile struct board {
     int64_t asked, done; /* the number of the round that is asked for, and of the one that is over */
     int64_t stop;        /* ends a round early */
-    int64_t how;         /* 0: getppid; 1: the same by the libc's `syscall`, whose code does not say which call it makes; 2: poll */
+    int64_t how;         /* 0: getppid; 1: the same by the libc's `syscall`, whose code does not say which call it makes; 2: poll;
+                          * 3: poll of a program that has had a second thread, which glibc makes in another place */
     int64_t batch, batches, milliseconds; /* a round ends with the batches or with the time */
     int64_t threads;
     int64_t pause; /* microseconds between batches */
@@ -39,7 +40,7 @@ static void *work(void *first)
         if (how == 1)
             for (int64_t n = 0; n < batch; n++)
                 failed += syscall(SYS_getppid) < 0;
-        else if (how == 2)
+        else if (how >= 2)
             for (int64_t n = 0; n < batch; n++)
                 failed += poll(0, 0, 0) < 0;
         else
@@ -67,9 +68,16 @@ static void *work(void *first)
     return 0;
 }
 
+static void *rest(void *nothing)
+{
+    pause();
+    return nothing;
+}
+
 int main(int count, char **arguments)
 {
-    pthread_t threads[MOST_THREADS];
+    pthread_t threads[MOST_THREADS], other;
+    int has_other = 0;
     int fd = count == 2 ? open(arguments[1], O_RDWR) : -1;
     board = mmap(0, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (fd < 0 || (void *)board == MAP_FAILED)
@@ -81,6 +89,9 @@ int main(int count, char **arguments)
             nanosleep(&millisecond, 0);
             continue;
         }
+        if (board->how == 3 && !has_other && pthread_create(&other, 0, rest, 0))
+            return 1;
+        has_other |= board->how == 3;
         int more = board->threads - 1;
         for (int i = 0; i < more; i++)
             if (i >= MOST_THREADS || pthread_create(&threads[i], 0, work, 0))

@@ -7,7 +7,8 @@
  * left to the tracer: such a rule arms each call.
  *
  * The cookie's bits: 0-15 the number (0xffff: see `number_in`), 16-31 bytes to the `syscall`, 32-47 for IS_EARLY bytes to where the
- * thread is next, else 32-39 the register and 40-55 the distance behind it, 56-59 the condition of HAS_CONDITION, 60-62 the flags.
+ * thread is next, else 32-39 the register and 40-55 the distance behind it, 56-59 the condition of HAS_CONDITION, 60-63 the flags.
+ * HAS_DETOUR: 48-55 bytes to where it is next if the condition holds, 32-47 if it does not; with IS_EARLY the other way round.
  *
  * Of the kernel's structures only `task_struct` and `sighand_struct` are read, at offsets from the running kernel's own BTF.
  */
@@ -27,6 +28,7 @@ const volatile u32 SIGHAND_ACTION;
 #define IN_MEMORY (1ull << 60)
 #define IS_EARLY (1ull << 61)
 #define HAS_CONDITION (1ull << 62)
+#define HAS_DETOUR (1ull << 63)
 #define AHEAD 64
 
 /* `struct pt_regs` of x86-64. */
@@ -67,7 +69,8 @@ struct armed {
     u32 rule;
     u32 nr;
     u64 from; /* where the thread stops */
-    u64 at; /* the `syscall` instruction */
+    u64 begin; /* from where it gets straight to the call: there, or on the other way if it is on a detour */
+    u64 at; /* the `syscall` instruction on that way */
     u32 signal;
     u32 processor;
     u64 merged[4]; /* how the kernel's siginfo begins of one of the program's own that came while ours was waiting; 0: none did */
@@ -82,6 +85,7 @@ LRU_HASH(calls, struct call_key, struct calls, 65536);
 HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
 HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
+HASH(watched, u32, u8, 65536); /* threads that have blocked the signals: their tracer stops them at each call */
 HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
 DROPS
 
@@ -187,7 +191,7 @@ int at_site(struct registers *ctx)
     if (!add_one(&seen, &key))
         drop();
     u32 thread = bpf_get_current_pid_tgid();
-    if (!rule->all && !selects(rule, thread, key.nr))
+    if (bpf_map_lookup_elem(&watched, &thread) || (!rule->all && !selects(rule, thread, key.nr)))
         return 0;
     /* Nobody but a tracer may see the signal. */
     char *task = (char *)bpf_get_current_task();
@@ -204,10 +208,14 @@ int at_site(struct registers *ctx)
     }
     struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal, .processor = bpf_get_smp_processor_id()};
     call.at = ctx->ip + (s16)(cookie >> 16);
-    call.from = cookie & IS_EARLY ? ctx->ip + (s16)(cookie >> 32) : call.at;
+    u64 far = ctx->ip + (s16)(cookie >> 32), near = ctx->ip + (u8)(cookie >> 48);
+    call.begin = cookie & IS_EARLY ? far : cookie & HAS_DETOUR ? near : call.at;
+    call.from = call.begin;
+    if (cookie & HAS_DETOUR && !holds(ctx->flags, cookie >> 56 & 15))
+        call.from = cookie & IS_EARLY ? near : far;
     /* This spares the tracer the reading; it still can, where the next page is not there. */
-    if (call.from != call.at)
-        call.has_code = !bpf_probe_read_user(call.code, sizeof(call.code), (void *)call.from);
+    if (call.begin != call.at)
+        call.has_code = !bpf_probe_read_user(call.code, sizeof(call.code), (void *)call.begin);
     if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY)) {
         drop();
         return 0;
@@ -243,5 +251,6 @@ int on_sched_process_exit(void)
 {
     u32 thread = bpf_get_current_pid_tgid();
     bpf_map_delete_elem(&armed, &thread);
+    bpf_map_delete_elem(&watched, &thread);
     return 0;
 }

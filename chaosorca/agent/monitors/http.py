@@ -6,6 +6,7 @@ What is inside TLS comes from tls.py; the kernel counts it as if for another tar
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import threading
 import time
@@ -71,8 +72,11 @@ class _Watched:
         for name in [name for name, one in self.sockets.items() if name not in names or not one.is_current()]:
             self.sockets.pop(name).close()
         for name in names - self.sockets.keys():
-            with contextlib.suppress(OSError):  # it may be gone again
+            try:
                 self.sockets[name] = kernel.PacketSocket(proc / str(pid) / "ns" / "net", name, self.filter.fd("http_target"))
+            except OSError as error:
+                if error.errno != errno.ENODEV:  # it may be gone again
+                    raise
 
     def close(self) -> None:
         for one in self.sockets.values():

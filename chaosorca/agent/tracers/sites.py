@@ -8,6 +8,10 @@ Few instructions are emulated by the kernel when they have a probe: jumps, pushe
 takes thirty times as long. So the probe goes further ahead, on an emulated instruction, if control runs straight from there
 to the call.
 
+glibc makes most calls that may block at one of two places, by whether the process has ever had a second thread; before the second
+one it calls a function, so that control does not run straight there. A probe on the jump between them serves both: who is to be
+stopped on the second way is so before that call, and can be led behind the first place, which gives the same result.
+
 The bytes `0f 05` are searched first, and only the function around each of them is disassembled. Where a file knows no functions
 (Go, musl), an instruction begins where decodings from many places meet.
 """
@@ -19,7 +23,7 @@ import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import capstone
@@ -67,6 +71,7 @@ _SIZE_OF_CALL = 5
 _FAR = 16  # instructions between an emulated one and the call
 _FAR_BYTES = 64  # and their bytes
 _MOST_BEGINNINGS = 8
+_OF_A_LIBRARY = 8  # pairs of places with a detour by the same function: no other code has so many
 _DISTANCES = range(-0x8000, 0x8000)
 _MMAP = 9
 _PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
@@ -135,11 +140,17 @@ class Site:
     condition: int | None = None
     """The condition code (0-15, as in the low four bits of the opcode of `jcc`; Intel SDM, appendix B.1.4.7) that must hold when
     the probed instruction begins for control to go to the call; None: it always does."""
+    detour: int | None = None
+    """Not None: bytes from the probe to the instruction at which a thread is found if the condition does not hold. From there it
+    gets to another `syscall`, no more than `DETOUR` bytes on, which makes the same call."""
 
     @property
     def rax_is_set(self) -> bool:
         """Whether %rax holds the number when the probed instruction begins."""
         return self.held_in == "rax" and self.held_at is None
+
+
+DETOUR = 255
 
 
 @dataclass(frozen=True)
@@ -161,19 +172,21 @@ def find_sites(file: Elf) -> Sites:
     entrances = {address: name for address, name in _candidates(file) if code.is_instruction(address, name)}
     calls = [address for address, name in entrances.items() if name == "syscall"]
     code.connect(calls)
-    sites: list[Site] = []
+    sites: dict[int, list[Site]] = {}
     doubtful: list[tuple[int, str]] = []
     refused: list[tuple[int, str]] = []
     for address in calls:
+        sites[address] = []
         for way in _ways(code, address):
             if isinstance(way, Site):
-                sites.append(way)
+                sites[address].append(way)
             else:
                 (doubtful if way == _MAY_BE_DATA else refused).append((file.offset(address), way))
+    _join_detours(code, sites)
     other = (
         (file.offset(address), name) for address, name in entrances.items() if name != "syscall" and not code.may_be_data(address)
     )
-    in_order = sorted(sites, key=lambda site: site.offset)
+    in_order = sorted((site for some in sites.values() for site in some), key=lambda site: site.offset)
     return Sites(tuple(in_order), tuple(sorted(refused)), tuple(sorted(other)), tuple(sorted(doubtful)))
 
 
@@ -490,6 +503,51 @@ def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tu
             return ()
         todo += [(way, one.address) for way in ways]
     return () if code.computes_jumps(address) else tuple(sites)
+
+
+def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
+    """Have the two places at which a C library makes the same call share one probe, where it has them for many calls."""
+    straight: dict[int, tuple[int, Site]] = {}
+    for address, some in sites.items():
+        straight |= {site.offset: (address, site) for site in some if site.condition is not None and site.held_in is None}
+    found: dict[int, dict[int, list[tuple[int, Site]]]] = defaultdict(dict)
+    for address, some in sites.items():
+        if len(some) != 1 or some[0].to_next is not None or (detour := _detour(code, address)) is None:
+            continue
+        jumps, begin, called = detour
+        others = [(straight.get(code.file.offset(jump.address)), begin - jump.address) for jump in jumps]
+        if all(other and other[0] != address and other[1].nr == some[0].nr for other, _ in others):
+            found[called][address] = [(other[0], replace(other[1], detour=to_begin)) for other, to_begin in others if other]
+    for joined in found.values():
+        for address, both in joined.items() if len(joined) >= _OF_A_LIBRARY else ():
+            sites[address] = []
+            for other, site in both:
+                sites[other] = [site if one.offset == site.offset else one for one in sites[other]]
+
+
+def _detour(code: Code, address: int) -> tuple[list[Instruction], int, int] | None:
+    """The jumps on conditions that lead to a system call by way of another call, where to, and where that call goes."""
+    called = None
+    at = address
+    while address - at <= DETOUR and (at == address or not code.may_be_entered(at)):
+        ways = code.into(at)
+        if ways and all(_is_emulated(code, way) and _is_conditional(code, way) for way in ways):
+            return None if called is None else (ways, at, called)
+        if len(ways) != 1:
+            return None
+        (before,) = ways
+        if before.name == "call":
+            if called is not None or not before.operands.startswith("0x"):
+                return None
+            called = int(before.operands, 16)
+        elif not before.goes_straight_on:
+            return None
+        at = before.address
+    return None
+
+
+def _is_conditional(code: Code, jump: Instruction) -> bool:
+    return _CONDITIONAL.match(code.bytes_of(jump)) is not None
 
 
 def _early_site(code: Code, one: Instruction, following: int, address: int, number: int) -> Site | None:

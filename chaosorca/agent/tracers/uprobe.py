@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from pathlib import Path
 
-from chaosorca.agent.arming import Arming, ArmRule
+from chaosorca.agent import proc as procfs
+from chaosorca.agent.arming import SIGNALS, Arming, ArmRule
 from chaosorca.agent.tracers.ptrace import PtraceSession, threshold_of
 from chaosorca.agent.tracers.session import OnCalls
 from chaosorca.agent.tracers.tracer import ENDED, EXEC, PROGRAM, Tracer
@@ -20,6 +21,7 @@ from chaosorca.model.when import when_bounds
 
 _DISARMED_WITHIN = 0.1
 _LOOKS_EVERY, _LOOKS_AT_ALL_EVERY = 0.02, 2.0
+_IN_A_HANDLER = 0.005  # a thread may block all signals for a moment
 _numbers = itertools.count(1)
 
 
@@ -53,6 +55,8 @@ class UprobeSession(PtraceSession):
         self._new_programs: queue.Queue[int | None] = queue.Queue()
         self._looked_at = time.monotonic()
         self._traced: set[int] = set()
+        self._watched: set[int] = set()
+        self._passed_by = 0
         super().__init__(numbers, on_calls, spawner, marks, proc, program)
         self._looker = threading.Thread(target=self._look_at_new_code, name="looker", daemon=True)
         self._looker.start()
@@ -81,6 +85,7 @@ class UprobeSession(PtraceSession):
         reasons = super().attach(pids, within)
         self._traced |= set(pids)
         self._probe(pids)
+        self._watch_deaf(pids)
         return reasons
 
     def supervise(self, pids: Collection[int]) -> str | None:
@@ -92,7 +97,11 @@ class UprobeSession(PtraceSession):
         if time.monotonic() - self._looked_at > _LOOKS_AT_ALL_EVERY:
             self._looked_at, new = time.monotonic(), self._traced
         self._probe(new)
-        return super().supervise(pids)
+        reason = super().supervise(pids)
+        if (deaf := sum(self._arming.deaf(self._number).values())) != self._passed_by:
+            self._passed_by = deaf
+            self._watch_deaf(self._traced)
+        return reason
 
     def seen(self) -> dict[str, int]:
         """See `Session.seen`: only the calls that faults are on."""
@@ -105,7 +114,7 @@ class UprobeSession(PtraceSession):
     def warnings(self) -> list[str]:
         """See `Session.warnings`."""
         deaf = [
-            f"{count} calls of {self._names[nr]} were let pass, because the threads had blocked the signals that stop them: "
+            f"{count} calls of {self._names[nr]} were let pass, because the threads had just blocked the signals that stop them: "
             "injector 'ptrace' would hit them"
             for nr, count in self._arming.deaf(self._number).items()
         ]
@@ -121,6 +130,8 @@ class UprobeSession(PtraceSession):
         self._arming.set_cgroups(self._number, self._cgroups, [])
         self._arming.release(self._number)
         self._arming.forget(self._number)
+        for tid in self._watched:
+            self._arming.watch(tid, False)
 
     def _prepare_tracer(self, tracer: Tracer) -> None:
         answer = tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
@@ -140,6 +151,26 @@ class UprobeSession(PtraceSession):
         numbers = {nr for rule in list(self._rules.values()) for nr in self._numbers_of(rule.fault)}
         if numbers:
             self._arming.probe(self._number, pids, numbers)
+
+    def _watch_deaf(self, pids: Collection[int]) -> None:
+        """Have threads that keep the signals blocked which would stop them be stopped at each call; Redis's helpers are such."""
+        self._watched = {tid for tid in self._watched if self._arming.is_watched(tid)}
+        threads = [(pid, tid) for pid in pids for tid in procfs.threads(self._proc, pid) if tid not in self._watched]
+        deaf = [one for one in threads if self._is_deaf(*one)]
+        if deaf:
+            time.sleep(_IN_A_HANDLER)
+        for pid, tid in deaf:
+            if self._is_deaf(pid, tid):
+                self._arming.watch(tid)
+                self._watched.add(tid)
+        for tid in self._watched:
+            for tracer in self._tracers:  # all but one know no such thread; a new one has to be told again
+                tracer.ask(f"watch {tid}")
+
+    def _is_deaf(self, pid: int, tid: int) -> bool:
+        first, other = SIGNALS
+        blocked = procfs.signals(self._proc, pid, tid, "SigBlk")
+        return first in blocked and other in blocked | procfs.signals(self._proc, pid, tid, "SigCgt")
 
     def _disarm(self, keys: list[int]) -> None:
         """Have nobody be armed any more, and those who are meet their tracer."""

@@ -27,14 +27,16 @@ enum { SYSCALL_BYTES = 2 };
 typedef struct user_regs_struct registers;
 
 /*
- * What a thread's registers, its call's number and arguments will be at `at`, where it is, or `from` where it is only some
- * instructions before it, which are this code (NULL: to be read). -1: it is gone or elsewhere; -2 (in place of a number): what is
- * between is not known.
+ * What a thread's registers, its call's number and arguments will be at `at` if it goes on at `begin`: it is at `from`, which is one
+ * of both, or on another way to the same call. The code from `begin` on is this, or is to be read (NULL). -1: it is gone or elsewhere;
+ * -2 (in place of a number): what is between is not known.
  */
-static inline int call_ahead(pid_t tid, uint64_t from, const uint8_t *code, uint64_t at, registers *there, int64_t *nr, uint64_t arguments[6])
+static inline int call_ahead(pid_t tid, uint64_t from, uint64_t begin, const uint8_t *code, uint64_t at, registers *there, int64_t *nr,
+                             uint64_t arguments[6])
 {
-    if (ptrace(PTRACE_GETREGS, tid, 0, there) || (there->rip != at && there->rip != from))
+    if (ptrace(PTRACE_GETREGS, tid, 0, there) || there->rip != from)
         return -1;
+    there->rip = begin;
     *nr = there->rip == at || run_ahead(tid, code, there, at) ? (int64_t)(uint32_t)there->rax : -2;
     uint64_t given[6] = {there->rdi, there->rsi, there->rdx, there->r10, there->r8, there->r9};
     __builtin_memcpy(arguments, given, sizeof(given));
@@ -42,16 +44,21 @@ static inline int call_ahead(pid_t tid, uint64_t from, const uint8_t *code, uint
 }
 
 /*
- * Have a thread that is there go on behind its `syscall` instruction, as if the call had been made with this result. `there` is what
- * `call_ahead` has told of it, NULL if that is long ago.
+ * Have a thread go on behind the `syscall` instruction at `at`, as if it had got there from `begin` and made the call with this result.
+ * `there` is what `call_ahead` has told of it, NULL if that is long ago.
  */
-static inline int skip_call(pid_t tid, uint64_t at, const registers *there, int64_t result)
+static inline int skip_call(pid_t tid, uint64_t begin, uint64_t at, const registers *there, int64_t result)
 {
     registers regs;
-    if (there)
+    if (there) {
         regs = *there;
-    else if (ptrace(PTRACE_GETREGS, tid, 0, &regs) || (regs.rip != at && !run_ahead(tid, NULL, &regs, at)))
-        return -1;
+    } else {
+        if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
+            return -1;
+        regs.rip = begin;
+        if (begin != at && !run_ahead(tid, NULL, &regs, at))
+            return -1;
+    }
     regs.rip = at + SYSCALL_BYTES;
     regs.rax = (uint64_t)result;
     return (int)ptrace(PTRACE_SETREGS, tid, 0, &regs);
@@ -76,15 +83,16 @@ enum { SYSCALL_BYTES = 4 };
 
 typedef struct user_regs_struct registers;
 
-static inline int call_ahead(pid_t tid, uint64_t from, const uint8_t *code, uint64_t at, registers *there, int64_t *nr, uint64_t arguments[6])
+static inline int call_ahead(pid_t tid, uint64_t from, uint64_t begin, const uint8_t *code, uint64_t at, registers *there, int64_t *nr,
+                             uint64_t arguments[6])
 {
-    (void)tid, (void)from, (void)code, (void)at, (void)there, (void)nr, (void)arguments;
+    (void)tid, (void)from, (void)begin, (void)code, (void)at, (void)there, (void)nr, (void)arguments;
     return -1;
 }
 
-static inline int skip_call(pid_t tid, uint64_t at, const registers *there, int64_t result)
+static inline int skip_call(pid_t tid, uint64_t begin, uint64_t at, const registers *there, int64_t result)
 {
-    (void)tid, (void)at, (void)there, (void)result;
+    (void)tid, (void)begin, (void)at, (void)there, (void)result;
     return -1;
 }
 

@@ -30,6 +30,7 @@ struct thread {
     pid_t tid;
     enum thread_state state;
     bool is_foreign;
+    bool is_watched;     /* it cannot be armed, and stops at each call, where the others are */
     bool follows;        /* it is armed, and shall stop at its next call all the same */
     int owed;            /* the signal that armed it, if it has not arrived yet */
     struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */
@@ -41,7 +42,8 @@ struct thread {
     struct active_rule *chosen; /* the rule that acts when the call at `site` is made */
     bool is_undecided;          /* if it selects that call */
     bool at_site;               /* before the `syscall` instruction, and not in the kernel */
-    uint64_t site;
+    uint64_t begin, site;       /* from where it gets straight to the `syscall` that can be left out, and that */
+    uint64_t follow_from, follow_to; /* where the one is that it makes, if that is not left out */
     int pass_on;                /* a signal that is to be delivered behind the site */
     int nr;
     bool is_replaced;

@@ -12,6 +12,7 @@
  *     N attach PID                              trace all threads of a process; DONE when every one is
  *     N marks ID                                the kernel's map (its id) in which threads are marked whose call it is not to time
  *     N arm ID                                  threads stop by a signal at calls that the kernel's map (its id) tells of, and no others
+ *     N watch TID                               this thread stops at each call all the same: it has blocked those signals
  *     N go TID                                  a thread that has become another program may go on
  *     N ping                                    answer
  *     N detach                                  let go of everything, and end
@@ -48,7 +49,7 @@
 #include "sleep.h"
 #include "thread.h"
 
-enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128 };
+enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128, DETOUR = 255 };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
 static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL, LOOKED_AT_WITHIN = 100 * 1000000ULL;
@@ -103,12 +104,17 @@ static void answer(uint32_t asked, int error)
 
 /* ---- how a thread comes to stop ---- */
 
+static bool stops_at_calls(const struct thread *thread)
+{
+    return armed < 0 || thread->is_watched;
+}
+
 /* Let a stopped thread run until its next system call's entry or exit, or until it is armed, with a signal or none. */
 static void next_call(struct thread *thread, int signal)
 {
     thread->state = RUNNING;
     bool gives_way = armed >= 0 && near_give_way(thread->tid);
-    ptrace(armed < 0 || thread->follows ? PTRACE_SYSCALL : PTRACE_CONT, thread->tid, 0, signal);
+    ptrace(stops_at_calls(thread) || thread->follows ? PTRACE_SYSCALL : PTRACE_CONT, thread->tid, 0, signal);
     if (gives_way)
         near_back();
 }
@@ -116,15 +122,16 @@ static void next_call(struct thread *thread, int signal)
 /* Have a thread that runs stop at its calls; return whether it has to stop once before it does. */
 static bool wake_at_calls(struct thread *thread)
 {
-    return armed < 0 && !ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+    return stops_at_calls(thread) && !ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 }
 
 /* What a uprobe has decided about a thread's next call: see bpf/arm.c. */
 struct armed_call {
     uint32_t rule;
     uint32_t nr;
-    uint64_t from; /* where the thread is stopped: there, or some instructions before */
-    uint64_t at;   /* its `syscall` */
+    uint64_t from;  /* where the thread is stopped */
+    uint64_t begin; /* from where it gets straight to the call: there, or elsewhere if it is on a detour */
+    uint64_t at;    /* the `syscall` on that way */
     int signal;    /* by which */
     int processor;
     union {
@@ -269,7 +276,7 @@ static void skip(struct thread *thread)
 {
     const struct rule *rule = thread->rule->rule;
     const registers *there = met_last.tid == thread->tid ? &met_last.at_call : NULL;
-    if (skip_call(thread->tid, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
+    if (skip_call(thread->tid, thread->begin, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
         int pass_on = thread->pass_on;
         thread->pass_on = 0;
         forget_call(thread, false, 0);
@@ -318,10 +325,10 @@ static void leave(struct thread *thread, int64_t result)
         next_call(thread, pass_on);
 }
 
-/* Whether the kernel has decided already which calls a rule acts on, all but its budget. */
-static bool is_decided_in_kernel(const struct rule *rule)
+/* Whether the kernel has decided already which calls of a thread a rule acts on, all but its budget. */
+static bool is_decided_in_kernel(const struct rule *rule, const struct thread *thread)
 {
-    return armed >= 0 && !rule->path && !rule->process;
+    return !stops_at_calls(thread) && !rule->path && !rule->process;
 }
 
 static bool take(struct active_rule *active)
@@ -334,7 +341,7 @@ static bool take(struct active_rule *active)
 static bool selects(struct active_rule *active, const struct call *call, struct thread *thread, const uint64_t arguments[6])
 {
     const struct rule *rule = active->rule;
-    if (is_decided_in_kernel(rule))
+    if (is_decided_in_kernel(rule, thread))
         return take(active);
     if (rule->process && !process_matches(thread->tid, rule->process))
         return false;
@@ -369,12 +376,14 @@ static void begin_call(struct thread *thread, struct active_rule *active, int nr
 }
 
 /* Let an armed thread make its call, and act there: on its way in or out of the kernel. */
-static void follow(struct thread *thread, struct active_rule *chosen, uint64_t site, uint64_t began, int signal)
+static void follow(struct thread *thread, struct active_rule *chosen, const struct armed_call *call, uint64_t began, int signal)
 {
     thread->chosen = chosen;
     chosen->chosen++;
     chosen->calls++; /* so that it stays */
-    thread->site = site;
+    bool is_on_detour = call->from != call->begin;
+    thread->follow_from = is_on_detour ? call->from : call->at;
+    thread->follow_to = is_on_detour ? call->from + DETOUR : call->at;
     thread->began = began;
     thread->follows = true;
     next_call(thread, signal);
@@ -389,19 +398,20 @@ static void at_armed(struct thread *thread, const struct armed_call *call, int p
     bool is_current = active && active->rule->id == call->rule && !is_letting_go;
     met_last.tid = thread->tid;
     const uint8_t *code = call->has_code ? call->code : NULL;
-    bool is_there = is_current && !call_ahead(thread->tid, call->from, code, call->at, &met_last.at_call, &nr, arguments);
+    bool is_there = is_current && !call_ahead(thread->tid, call->from, call->begin, code, call->at, &met_last.at_call, &nr, arguments);
     if (is_there && nr < 0) {
         thread->is_undecided = true;
-        follow(thread, active, call->at, began, pass_on);
+        follow(thread, active, call, began, pass_on);
     } else if (!is_there || nr != call->nr || !selects(active, by_nr[nr].call, thread, arguments)) {
         next_call(thread, pass_on); /* it is about to make another call than the code has shown, or shall make this one */
     } else if (active->rule->effects & (ERROR | RETVAL) && !(active->rule->effects & SIGNAL)) {
         thread->at_site = true;
+        thread->begin = call->begin;
         thread->site = call->at;
         thread->pass_on = pass_on;
         begin_call(thread, active, (int)nr, began);
     } else {
-        follow(thread, active, call->at, began, pass_on);
+        follow(thread, active, call, began, pass_on);
     }
 }
 
@@ -424,7 +434,8 @@ static struct active_rule *acts_here(struct thread *thread, const struct __ptrac
     const uint64_t *arguments = (const uint64_t *)info->entry.args;
     struct active_rule *active = nr < NR_MAX ? by_nr[nr].rule : NULL;
     if (thread->chosen) { /* it may be in the handler of a signal first, which makes calls of its own */
-        if (info->instruction_pointer != thread->site + SYSCALL_BYTES)
+        uint64_t at = info->instruction_pointer - SYSCALL_BYTES;
+        if (at < thread->follow_from || at > thread->follow_to)
             return NULL;
         bool is_hit = !thread->is_undecided || (active == thread->chosen && selects(active, by_nr[nr].call, thread, arguments));
         if (!is_hit) {
@@ -439,7 +450,7 @@ static struct active_rule *acts_here(struct thread *thread, const struct __ptrac
         active->calls--; /* begin_call counts it */
         return active;
     }
-    if (armed >= 0 || !active || !selects(active, by_nr[nr].call, thread, arguments))
+    if (!stops_at_calls(thread) || !active || !selects(active, by_nr[nr].call, thread, arguments))
         return NULL;
     return active;
 }
@@ -464,7 +475,7 @@ static void at_entry(struct thread *thread, const struct __ptrace_syscall_info *
         __atomic_fetch_add(&state->seen[nr], 1, __ATOMIC_RELAXED);
     struct active_rule *active = acts_here(thread, info);
     if (active)
-        begin_call(thread, active, (int)nr, armed < 0 ? began : thread->began);
+        begin_call(thread, active, (int)nr, stops_at_calls(thread) ? began : thread->began);
     else
         next_call(thread, 0);
 }
@@ -894,6 +905,13 @@ static void obey(char *line)
         if (thread && thread->state == HELD_EXEC)
             let_new_program_go(thread);
         answer(asked, 0);
+    } else if (!strcmp(what, "watch") && has_number) {
+        struct thread *thread = thread_find((pid_t)number);
+        if (thread && !thread->is_watched) {
+            thread->is_watched = true;
+            wake_at_calls(thread);
+        }
+        answer(asked, thread ? 0 : ESRCH);
     } else if (!strcmp(what, "ping")) {
         answer(asked, 0);
     } else if (!strcmp(what, "detach")) {
