@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -101,7 +102,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             program.write_text(STAND_IN.format(python=sys.executable, log=log, deaf=deaf, dies=dies, pid=os.getpid()))
             program.chmod(0o755)
             told = calls if calls is not None else []
-            sessions.append(PtraceSession(X86, told.append, spawner, lambda: 42, proc, str(program)))
+            sessions.append(PtraceSession(X86, told.append, spawner, lambda: 42, proc, str(program), most_tracers=2))
             return sessions[-1]
 
         yield begin
@@ -148,10 +149,39 @@ def test_a_fault_that_has_ended_by_itself_is_told_with_its_reason_until_it_is_re
     assert session.ended() == {}
 
 
-def test_a_fault_that_the_tracer_refuses_is_an_error(begin: Callable[..., PtraceSession]) -> None:
+def test_a_fault_that_the_tracer_refuses_is_an_error(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
     session = begin()
     with pytest.raises(AgentError, match=r"the tracer did not take the fault 'getpid:error=EIO': EEXIST"):
         session.add(5, parse_fault("x86_64", "getpid", error="EIO"), 10, 1)
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "remove 5", "whoever has taken it gives it back"
+
+
+def test_each_process_has_a_tracer_as_long_as_there_may_be_more(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
+    def told(what: str) -> list[str]:
+        lines = (tmp_path / "log").read_text().splitlines()
+        return sorted(line for line in lines if line.startswith(what))
+
+    session = begin()
+    session.add(5, parse_fault("x86_64", "read", error="EIO"), 10, 1)
+    session._ended.clear()
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+    pids = [child.pid for child in children]
+    try:
+        session.attach(pids, 5)
+        assert len(session._tracers) == 2
+        assert [session._tracers.index(session._traced_by[pid]) for pid in pids] == [0, 1, 0]
+        assert [line.split()[1] for line in told("add")] == ["5", "5"]
+        session._ended.clear()
+        os.kill(session._tracers[1].pid, signal.SIGKILL)
+        time.sleep(0.1)
+        assert session.supervise(pids) is None
+        assert [line.split()[1] for line in told("add")] == ["5", "5", "5"], "the new one is told, too"
+        session.remove(5)
+        assert told("remove") == ["remove 5"] * 2
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def test_who_could_not_be_attached_has_a_reason(begin: Callable[..., PtraceSession]) -> None:

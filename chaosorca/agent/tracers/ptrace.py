@@ -148,9 +148,13 @@ class PtraceSession:
         _SLOT.pack_into(self._state, slot * _SLOT.size, 0, seed)
         rule = _Rule(fault, slot, time.monotonic() + seconds)
         self._give_marks()
-        for tracer in self._tracers:
-            self._give_rule(tracer, key, rule)
         self._rules[key] = rule
+        try:
+            for tracer in self._tracers:
+                self._give_rule(tracer, key, rule)
+        except AgentError:
+            self.remove(key)  # from those who have taken it
+            raise
 
     def remove(self, key: int) -> None:
         """See `Session.remove`."""
