@@ -1,9 +1,9 @@
 """Where probes go in an OpenSSL library for x86-64, and what the program (bpf/tls.c) is told of each place.
 
 A probe on the first instruction of SSL_read would be an expensive one: the kernel steps over nearly all instructions, which takes
-thirty times as long as the few that it carries out itself, as a push. SSL_read and SSL_read_ex are a few instructions long, and lead
-to one function that has all of their arguments; so do SSL_write and SSL_write_ex. If that can be seen for certain, and it begins with
-a push, it has the probes in place of the two.
+thirty times as long as the few that it carries out itself, as a push. SSL_read and SSL_read_ex are a few instructions long, and
+lead to one function that has all of their arguments; so do SSL_write and SSL_write_ex. If that can be seen for certain, and it
+begins with a push, it has the probes in place of the two.
 """
 
 from __future__ import annotations

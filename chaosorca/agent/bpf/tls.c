@@ -2,8 +2,8 @@
  * Follows HTTP/1.x inside TLS: uprobes on SSL_read, SSL_write and their like in the OpenSSL libraries that containers use.
  *
  * What a thread gives to such a function is noted when it begins; when it returns, what it has read or written is read from the
- * program's memory, as http.c reads packets. A connection is an SSL object of a process. Who reads first is the server: clients of
- * HTTP speak first. It ends by SSL_free, or with its process.
+ * program's memory, as http.c reads packets. A connection is an SSL object of a process. Who reads what may be a request before any
+ * was written is the server. It ends by SSL_free, or with its process.
  *
  * http.c, whose maps this shares, sees the same connections as TLS. When a process that calls such a function receives from one,
  * that one is told of; what remains is counted as not followed.
@@ -220,6 +220,12 @@ int on_return(struct registers *ctx)
     }
     bool writes = call.cookie & WRITES;
     if (!c->spoken) {
+        u8 first = 0;
+        bpf_probe_read_user(&first, 1, (void *)call.buffer);
+        if (first < 'A' || first > 'Z') { /* servers of HTTP/2 may speak before they have read anything */
+            release(e);
+            return 0;
+        }
         c->spoken = 1;
         e->role = writes ? CLIENT : SERVER;
         e->streams[ANSWERS].flags = HTTP_ANSWERS;

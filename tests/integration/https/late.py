@@ -1,11 +1,13 @@
-"""A process that runs for a while before it loads a TLS library, and then asks a server five times."""
+"""A process that runs for a while before it loads a TLS library, and asks a server five times two seconds later."""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
-sys.stdin.readline()
+while not Path("/go").exists():
+    time.sleep(0.05)
 import ssl  # noqa: E402
 import urllib.request  # noqa: E402
 
@@ -13,3 +15,4 @@ context = ssl._create_unverified_context()
 time.sleep(2)
 for _ in range(5):
     urllib.request.urlopen(sys.argv[1], context=context).read()
+time.sleep(600)

@@ -1,0 +1,176 @@
+"""HTTPS figures of real servers against their own logs: every request is counted once at each end, with its code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import docker
+import pytest
+from conftest import ROOT, wait_for
+from docker.models.containers import Container
+from observer import one_agent_for_all
+from test_http import BODY, GET, ask, figures, run
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.agent import find_agent
+
+nothing_left = one_agent_for_all
+NGINX, NGINX_2, PYTHON, READER = 443, 444, 8443, 9000
+SEND_HELLO = """
+import socket
+connection = socket.create_connection(("127.0.0.1", 9000))
+connection.sendall(bytes.fromhex("16030100050100000100"))
+connection.recv(1)
+"""
+
+
+@pytest.fixture(scope="module")
+def containers(client: docker.DockerClient, image: str) -> Iterator[list[Container]]:
+    """Two containers with servers, and one with a process that will be a client; each has a libssl file of its own."""
+    folder = ROOT / "tests" / "integration"
+    client.images.build(path=str(folder / "http"), tag="chaosorca-test-http", rm=True, buildargs={"NGINX": image})
+    started = []
+    try:
+        for name in ("one", "other", "late"):
+            arguments = {"SERVERS": "chaosorca-test-http", "LIBRARY": name}
+            client.images.build(path=str(folder / "https"), tag=f"chaosorca-test-https:{name}", rm=True, buildargs=arguments)
+            command = ["python3", "/late.py", f"https://{address(started[0])}:{NGINX}/"] if name == "late" else None
+            started.append(
+                client.containers.run(f"chaosorca-test-https:{name}", command, name=f"orca-test-https-{name}", detach=True)
+            )
+        for one in started[:2]:
+            wait_for(lambda one=one: one.exec_run(["curl", "-skf", f"https://127.0.0.1:{PYTHON}/code/200"]).exit_code == 0)
+        for one in started:
+            start_monitoring(container=one.name)
+        yield started
+        for one in started:
+            stop_monitoring(container=one.name)
+    finally:
+        for one in started:
+            one.remove(force=True, v=True)
+
+
+def address(container: Container) -> str:
+    container.reload()
+    return str(container.attrs["NetworkSettings"]["IPAddress"])
+
+
+def count(container: Container) -> Counter[str]:
+    """Requests inside TLS by role, method and code."""
+    found = figures(container, "chaosorca_http_requests_total", "tls", "role", "method", "code")
+    return Counter({" ".join(key): number for (tls, *key), number in found.items() if tls == "true"})
+
+
+def unparsed(container: Container) -> Counter[str]:
+    return Counter({reason: n for (reason,), n in figures(container, "chaosorca_http_unparsed_total", "reason").items()})
+
+
+class Told:
+    """What happens from here on: by the kernel's count and by the servers' logs."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._counted, self._logged, self._unparsed = count(container), self._log(), unparsed(container)
+
+    def agrees(self, role: str, **expected: int) -> None:
+        """What was counted in a role is what is expected, by method and code, and so is what was logged; nothing was left out."""
+        wanted = {f"{role} {what.replace('_', ' ')}": number for what, number in expected.items()}
+        wait_for(lambda: self._of(role) == wanted, 5)
+        if role == "server":
+            assert {f"server {key}": number for key, number in (self._log() - self._logged).items()} == wanted
+        assert unparsed(self._container) - self._unparsed == Counter()
+
+    def unparsed(self) -> dict[str, int]:
+        return dict(unparsed(self._container) - self._unparsed)
+
+    def _of(self, role: str) -> dict[str, int]:
+        return {key: number for key, number in (count(self._container) - self._counted).items() if key.startswith(role)}
+
+    def _log(self) -> Counter[str]:
+        return Counter(run(self._container, "sh", "-c", "cat /tmp/nginx.log /tmp/python.log").splitlines())
+
+
+def test_ten_thousand_requests_in_each_of_two_containers_at_once(containers: list[Container]) -> None:
+    pair = containers[:2]
+    told = [Told(one) for one in pair]
+    page = GET.format("/")
+
+    def talk(container: Container) -> None:
+        ask(container, page, port=NGINX, tls=True, end=BODY, times=2500, connections=2)
+        ask(container, page * 7 + GET.format("/busy"), port=NGINX, tls=True, answers=1, end="</html>", times=625)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(talk, pair))
+    for one in told:
+        one.agrees("server", GET_200=5000 + 7 * 625, GET_503=625)
+        one.agrees("client", GET_200=5000 + 7 * 625, GET_503=625)
+
+
+def test_wrk(containers: list[Container]) -> None:
+    before, logged = count(containers[0]), Told(containers[0])._log()
+    run(containers[0], "wrk", "-t1", "-c8", "-d1", f"https://127.0.0.1:{NGINX}/")
+    wait_for(lambda: set(figures(containers[0], "chaosorca_http_requests_in_flight", "role").values()) <= {0}, 5)
+    now = count(containers[0]) - before
+    difference = now["server GET 200"] - (Told(containers[0])._log() - logged)["GET 200"]
+    assert now["server GET 200"] > 1000
+    assert abs(difference) <= 8, "but for what wrk has broken off at its end"
+
+
+def test_curl_and_a_server_in_python(containers: list[Container]) -> None:
+    told = Told(containers[0])
+    run(containers[0], "curl", "-sk", "-o", "/dev/null", f"https://127.0.0.1:{NGINX}/?[1-20]")
+    run(containers[0], "curl", "-sk", "-o", "/dev/null", f"https://127.0.0.1:{NGINX}/large")
+    run(containers[0], "curl", "-skI", "-o", "/dev/null", f"https://127.0.0.1:{PYTHON}/[1-5]")
+    run(containers[0], "curl", "-sk", "-o", "/dev/null", f"https://127.0.0.1:{PYTHON}/chunked/[1-3]")
+    data = ["--data-binary", "@/pages/large", "-H", "Expect: 100-continue"]
+    run(containers[0], "curl", "-sk", "-o", "/dev/null", *data, f"https://127.0.0.1:{PYTHON}/")
+    expected = {"GET_200": 24, "HEAD_404": 5, "POST_201": 1}
+    told.agrees("server", **expected)
+    told.agrees("client", **expected)
+
+
+def test_answers_of_all_kinds_byte_by_byte(containers: list[Container]) -> None:
+    told = Told(containers[1])
+    kinds = ["code/204", "code/304", "chunked", "code/500", "code/404"]
+    head = "HEAD /code/200 HTTP/1.1\r\nHost: x\r\n\r\n"
+    upload = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1"
+    closing = "GET /until-closed HTTP/1.1\r\nHost: x\r\n\r\n"
+    everything = "".join(GET.format(f"/{kind}") for kind in kinds) + head + upload + closing
+    ask(containers[1], everything, port=PYTHON, tls=True, rest=True, cut=1)
+    ask(containers[1], everything, port=PYTHON, tls=True, rest=True)
+    told.agrees("server", GET_204=2, GET_304=2, GET_200=4, GET_500=2, GET_404=2, HEAD_200=2, POST_201=2)
+
+
+def test_a_request_without_an_answer(containers: list[Container]) -> None:
+    before = count(containers[1])
+    ask(containers[1], GET.format("/silent"), port=PYTHON, tls=True, rest=True)
+    wait_for(lambda: count(containers[1]) - before == {"server GET none": 1, "client GET none": 1}, 5)
+
+
+def test_each_end_is_counted_where_it_is(containers: list[Container]) -> None:
+    server, client = Told(containers[0]), Told(containers[1])
+    ask(containers[1], GET.format("/"), host=address(containers[0]), port=NGINX, tls=True, end=BODY, times=100, connections=2)
+    server.agrees("server", GET_200=200)
+    server.agrees("client")
+    client.agrees("client", GET_200=200)
+    client.agrees("server")
+
+
+def test_a_library_that_is_loaded_later(containers: list[Container]) -> None:
+    server, client = Told(containers[0]), count(containers[2])
+    run(containers[2], "touch", "/go")
+    wait_for(lambda: count(containers[2]) - client == {"client GET 200": 5}, 5)
+    server.agrees("server", GET_200=5)
+
+
+def test_what_cannot_be_seen_is_told(containers: list[Container], client: docker.DockerClient) -> None:
+    told = Told(containers[0])
+    run(containers[0], "curl", "-sk", "--http2", "-o", "/dev/null", f"https://127.0.0.1:{NGINX_2}/")
+    assert told.unparsed() == {"HTTP/2": 2}, "of both ends"
+    run(containers[0], "python3", "-c", SEND_HELLO)
+    wait_for(lambda: told.unparsed() == {"HTTP/2": 2, "TLS": 1}, 5)
+    status = next(one for one in find_agent(client).ask("status")["targets"] if one["name"] == containers[0].name)
+    assert any("TLS" in warning and ": 1 (processes: python3)" in warning for warning in status["warnings"])
+    assert any("HTTP/2" in warning for warning in status["warnings"])
