@@ -25,8 +25,7 @@ _OTHERS = {b"SSL_free": IS_FREE, b"SSL_do_handshake": IS_HANDSHAKE}
 _NAMES = {name for one, other, _ in _PAIRS for name in (one, other)} | _OTHERS.keys()
 _LONGEST = 32  # instructions of a function that does nothing but call the one that matters
 _PUSH = re.compile(rb"(?:\x41)?[\x50-\x57]")
-_ARGUMENTS = {x86.X86_REG_RDI, x86.X86_REG_RSI, x86.X86_REG_RDX, x86.X86_REG_RCX}
-_PARTS = {"edi": "rdi", "esi": "rsi", "edx": "rdx", "ecx": "rcx"}
+_ARGUMENTS = {"rdi", "edi", "di", "dil", "rsi", "esi", "si", "sil", "rdx", "edx", "dx", "dl", "dh", "rcx", "ecx", "cx", "cl", "ch"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def _first_call(elf: Elf, function: int) -> int | None:
     for one in _instructions(elf, function):
         if one.mnemonic == "call":
             return _target(one)
-        if one.mnemonic.startswith(("j", "ret")) or {_whole(one, register) for register in one.regs_access()[1]} & _ARGUMENTS:
+        if one.mnemonic.startswith(("j", "ret")) or not _ARGUMENTS.isdisjoint(map(one.reg_name, one.regs_access()[1])):
             return None
     return None
 
@@ -95,9 +94,3 @@ def _instructions(elf: Elf, function: int) -> Iterator[capstone.CsInsn]:
 def _target(call: capstone.CsInsn) -> int | None:
     operand = call.operands[0]
     return int(operand.imm) if operand.type == x86.X86_OP_IMM else None
-
-
-def _whole(instruction: capstone.CsInsn, register: int) -> int:
-    """The register of 64 bits that one of 32 bits is the lower half of."""
-    name = instruction.reg_name(register)
-    return getattr(x86, f"X86_REG_{_PARTS.get(name, name).upper()}", register)

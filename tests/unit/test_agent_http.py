@@ -75,7 +75,7 @@ class Kernel:
         assert function == "sweep"
         self.asked += 1
         self.maps["per_target"].content[3][0][4] += self.found_waiting
-        return http._SWEEP.pack(0, 12)
+        return http.SWEEP.pack(0, 0, 12)
 
     def fd(self, function: str) -> int:
         return 5
@@ -97,7 +97,7 @@ def watching() -> tuple[HttpMonitor, Kernel]:
     monitor, program = HttpMonitor(), Kernel()
     monitor._program = program  # type: ignore[assignment]
     monitor._targets["web"] = _Watched(3, 1, program)  # type: ignore[arg-type]
-    program.maps["per_target"].content[3] = [figures(), figures()]
+    program.maps["per_target"].content = {3: [figures(), figures()], 3 + http._TARGETS: [figures(), figures()]}
     return monitor, program
 
 
@@ -106,15 +106,31 @@ def test_what_processors_have_counted_is_added_up(watching: tuple[HttpMonitor, K
     slots = [0] * kernel.SLOTS
     slots[4] = 2
     program.maps["counts"].content = {(3, 200, 0, 1): [2, 3], (3, 0, 1, 10): [0, 1], (4, 200, 0, 1): [9, 9]}
+    program.maps["counts"].content[3 + http._TARGETS, 404, 0, 2] = [1, 0]
+    program.maps["per_target"].content[3 + http._TARGETS] = [figures(begun=(3, 0), ended=(1, 0), unparsed=[0, 0, 1, 0, 1, 0])]
     program.maps["per_target"].content[3] = [
         figures(begun=(5, 1), sum=10**9, slots=slots, unparsed=[1, 0, 2, 0, 0, 0]),
         figures(begun=(2, 0), ended=(6, 1), sum=10**9, slots=slots, unparsed=[0, 0, 1, 0, 0, 4], dropped=7),
     ]
-    assert monitor.counts() == {("web", "server", "GET", "200"): 5, ("web", "client", "OTHER", "none"): 1}
-    assert monitor.unparsed() == {("web", "joined mid-message"): 1, ("web", "reordered"): 3, ("web", "TLS"): 4}
-    assert monitor.in_flight() == {("web", "server"): 1, ("web", "client"): 0}
+    assert monitor.counts() == {
+        ("web", "server", "GET", "200", "false"): 5,
+        ("web", "client", "OTHER", "none", "false"): 1,
+        ("web", "server", "HEAD", "404", "true"): 1,
+    }
+    assert monitor.unparsed() == {
+        ("web", "joined mid-message"): 1,
+        ("web", "reordered"): 4,
+        ("web", "HTTP/2"): 1,
+        ("web", "TLS"): 4,
+    }
+    assert monitor.in_flight() == {("web", "server"): 3, ("web", "client"): 0}
+    assert monitor.warnings("web") == [
+        "TLS connections that could not be looked into, not being by OpenSSL's libssl: 4 (by whom is not known)",
+        "connections with HTTP/2, which is not followed: 1",
+    ]
+    assert monitor.warnings("other") == []
     ((key, histogram),) = monitor.durations().items()
-    assert (key, histogram.slots[4], sum(histogram.slots), histogram.sum) == (("web", "server"), 4, 4, 2.0)
+    assert (key, histogram.slots[4], sum(histogram.slots), histogram.sum) == (("web", "server", "false"), 4, 4, 2.0)
     assert monitor.cost()["dropped"] == {"http": 7}
 
 
@@ -125,14 +141,15 @@ def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watc
     assert monitor.in_flight()["web", "server"] == 40
     monitor.give_up_on_old()
     assert monitor.in_flight()["web", "server"] == 30
-    assert monitor.cost() == {"entries": {"connections": 12}, "dropped": {"http": 10}}
+    assert monitor.cost() == {"entries": {"connections": 12, "secured": 0}, "dropped": {"http": 10}}
     monitor.give_up_on_old()
     assert program.asked == 1, "it looks every few seconds only"
 
 
 def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Kernel]) -> None:
     monitor, program = watching
-    program.maps["counts"].content = {(3, 200, 0, 1): [1, 0], (4, 200, 0, 1): [1, 0]}
+    by_tls = 3 + http._TARGETS
+    program.maps["counts"].content = {(3, 200, 0, 1): [1, 0], (4, 200, 0, 1): [1, 0], (by_tls, 200, 0, 1): [1, 0]}
     program.maps["connections"].content = {(0, 0, 0, 0, 80, 1, 3): b"", (0, 0, 0, 0, 80, 1, 4): b""}
     assert monitor._free_number() == 0
     monitor.unwatch("web")
@@ -146,7 +163,7 @@ def test_nothing_is_counted_before_the_first_target() -> None:
     monitor = HttpMonitor()
     monitor.give_up_on_old()
     assert monitor.counts() == monitor.durations() == monitor.in_flight() == {}
-    assert monitor.cost() == {"entries": {"connections": 0}, "dropped": {"http": 0}}
+    assert monitor.cost() == {"entries": {"connections": 0, "secured": 0}, "dropped": {"http": 0}}
 
 
 class Socket:
