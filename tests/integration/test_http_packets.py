@@ -18,6 +18,7 @@ from chaosorca.engine.images import ensure_image
 GET = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 NO = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+HELLO = "\x16\x03\x01\x02\x00\x01"
 
 
 @dataclass
@@ -186,8 +187,12 @@ CASES = [
         {"CONNECT 404": 1, "GET 200": 1},
     ),
     Case("HTTP/2", opened().client("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET).server(OK), {}, {"HTTP/2": 1}),
-    Case("TLS", opened().client("\x16\x03\x01\x02\x00\x01", GET).server("\x16\x03\x03", OK), {}, {"TLS": 1}),
-    Case("TLS that was joined", Talk().client("\x17\x03\x03\x00\x20abc", GET).server("\x17\x03\x03", OK), {}, {"TLS": 1}),
+    Case("TLS that may still be told of", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(60), {}),
+    Case("TLS", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(0), {}, {"TLS": 1}),
+    Case("TLS that was reset", opened().client(HELLO, flags="RA").sweep(0), {}),
+    Case("TLS that is over", opened().client(HELLO).client(flags="FA").server(flags="FA").sweep(0), {}, {"TLS": 1}),
+    Case("TLS and another connection", opened().client(HELLO).send(Talk().packet("client", flags="S")), {}, {"TLS": 1}),
+    Case("TLS that was joined", Talk().client("\x17\x03\x03\x00\x20abc", GET).server("\x17\x03\x03", OK).sweep(0), {}, {"TLS": 1}),
     Case("Redis", opened().client("*1\r\n$4\r\nPING\r\n").server("+PONG\r\n").client(GET).server(OK), {}),
     Case("Redis, inline", opened().client("GET key\r\n").server("$-1\r\n"), {}),
     Case("PostgreSQL", opened().client("\x00\x00\x00\x08\x04\xd2\x16\x2f", GET).server("S"), {}),
