@@ -137,7 +137,11 @@ class PtraceSession:
         os.ftruncate(self._state_fd, _STATE_SIZE)
         self._state = mmap.mmap(self._state_fd, _STATE_SIZE)
         self._traced_by: dict[int, Tracer] = {}
-        self._tracers = [self._begin_tracer()]
+        try:
+            self._tracers = [self._begin_tracer()]
+        except BaseException:
+            self._close_state()
+            raise
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """See `Session.add`."""
@@ -239,6 +243,9 @@ class PtraceSession:
             else:
                 tracer.stop()
         self._rules.clear()
+        self._close_state()
+
+    def _close_state(self) -> None:
         self._state.close()
         os.close(self._state_fd)
 
