@@ -135,11 +135,13 @@ def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Ker
     program.maps["counts"].content = {(3, 200, 0, 1): [1, 0], (4, 200, 0, 1): [1, 0]}
     program.maps["connections"].content = {(0, 0, 0, 0, 80, 1, 3): b"", (0, 0, 0, 0, 80, 1, 4): b""}
     assert monitor._free_number() == 0
+    program.maps["per_target"].content[3] = [figures(dropped=2), figures(dropped=1)]
     monitor.unwatch("web")
     monitor.unwatch("web")
     assert list(program.maps["counts"].content) == [(4, 200, 0, 1)]
     assert list(program.maps["connections"].content) == [(0, 0, 0, 0, 80, 1, 4)]
     assert monitor.counts() == monitor.unparsed() == monitor.in_flight() == {}
+    assert monitor.cost()["dropped"] == {"http": 3}, "a counter never falls"
 
 
 def test_nothing_is_counted_before_the_first_target() -> None:

@@ -87,6 +87,7 @@ class HttpMonitor:
         self._lock = threading.Lock()
         self._preparing = threading.Lock()
         self._lost: Counter[tuple[int, int]] = Counter()
+        self._dropped_before = 0  # of those that are watched no longer
         self._connections = 0
         self._looked_for_old = 0.0
         self._program: Program | None = None
@@ -147,6 +148,8 @@ class HttpMonitor:
             if watched is None or self._program is None:
                 return
             watched.close()
+            lost = sum(count for (number, _role), count in self._lost.items() if number == watched.number)
+            self._dropped_before += self._figures_of(watched.number).dropped + lost
             self._program["counts"].delete_those(lambda key: key[0] == watched.number)
             self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
             self._lost = Counter({key: count for key, count in self._lost.items() if key[0] != watched.number})
@@ -214,7 +217,9 @@ class HttpMonitor:
 
     def cost(self) -> dict[str, dict[str, int]]:
         """Entries in use by map, when it was last looked, and events that found a map full or a connection in use."""
-        dropped = sum(figures.dropped for figures in self._figures().values()) + self._lost.total()
+        with self._lock:
+            figures = [self._figures_of(watched.number) for watched in self._targets.values()]
+            dropped = self._dropped_before + sum(one.dropped for one in figures) + self._lost.total()
         return {"entries": {"connections": self._connections}, "dropped": {"http": dropped}}
 
     def _figures(self) -> dict[str, _Figures]:
