@@ -125,7 +125,8 @@ def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watc
     assert monitor.in_flight()["web", "server"] == 40
     monitor.give_up_on_old()
     assert monitor.in_flight()["web", "server"] == 30
-    assert monitor.cost() == {"entries": {"connections": 12}, "dropped": {"http": 10}}
+    program.maps["counts"].content = {(3, 200, 0, 1): [2, 3], (3, 0, 1, 10): [0, 1]}
+    assert monitor.cost() == {"entries": {"connections": 12, "counts": 2}, "dropped": {"http": 10}}
     monitor.give_up_on_old()
     assert program.asked == 1, "it looks every few seconds only"
 
@@ -148,7 +149,7 @@ def test_nothing_is_counted_before_the_first_target() -> None:
     monitor = HttpMonitor()
     monitor.give_up_on_old()
     assert monitor.counts() == monitor.durations() == monitor.in_flight() == {}
-    assert monitor.cost() == {"entries": {"connections": 0}, "dropped": {"http": 0}}
+    assert monitor.cost() == {"entries": {"connections": 0, "counts": 0}, "dropped": {"http": 0}}
 
 
 class Socket:

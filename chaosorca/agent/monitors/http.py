@@ -216,11 +216,12 @@ class HttpMonitor:
                     self._lost[number, role] = max(self._lost[number, role], lost)
 
     def cost(self) -> dict[str, dict[str, int]]:
-        """Entries in use by map, when it was last looked, and events that found a map full or a connection in use."""
+        """Entries in use by map, connections when it was last looked, and events that found a map full or a connection in use."""
         with self._lock:
             figures = [self._figures_of(watched.number) for watched in self._targets.values()]
             dropped = self._dropped_before + sum(one.dropped for one in figures) + self._lost.total()
-        return {"entries": {"connections": self._connections}, "dropped": {"http": dropped}}
+            counts = len(self._entries("counts"))
+        return {"entries": {"connections": self._connections, "counts": counts}, "dropped": {"http": dropped}}
 
     def _figures(self) -> dict[str, _Figures]:
         with self._lock:
