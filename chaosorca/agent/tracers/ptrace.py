@@ -288,6 +288,7 @@ class PtraceSession:
     def _end_tracer(self, tracer: Tracer) -> None:
         tracer.kill()
         self._untold += tracer.untold
+        tracer.untold = 0  # it may be ended once more, if no other can be started
         self._traced_by = {pid: by for pid, by in self._traced_by.items() if by is not tracer}
 
     def _give_rule(self, tracer: Tracer, key: int, rule: _Rule) -> None:
