@@ -66,7 +66,8 @@ class Agent:
         if {"syscalls", "resources"} & set(monitors):
             self._syscalls.prepare()
         if "http" in monitors:
-            self._http.prepare()
+            with contextlib.suppress(AgentError):  # that is told when it is attached, and the others go on
+                self._http.prepare()
         if "resources" in monitors:
             self._resources.io_source()
         with self._lock:
@@ -113,7 +114,7 @@ class Agent:
             container: its `name`, `id` and first process's `pid`.
             fault: a `Fault`, as its `to_json` gives it.
             fault_id, run: its own id, and that of the run that it belongs to.
-            injector: `ptrace` or `strace`.
+            injector: `auto`, `uprobe`, `ptrace` or `strace`.
             seed: what its random decisions begin with.
         """
         with self._faults_lock:

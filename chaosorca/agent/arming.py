@@ -57,6 +57,7 @@ _FUNCTION = "at_site"
 _KEPT_FOR = 1.0
 _LARGEST = 192 << 20
 _CLOSED_AT_ONCE = 16
+_MOST_KNOWN = 4096  # files: each container that is made anew brings its own
 _NOBODY = 0
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -213,11 +214,17 @@ class Arming:
         Raises:
             AgentError: the kernel refuses one.
         """
-        self.probe(_NOBODY, pids, numbers)
-        self.release(_NOBODY)
+        try:
+            self.probe(_NOBODY, pids, numbers)
+        finally:
+            self.release(_NOBODY)
 
     def probe(self, user: int, pids: Collection[int], numbers: Collection[int]) -> None:
-        """Put probes on all sites of these system calls in the files that processes execute, for a user of them."""
+        """Put probes on all sites of these system calls in the files that processes execute, for a user of them.
+
+        Raises:
+            AgentError: the kernel refuses one; those that it has taken are there until they are released.
+        """
         files = self._files(pids)
         passed = [self._code(path, file).by_syscall_function for path, file in files]
         by_function = any(one is None or not one.isdisjoint({*numbers, _MMAP}) for one in passed)
@@ -246,9 +253,12 @@ class Arming:
                 status = path.stat()
                 # An inode's number is used again: a probe at another file's offsets would destroy it.
                 version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                known = self._known.get(file)
+                known = self._known.pop(file, None)
                 if known is None or known[0] != version:
-                    self._known[file] = known = (version, _read_code(path, status.st_size))
+                    known = (version, _read_code(path, status.st_size))
+                self._known[file] = known  # the last one now
+                while len(self._known) > _MOST_KNOWN:
+                    del self._known[next(iter(self._known))]
             except _GONE:
                 return _Code((), "")
             except OSError as error:

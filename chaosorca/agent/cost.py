@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,15 @@ def own_cost(own: Cgroup | None, pid: int, proc: Path = Path("/proc")) -> Cost:
     Arguments:
         own: its control group, if it has one.
         pid: its process, which stands for all where it has none.
+        proc: the proc file system.
     """
     pids = own.pids() if own else [pid]
-    resident = sum(procfs.resident_bytes(proc, one) for one in pids)
-    return Cost(own.cpu_seconds() if own else _without_cgroup(), resident)
+    return Cost(_cpu_seconds(own), sum(procfs.resident_bytes(proc, one) for one in pids))
 
 
-def _without_cgroup() -> float:
+def _cpu_seconds(own: Cgroup | None) -> float:
+    if own:
+        with contextlib.suppress(OSError):  # a host whose control groups do not count that
+            return own.cpu_seconds()
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -113,7 +113,7 @@ class Doctor:
         if own is not None:
             for name, todo, do in (
                 ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
-                ("socket filters", f"{_ABOVE}, else use a kernel with CONFIG_PACKET", self._filter),
+                ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),
                 ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` takes ptrace without", self._uprobe),
                 ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
                 ("strace", "it is there to compare with: use another injector", self._strace),

@@ -154,7 +154,7 @@ class Elf:
     def _read_unwind_section(self, sections: list[tuple[int, ...]], names_at: int) -> None:
         """Learn of the functions from the section for unwinding, which some static programs have without the table."""
         for name, _, _, address, offset, size, *_ in sections:
-            if self.data[names_at + name :].startswith(b".eh_frame\0"):
+            if self.data.startswith(b".eh_frame\0", names_at + name):
                 at = offset
                 while at + 8 <= offset + size:
                     length, back = struct.unpack_from("<II", self.data, at)

@@ -120,7 +120,12 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield _gauge("chaosorca_agent_scrape_seconds", "Time to collect this answer", [], {(): snapshot.seconds})
     yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["program", "map"], snapshot.map_entries)
-    yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["program"], snapshot.dropped)
+    yield _counter(
+        "chaosorca_agent_dropped",
+        "Events that found a kernel map full, or what they belong to in use",
+        ["program"],
+        snapshot.dropped,
+    )
 
 
 class FirstSeenAsZero:

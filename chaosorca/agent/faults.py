@@ -170,14 +170,15 @@ class Faults:
             self._refuse_traced(target, pids)
         seconds = fault.duration / 1e6
         key = next(self._keys)
+        foreseen = self._warnings(target, fault, pids)
         session, why = (running[0].session, "") if running else self._open(injector, target, fault, pids)
         injection = Injection(
             fault_id, run, target, fault, seed, key, session, time.time(), time.monotonic() + seconds, abort=abort
         )
-        injection.foreseen = injection.warnings = self._warnings(target, fault, pids) + ([why] if why else [])
+        injection.foreseen = injection.warnings = foreseen + ([why] if why else [])
         self._injections.append(injection)
-        self._on_change(target.name)
         try:
+            self._on_change(target.name)
             session.add(key, fault, seconds, seed)
             injection.not_attached = session.attach([pid for pid in pids if not session.is_attached(pid)], _ATTACH_WITHIN)
             attached = [pid for pid in target.pids() if session.is_attached(pid)]
@@ -231,7 +232,12 @@ class Faults:
             if over:
                 self._end(injection, over)
         for name in {injection.target.name for injection in self._injections if injection.active}:
-            self._follow(self.active_on(name))
+            injections = self.active_on(name)
+            try:
+                self._follow(injections)
+            except (AgentError, OSError) as error:  # no reason to leave the other containers alone
+                for injection in injections:
+                    injection.warnings = list(dict.fromkeys([*injection.foreseen, f"it is not being followed: {error}"]))
         ended = [injection for injection in self._injections if not injection.active]
         for injection in ended[:-_HISTORY]:
             self._injections.remove(injection)

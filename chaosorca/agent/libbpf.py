@@ -51,6 +51,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__type": (_INT, [_POINTER]),
     "bpf_map__key_size": (_UNSIGNED, [_POINTER]),
     "bpf_map__value_size": (_UNSIGNED, [_POINTER]),
+    "bpf_map__max_entries": (_UNSIGNED, [_POINTER]),
     "bpf_map__is_internal": (ctypes.c_bool, [_POINTER]),
     "bpf_map__reuse_fd": (_INT, [_POINTER, _INT]),
     "bpf_map__initial_value": (_POINTER, [_POINTER, _POINTER]),
@@ -221,7 +222,8 @@ class Program:
         kind = library.bpf_map__type(found)
         per_cpu = kind in _PER_CPU_MAPS
         values = PerCpuLayout(value, _check(library.libbpf_num_possible_cpus())) if per_cpu else Layout(value)
-        return Table(library.bpf_map__fd(found), Layout(key), values, kind in _ARRAYS)
+        most = library.bpf_map__max_entries(found)
+        return Table(library.bpf_map__fd(found), Layout(key), values, most, kind in _ARRAYS)
 
     def _set_constants(self, values: Mapping[str, int]) -> None:
         if not values:
@@ -269,9 +271,10 @@ class Program:
 class Table:
     """A map. Its keys and values are numbers or tuples of numbers, or lists of these: one for each possible processor."""
 
-    def __init__(self, fd: int, key: Layout, value: Layout, is_array: bool = False) -> None:
+    def __init__(self, fd: int, key: Layout, value: Layout, most: int, is_array: bool = False) -> None:
         self.is_array = is_array
         self._fd = fd
+        self._most = most
         self._key = key
         self._value = value
 
@@ -304,8 +307,8 @@ class Table:
             return self._entries_one_by_one()
 
     def delete_those(self, chosen: Callable[[Any], bool]) -> None:
-        """Take away all keys for which a function is true."""
-        for key, _ in self.entries():
+        """Take away all keys for which a function is true. Values stay in the kernel."""
+        for key in self._keys():
             if chosen(key):
                 self.delete(key)
 
@@ -339,12 +342,20 @@ class Table:
         return ctypes.create_string_buffer(size * self._key.size), ctypes.create_string_buffer(size * self._value.size)
 
     def _entries_one_by_one(self) -> list[tuple[Any, Any]]:
-        keys: list[bytes] = []
-        following = ctypes.create_string_buffer(self._key.size)
-        while _is_there(_library().bpf_map_get_next_key(self._fd, keys[-1] if keys else None, following)):
-            keys.append(following.raw)
-        entries = [(key, self.get(key)) for key in map(self._key.unpack, keys)]
+        entries = [(key, self.get(key)) for key in self._keys()]
         return [(key, value) for key, value in entries if value is not None]
+
+    def _keys(self) -> list[Any]:
+        """All keys. The kernel begins again where the last one that it told is gone: more than twice round would be in vain."""
+        keys: dict[bytes, None] = {}
+        last = None
+        following = ctypes.create_string_buffer(self._key.size)
+        for _ in range(2 * self._most):
+            if not _is_there(_library().bpf_map_get_next_key(self._fd, last, following)):
+                break
+            last = following.raw
+            keys[last] = None
+        return [self._key.unpack(key) for key in keys]
 
 
 @functools.cache

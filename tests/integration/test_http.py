@@ -188,7 +188,7 @@ def test_latencies_are_those_of_the_client(servers: list[Container]) -> None:
     after = figures(servers[0], metric, "role", "le")
     counts = [after["server", str(bound)] - before["server", str(bound)] for bound in SLOT_BOUNDS]
     assert counts[-1] == len(times)
-    for quantile in (0.1, 0.5, 0.9, 0.99):
+    for quantile in (0.1, 0.5, 0.95):  # not the longest: the client may have been kept from its processor then
         of_kernel = next(slot for slot, count in enumerate(counts) if count >= quantile * len(times))
         of_client = bisect_left(SLOT_BOUNDS, sorted(latencies)[int(quantile * len(latencies))])
         assert abs(of_kernel - of_client) <= 1, (quantile, of_kernel, of_client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,17 @@ def test_a_library_that_is_loaded_later(containers: list[Container]) -> None:
     run(containers[2], "touch", "/go")
     wait_for(lambda: count(containers[2]) - client == {"client GET 200": 5}, 5)
     server.agrees("server", GET_200=5)
+
+
+def test_a_restart_is_followed(containers: list[Container]) -> None:
+    containers[1].restart(timeout=0)
+    page = f"https://127.0.0.1:{NGINX}/"
+    wait_for(lambda: containers[1].exec_run(["curl", "-skf", "-o", "/dev/null", page]).exit_code == 0)
+    time.sleep(1.5)
+    told = Told(containers[1])
+    run(containers[1], "curl", "-sk", "-o", "/dev/null", f"{page}?[1-5]")
+    told.agrees("server", GET_200=5)
+    told.agrees("client", GET_200=5)
 
 
 def test_what_cannot_be_seen_is_told(containers: list[Container], client: docker.DockerClient) -> None:

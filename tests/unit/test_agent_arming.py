@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,31 @@ def test_none_of_them_stays_where_one_is_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="Operation not supported"):
         one._attach(Path("/lib"), SITES)
     assert Loaded.all[-1].probes == {}
+
+
+def test_probes_that_are_only_tried_out_go_also_where_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = prepared(monkeypatch, False)
+    monkeypatch.setattr(arming, "_KEPT_FOR", 0.0)
+    code = {Path("/a"): arming._Code((SITES[0],), ""), Path("/b"): arming._Code((SITES[2],), "")}
+    monkeypatch.setattr(one, "_files", lambda pids: [(path, (1, number)) for number, path in enumerate(code)])
+    monkeypatch.setattr(one, "_code", lambda path, file: code[path])
+    Loaded.all[-1].refused = SITES[2].offset
+    with pytest.raises(AgentError, match="no probe could be put on /b"):
+        one.try_out([10], [257])
+    end = time.monotonic() + 20
+    while Loaded.all[-1].probes and time.monotonic() < end:
+        time.sleep(0.005)
+    assert Loaded.all[-1].probes == {}
+
+
+def test_of_the_files_that_were_read_the_latest_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(arming, "_MOST_KNOWN", 2)
+    monkeypatch.setattr(arming, "_read_code", lambda path, size: read.append(path.name) or arming._Code((), ""))
+    one = Arming()
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    for name in ("a", "b", "a", "c", "a", "b"):
+        one._code(tmp_path / name, (1, ord(name)))
+        assert len(one._known) <= 2
+    assert read == ["a", "b", "c", "b"]

@@ -27,12 +27,15 @@ def test_all_processes_of_the_control_group_are_counted(tmp_path: Path) -> None:
     assert own_cost(Cgroup({}, group), 7, tmp_path / "proc") == Cost(2.5, 120 * PAGE)
 
 
-def test_without_a_control_group_it_is_the_process() -> None:
-    before = own_cost(None, os.getpid())
+@pytest.mark.parametrize("has_group", [False, True])
+def test_without_a_control_group_that_counts_it_is_the_process(has_group: bool, tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    own = Cgroup({"pids": tmp_path}, None) if has_group else None
+    before = own_cost(own, os.getpid())
     end = time.process_time() + 0.05
     while time.process_time() < end:
         pass
-    after = own_cost(None, os.getpid())
+    after = own_cost(own, os.getpid())
     assert 0.04 < after.cpu_seconds - before.cpu_seconds < 1
     assert after.resident_bytes > 10e6
 

@@ -141,7 +141,8 @@ def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watc
     assert monitor.in_flight()["web", "server"] == 40
     monitor.give_up_on_old()
     assert monitor.in_flight()["web", "server"] == 30
-    assert monitor.cost() == {"entries": {"connections": 12, "secured": 0}, "dropped": {"http": 10}}
+    program.maps["counts"].content = {(3, 200, 0, 1): [2, 3], (3, 0, 1, 10): [0, 1]}
+    assert monitor.cost() == {"entries": {"connections": 12, "secured": 0, "counts": 2}, "dropped": {"http": 10}}
     monitor.give_up_on_old()
     assert program.asked == 1, "it looks every few seconds only"
 
@@ -152,18 +153,20 @@ def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Ker
     program.maps["counts"].content = {(3, 200, 0, 1): [1, 0], (4, 200, 0, 1): [1, 0], (by_tls, 200, 0, 1): [1, 0]}
     program.maps["connections"].content = {(0, 0, 0, 0, 80, 1, 3): b"", (0, 0, 0, 0, 80, 1, 4): b""}
     assert monitor._free_number() == 0
+    program.maps["per_target"].content[3] = [figures(dropped=2), figures(dropped=1)]
     monitor.unwatch("web")
     monitor.unwatch("web")
     assert list(program.maps["counts"].content) == [(4, 200, 0, 1)]
     assert list(program.maps["connections"].content) == [(0, 0, 0, 0, 80, 1, 4)]
     assert monitor.counts() == monitor.unparsed() == monitor.in_flight() == {}
+    assert monitor.cost()["dropped"] == {"http": 3}, "a counter never falls"
 
 
 def test_nothing_is_counted_before_the_first_target() -> None:
     monitor = HttpMonitor()
     monitor.give_up_on_old()
     assert monitor.counts() == monitor.durations() == monitor.in_flight() == {}
-    assert monitor.cost() == {"entries": {"connections": 0, "secured": 0}, "dropped": {"http": 0}}
+    assert monitor.cost() == {"entries": {"connections": 0, "secured": 0, "counts": 0}, "dropped": {"http": 0}}
 
 
 class Socket:

@@ -39,7 +39,7 @@ class Library:
 
     def bpf_map_get_next_key(self, fd: int, before: bytes | None, following: Any) -> int:
         keys = list(self.entries)
-        at = 0 if before is None else keys.index(before) + 1
+        at = keys.index(before) + 1 if before in self.entries else 0
         if at == len(keys):
             return -errno.ENOENT
         following.raw = keys[at]
@@ -64,7 +64,7 @@ class Library:
 
 def table(monkeypatch: pytest.MonkeyPatch, library: Library, key: str = "=I", value: str = "=Q") -> Table:
     monkeypatch.setattr(libbpf, "_library", lambda: library)
-    return Table(3, Layout(key), Layout(value))
+    return Table(3, Layout(key), Layout(value), 4 * libbpf._BATCH)
 
 
 def test_what_is_put_is_there_until_it_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +109,40 @@ def test_those_that_are_chosen_are_deleted(monkeypatch: pytest.MonkeyPatch) -> N
     assert [key for key, _ in counts.entries()] == [(2, 5), (2, 6)]
 
 
+def test_values_stay_in_the_kernel_where_keys_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library()
+    counts = table(monkeypatch, library)
+    for number in range(10):
+        counts.put(number, 1)
+    monkeypatch.setattr(library, "bpf_map_lookup_batch", None)
+    monkeypatch.setattr(library, "bpf_map_lookup_elem", None)
+    counts.delete_those(lambda key: key % 2 == 0)
+    assert [int.from_bytes(key, "little") for key in library.entries] == [1, 3, 5, 7, 9]
+
+
+def test_keys_that_come_and_go_meanwhile_are_no_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Library):
+        def bpf_map_get_next_key(self, fd: int, before: bytes | None, following: Any) -> int:
+            del self.entries[next(iter(self.entries))]  # which is the one that was told last
+            self.put_new()
+            return super().bpf_map_get_next_key(fd, before, following)
+
+        def put_new(self) -> None:
+            self.asked.append(0)
+            self.entries[len(self.asked).to_bytes(4, "little")] = bytes(8)
+
+    library = Busy()
+    library.put_new()
+    monkeypatch.setattr(libbpf, "_library", lambda: library)
+    kept: list[int] = []
+    Table(3, Layout("=I"), Layout("=Q"), 50).delete_those(lambda key: bool(kept.append(key)))
+    assert (len(kept), len(library.entries)) == (100, 1)
+
+
 def test_a_value_for_each_processor_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     monkeypatch.setattr(libbpf, "_library", lambda: library)
-    counts = Table(3, Layout("=I"), PerCpuLayout("=I", 4))
+    counts = Table(3, Layout("=I"), PerCpuLayout("=I", 4), 16)
     counts.put(7, [1, 2, 3, 4])
     assert (counts.get(7), counts.entries()) == ([1, 2, 3, 4], [(7, [1, 2, 3, 4])])
 

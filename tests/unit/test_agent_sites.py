@@ -472,15 +472,16 @@ def test_the_c_library_of_this_machine() -> None:
 AFTERWARDS = ["41 89 c0", OPENAT, SYSCALL, RET]  # mov %eax,%r8d
 
 
-def cancellable(count: int, *, detour: list[str] | None = None, first: str = "74 08") -> Sites:
+def cancellable(count: int, *, detour: list[str] | None = None, first: str = "74 08", between: int = 0) -> Sites:
     """A C library's functions that make a call at one of two places; before the second one they call another function."""
     text, functions = b"", []
-    helper = count * 64
+    size = 64 + between
+    helper = count * size
     for index in range(count):
-        begin = index * 64
-        function = code(first, OPENAT, SYSCALL, RET)
+        begin = index * size
+        function = code(first, OPENAT, SYSCALL, RET) + b"\xcc" * between
         function += b"\xe8" + struct.pack("<i", helper - (begin + len(function) + 5)) + code(*(detour or AFTERWARDS))
-        text += function.ljust(64, b"\xcc")
+        text += function.ljust(size, b"\xcc")
         functions.append((begin, begin + len(function)))
     return found(text + code(RET), [*functions, (helper, helper + 1)])
 
@@ -510,8 +511,9 @@ def test_where_the_detour_is_right_behind_the_jump() -> None:
         cancellable(8, detour=["41 89 c0", "75 00", OPENAT, SYSCALL, RET]),
         cancellable(8, detour=["90 " * 250, OPENAT, SYSCALL, RET]),
         cancellable(8, first="e3 08"),
+        cancellable(8, first="0f 84 08 80 00 00", between=0x8000),
     ],
-    ids=["few", "another call", "a branch", "far", "no condition"],
+    ids=["few", "another call", "a branch", "far", "no condition", "more than a cookie can tell"],
 )
 def test_what_is_no_detour(sites: Sites) -> None:
     assert [site for site in sites.sites if site.detour is not None] == []

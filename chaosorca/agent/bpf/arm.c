@@ -76,7 +76,7 @@ struct armed {
     u64 merged[4]; /* how the kernel's siginfo begins of one of the program's own that came while ours was waiting; 0: none did */
     u32 has_code;
     u32 pad;
-    u8 code[AHEAD]; /* what is from `from` to `at`, and some more */
+    u8 code[AHEAD]; /* what is from `begin` to `at`, and some more */
 };
 
 HASH(armed_cgroups, u64, u32, 4096);

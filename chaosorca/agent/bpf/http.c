@@ -2,8 +2,8 @@
  * Follows HTTP/1.x requests of containers in the kernel: a socket filter on a packet socket in the network namespace of each.
  *
  * The sockets are of type SOCK_DGRAM, so every packet starts at its network header whatever the device. The filter always returns
- * 0: no packet is ever queued or copied to user space. Nothing of what is read stays in a map but the beginning of a line that is
- * cut in two, until its rest arrives.
+ * 0: no packet is ever queued or copied to user space. What is read is only in maps that nobody in user space reads: of a connection
+ * the beginning of the last line that was cut in two, and for each processor the piece that it has looked at last.
  *
  * A request ends by the first final answer (no 1xx but 101), or without one ("none") when the server closes, either side resets,
  * or it is too old (`sweep`). Bytes are followed by their TCP sequence numbers: what is sent again is left out, a hole within a

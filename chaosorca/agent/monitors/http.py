@@ -92,6 +92,7 @@ class HttpMonitor:
         self._lock = threading.Lock()
         self._preparing = threading.Lock()
         self._lost: Counter[tuple[int, int]] = Counter()
+        self._dropped_before = 0  # of those that are watched no longer
         self._connections = self._secured = 0
         self._looked_for_old = 0.0
         self._program: Program | None = None
@@ -160,6 +161,8 @@ class HttpMonitor:
                 return
             watched.close()
             self._tls.unwatch(watched.number)
+            lost = sum(count for (number, _role), count in self._lost.items() if number % _TARGETS == watched.number)
+            self._dropped_before += sum(one.dropped for one in self._both(watched.number)) + lost
             self._program["counts"].delete_those(lambda key: key[0] % _TARGETS == watched.number)
             self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
             self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != watched.number})
@@ -240,17 +243,21 @@ class HttpMonitor:
                     self._lost[number, role] = max(self._lost[number, role], lost)
 
     def cost(self) -> dict[str, dict[str, int]]:
-        """Entries in use by map, when it was last looked, and events that found a map full or a connection in use."""
-        dropped = sum(figures.dropped for by_tls in self._figures().values() for figures in by_tls) + self._lost.total()
-        return {"entries": {"connections": self._connections, "secured": self._secured}, "dropped": {"http": dropped}}
+        """Entries in use by map, connections when it was last looked, and events that found a map full or a connection in use."""
+        with self._lock:
+            dropped = sum(one.dropped for watched in self._targets.values() for one in self._both(watched.number))
+            dropped += self._dropped_before + self._lost.total()
+            counts = len(self._entries("counts"))
+        entries = {"connections": self._connections, "secured": self._secured, "counts": counts}
+        return {"entries": entries, "dropped": {"http": dropped}}
 
     def _figures(self) -> dict[str, tuple[_Figures, _Figures]]:
         """By name of the target, of what came without and by TLS."""
         with self._lock:
-            return {
-                name: (self._figures_of(watched.number), self._figures_of(watched.number + _TARGETS))
-                for name, watched in self._targets.items()
-            }
+            return {name: self._both(watched.number) for name, watched in self._targets.items()}
+
+    def _both(self, number: int) -> tuple[_Figures, _Figures]:
+        return self._figures_of(number), self._figures_of(number + _TARGETS)
 
     def _waiting(self, number: int, role: int) -> int:
         begun, ended, _swept = self._figures_of(number).by_role[role]

@@ -137,7 +137,11 @@ class PtraceSession:
         os.ftruncate(self._state_fd, _STATE_SIZE)
         self._state = mmap.mmap(self._state_fd, _STATE_SIZE)
         self._traced_by: dict[int, Tracer] = {}
-        self._tracers = [self._begin_tracer()]
+        try:
+            self._tracers = [self._begin_tracer()]
+        except BaseException:
+            self._close_state()
+            raise
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """See `Session.add`."""
@@ -239,6 +243,9 @@ class PtraceSession:
             else:
                 tracer.stop()
         self._rules.clear()
+        self._close_state()
+
+    def _close_state(self) -> None:
         self._state.close()
         os.close(self._state_fd)
 
@@ -281,6 +288,7 @@ class PtraceSession:
     def _end_tracer(self, tracer: Tracer) -> None:
         tracer.kill()
         self._untold += tracer.untold
+        tracer.untold = 0  # it may be ended once more, if no other can be started
         self._traced_by = {pid: by for pid, by in self._traced_by.items() if by is not tracer}
 
     def _give_rule(self, tracer: Tracer, key: int, rule: _Rule) -> None:

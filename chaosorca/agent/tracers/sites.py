@@ -516,7 +516,9 @@ def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
             continue
         jumps, begin, called = detour
         others = [(straight.get(code.file.offset(jump.address)), begin - jump.address) for jump in jumps]
-        if all(other and other[0] != address and other[1].nr == some[0].nr for other, _ in others):
+        if all(
+            other and other[0] != address and other[1].nr == some[0].nr and to_begin in _DISTANCES for other, to_begin in others
+        ):
             found[called][address] = [(other[0], replace(other[1], detour=to_begin)) for other, to_begin in others if other]
     for joined in found.values():
         for address, both in joined.items() if len(joined) >= _OF_A_LIBRARY else ():

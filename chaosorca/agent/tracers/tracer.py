@@ -57,6 +57,9 @@ class Tracer:
             on_calls: is told of calls that ended alike (the rule, the system call's number, its result or 0, flags, and how many
                 nanoseconds each took), from a thread of this object's, as all else.
             on_event: is told of every other record but the answers to commands (its kind, id, thread and value).
+
+        Raises:
+            OSError: it could not be started.
         """
         self._on_calls = on_calls
         self._on_event = on_event
@@ -72,14 +75,18 @@ class Tracer:
         self._asked: dict[int, Asked] = {}
         self._lock = threading.Lock()
         self._complaints: deque[str] = deque(maxlen=10)
-        self._process = subprocess.Popen(
-            [program, str(os.getpid()), str(state_fd), str(self._legacy_fd)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=[state_fd, self._legacy_fd],
-            bufsize=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [program, str(os.getpid()), str(state_fd), str(self._legacy_fd)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[state_fd, self._legacy_fd],
+                bufsize=0,
+            )
+        except OSError:
+            self._close_legacy()
+            raise
         with contextlib.suppress(OSError):  # what is larger lets it say more before it has to keep it
             fcntl.fcntl(cast(IO[bytes], self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_records, self._read_complaints)]
@@ -164,6 +171,9 @@ class Tracer:
         left = [record for record in _RECORD.iter_unpack(self._legacy[_TAKEN.size :]) if record[-1] > self._serial]
         self._take(sorted(left, key=lambda record: int(record[-1])))
         self.untold = max(0, taken - self._told)
+        self._close_legacy()
+
+    def _close_legacy(self) -> None:
         self._legacy.close()
         os.close(self._legacy_fd)
 

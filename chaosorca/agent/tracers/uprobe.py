@@ -57,6 +57,8 @@ class UprobeSession(PtraceSession):
         self._traced: set[int] = set()
         self._watched: set[int] = set()
         self._passed_by = 0
+        self._unprobed = ""
+        self._probing = threading.Lock()  # a probe of a fault that has ended meanwhile would stay
         super().__init__(numbers, on_calls, spawner, marks, proc, program)
         self._looker = threading.Thread(target=self._look_at_new_code, name="looker", daemon=True)
         self._looker.start()
@@ -75,15 +77,17 @@ class UprobeSession(PtraceSession):
         rule = self._rules.get(key)
         if rule is not None:
             self._disarm([key])
-            self._arming.release(self._number, self._numbers_of(rule.fault))
         super().remove(key)
-        self._probe(self._traced)  # what the others need of it stays
+        if rule is not None:
+            with self._probing:
+                self._arming.release(self._number, self._numbers_of(rule.fault))
+        self._probe_on(self._traced)  # what the others need of it stays
 
     def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
         """See `Session.attach`."""
         self._follow_cgroups()
         reasons = super().attach(pids, within)
-        self._traced |= set(pids)
+        self._traced = self._traced | set(pids)  # a new one: the looker may be going through the old one
         self._probe(pids)
         self._watch_deaf(pids)
         return reasons
@@ -96,7 +100,7 @@ class UprobeSession(PtraceSession):
         new, self._traced = set(pids) - self._traced, set(pids)
         if time.monotonic() - self._looked_at > _LOOKS_AT_ALL_EVERY:
             self._looked_at, new = time.monotonic(), self._traced
-        self._probe(new)
+        self._probe_on(new)
         reason = super().supervise(pids)
         if (deaf := sum(self._arming.deaf(self._number).values())) != self._passed_by:
             self._passed_by = deaf
@@ -118,7 +122,7 @@ class UprobeSession(PtraceSession):
             "injector 'ptrace' would hit them"
             for nr, count in self._arming.deaf(self._number).items()
         ]
-        return super().warnings() + deaf
+        return super().warnings() + deaf + ([f"{self._unprobed}: calls from there are not hit"] if self._unprobed else [])
 
     def stop(self) -> None:
         """See `Session.stop`."""
@@ -127,6 +131,7 @@ class UprobeSession(PtraceSession):
         self._disarm(list(self._rules))
         self._new_programs.put(None)
         super().stop()
+        self._looker.join()
         self._arming.set_cgroups(self._number, self._cgroups, [])
         self._arming.release(self._number)
         self._arming.forget(self._number)
@@ -148,9 +153,17 @@ class UprobeSession(PtraceSession):
             self._cgroups = now
 
     def _probe(self, pids: Collection[int]) -> None:
-        numbers = {nr for rule in list(self._rules.values()) for nr in self._numbers_of(rule.fault)}
-        if numbers:
-            self._arming.probe(self._number, pids, numbers)
+        with self._probing:
+            numbers = {nr for rule in list(self._rules.values()) for nr in self._numbers_of(rule.fault)}
+            if numbers:
+                self._arming.probe(self._number, pids, numbers)
+
+    def _probe_on(self, pids: Collection[int]) -> None:
+        """As `_probe`, for code that comes while faults go on: that a place can have no probe is no reason to end them."""
+        try:
+            self._probe(pids)
+        except AgentError as error:
+            self._unprobed = str(error)
 
     def _watch_deaf(self, pids: Collection[int]) -> None:
         """Have threads that keep the signals blocked which would stop them be stopped at each call; Redis's helpers are such."""
@@ -196,10 +209,10 @@ class UprobeSession(PtraceSession):
             except queue.Empty:
                 before, mapped = mapped, self._arming.new_code(self._number)
                 if mapped != before:
-                    self._probe(self._traced)
+                    self._probe_on(self._traced)
                 continue
             if tid is None:
                 return
-            self._probe([tid])
+            self._probe_on([tid])
             for tracer in self._tracers:  # all others know no such thread
                 tracer.ask(f"go {tid}")

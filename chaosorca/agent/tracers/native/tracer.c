@@ -132,14 +132,14 @@ struct armed_call {
     uint64_t from;  /* where the thread is stopped */
     uint64_t begin; /* from where it gets straight to the call: there, or elsewhere if it is on a detour */
     uint64_t at;    /* the `syscall` on that way */
-    int signal;    /* by which */
+    int signal;     /* by which */
     int processor;
     union {
         int signal;    /* not 0: one of the program's own has become one with it */
         char info[32]; /* how that one's siginfo begins */
     } merged;
     uint32_t has_code, pad;
-    uint8_t code[64]; /* at `from`; ends behind what is before `at`, or later */
+    uint8_t code[64]; /* from `begin` to `at`, and some more */
 };
 
 /* The registers that a thread will have at its call, from when it was met there until it or another is met. */
@@ -375,6 +375,18 @@ static void begin_call(struct thread *thread, struct active_rule *active, int nr
     }
 }
 
+static void unchoose(struct thread *thread)
+{
+    struct active_rule *active = thread->chosen;
+    thread->chosen = NULL;
+    thread->is_undecided = false;
+    if (active) {
+        active->chosen--;
+        active->calls--;
+        rule_check_ended(active);
+    }
+}
+
 /* Let an armed thread make its call, and act there: on its way in or out of the kernel. */
 static void follow(struct thread *thread, struct active_rule *chosen, const struct armed_call *call, uint64_t began, int signal)
 {
@@ -394,6 +406,8 @@ static void at_armed(struct thread *thread, const struct armed_call *call, int p
 {
     uint64_t began = now(), arguments[6];
     int64_t nr = -1;
+    unchoose(thread); /* a signal's handler makes this call, on the way to one that was to be followed: that one is let pass */
+    thread->follows = false;
     struct active_rule *active = call->nr < NR_MAX ? by_nr[call->nr].rule : NULL;
     bool is_current = active && active->rule->id == call->rule && !is_letting_go;
     met_last.tid = thread->tid;
@@ -412,18 +426,6 @@ static void at_armed(struct thread *thread, const struct armed_call *call, int p
         begin_call(thread, active, (int)nr, began);
     } else {
         follow(thread, active, call, began, pass_on);
-    }
-}
-
-static void unchoose(struct thread *thread)
-{
-    struct active_rule *active = thread->chosen;
-    thread->chosen = NULL;
-    thread->is_undecided = false;
-    if (active) {
-        active->chosen--;
-        active->calls--;
-        rule_check_ended(active);
     }
 }
 
@@ -707,6 +709,7 @@ static struct thread *at_exec(struct thread *leader)
     forget_call(leader, false, 0);
     unchoose(leader);
     leader->follows = caller->follows;
+    leader->is_watched = false; /* nor does the kernel know it as such any more: it is looked at anew */
     struct active_rule *active = caller->rule;
     if (active) { /* its exec is being tampered with: the exit will be seen here */
         leader->rule = active;

@@ -1,0 +1,108 @@
+"""Faults of several containers side by side, with sessions that trace nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaosorca.agent.cgroups import Cgroup
+from chaosorca.agent.faults import Faults
+from chaosorca.agent.ledger import Ledger
+from chaosorca.agent.targets import Target
+from chaosorca.agent.tracers.session import Restarts
+from chaosorca.model.errors import AgentError
+from chaosorca.model.fault import parse_fault
+
+
+class Session:
+    """A session that is attached to all, and may not keep up."""
+
+    injector, timing = "ptrace", "by thread"
+
+    def __init__(self) -> None:
+        self.restarts = Restarts()
+        self.trouble: Exception | None = None
+        self.supervised = 0
+        self.stopped = False
+
+    def supervise(self, pids: Collection[int]) -> str | None:
+        self.supervised += 1
+        if self.trouble:
+            raise self.trouble
+        return None
+
+    def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
+        return {}
+
+    def is_attached(self, pid: int) -> bool:
+        return True
+
+    def ended(self) -> dict[int, str]:
+        return {}
+
+    def seen(self) -> dict[str, int]:
+        return {}
+
+    def probed(self) -> dict[str, int] | None:
+        return None
+
+    def warnings(self) -> list[str]:
+        return []
+
+    def add(self, *_: Any) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Faults, dict[str, Session]]:
+    """One fault on each of three containers."""
+    sessions = {name: Session() for name in ("a", "b", "c")}
+    all_of_them = Faults("x86_64", Ledger(), lambda name: None, lambda name: None, proc=tmp_path)
+    monkeypatch.setattr(all_of_them, "_open", lambda injector, target, fault, pids: (sessions[target.name], ""))
+    for number, name in enumerate(sessions):
+        group = tmp_path / name
+        group.mkdir()
+        (group / "cgroup.procs").write_text(f"{number + 10}\n")
+        target = Target(name, f"id of {name}", Cgroup({}, group), proc=tmp_path)
+        all_of_them.start(target, parse_fault("x86_64", "read", error="EIO"), name, "run", "auto", 0)
+    return all_of_them, sessions
+
+
+@pytest.mark.parametrize("trouble", [AgentError("the tracer could not be started"), OSError("the tracer could not be started")])
+def test_a_container_that_cannot_be_followed_leaves_the_others_alone(
+    faults: tuple[Faults, dict[str, Session]], trouble: Exception
+) -> None:
+    all_of_them, sessions = faults
+    for name in ("a", "b"):
+        sessions[name].trouble = trouble
+    all_of_them.tick()
+    assert {name: session.supervised for name, session in sessions.items()} == {"a": 1, "b": 1, "c": 1}
+    told = "it is not being followed: the tracer could not be started"
+    assert {one["container"]: one["warnings"] for one in all_of_them.status()} == {"a": [told], "b": [told], "c": []}
+    sessions["a"].trouble = None
+    all_of_them.tick()
+    assert {one["container"]: one["warnings"] for one in all_of_them.status()} == {"a": [], "b": [told], "c": []}
+
+
+def test_a_fault_that_could_not_begin_leaves_nothing(
+    faults: tuple[Faults, dict[str, Session]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_of_them, sessions = faults
+    all_of_them.stop("test")
+    target = next(one.target for one in all_of_them._injections if one.target.name == "a")
+    session = sessions["a"] = Session()
+
+    def refuse(name: str) -> None:
+        raise AgentError("the marks cannot be set")
+
+    monkeypatch.setattr(all_of_them, "_on_change", refuse)
+    with pytest.raises(AgentError, match="the marks cannot be set"):
+        all_of_them.start(target, parse_fault("x86_64", "read", error="EIO"), "new", "run", "auto", 0)
+    assert session.stopped
+    assert not any(one["active"] for one in all_of_them.status())
