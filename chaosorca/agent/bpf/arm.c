@@ -75,7 +75,7 @@ struct armed {
     u32 processor;
     u64 merged[4]; /* how the kernel's siginfo begins of one of the program's own that came while ours was waiting; 0: none did */
     u32 has_code;
-    u32 pad;
+    u32 own_came_first; /* ours has become one with one of the program's own that was waiting already */
     u8 code[AHEAD]; /* what is from `begin` to `at`, and some more */
 };
 
@@ -236,8 +236,12 @@ int on_signal_generate(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     bpf_probe_read_kernel(&thread, sizeof(thread), (char *)ctx->args[2] + TASK_PID);
     struct armed *call = bpf_map_lookup_elem(&armed, &thread);
-    if (!call || call->signal != signal || thread == (u32)bpf_get_current_pid_tgid()) /* that is ours: the program's came first */
+    if (!call || call->signal != signal)
         return 0;
+    if (thread == (u32)bpf_get_current_pid_tgid()) { /* that is ours */
+        call->own_came_first = 1;
+        return 0;
+    }
     if (bpf_probe_read_kernel(call->merged, sizeof(call->merged), (void *)ctx->args[1])) { /* no address: from the kernel */
         call->merged[0] = signal;
         call->merged[1] = SI_KERNEL;

@@ -7,7 +7,7 @@
 
 #include "clock.h"
 
-enum { IN_A_ROW = 3 };
+enum { IN_A_ROW = 3, ROUND = 4096, TRIAL = 16, FEW = 8 };
 
 /* The thread ran on, or something else did: then others who are stopped should not have waited for that. */
 static const uint64_t TOO_LONG = 300000, AT_REST = 50000000, LONGEST_REST = 2000000000;
@@ -16,6 +16,9 @@ static pid_t last;
 static int stops; /* of the same thread, in a row */
 static int where; /* its processor */
 static bool is_bound;
+static bool is_free; /* threads stay where they are, or that is being tried: no need to give way */
+static int left = ROUND;     /* stops of this round */
+static int moved;            /* times that the thread was elsewhere in it */
 static uint64_t gave_way_at, rests_until, rest = AT_REST;
 
 static bool comes_back(void)
@@ -47,8 +50,22 @@ static void bind(int processor)
     is_bound |= !sched_setaffinity(0, sizeof(one), &one);
 }
 
+/* Having given way for a round, see what becomes of some stops without that; go on so while the thread stays. */
+static void count_round(bool has_moved)
+{
+    moved += has_moved;
+    left--;
+    bool does_not_stay = is_free && moved > FEW;
+    if (left > 0 && !does_not_stay)
+        return;
+    left = is_free ? ROUND : TRIAL;
+    is_free = !does_not_stay;
+    moved = 0;
+}
+
 void near_stopped(pid_t tid, int processor)
 {
+    count_round(tid == last && processor != where);
     stops = tid == last ? stops + 1 : 1;
     last = tid;
     where = processor;
@@ -60,7 +77,7 @@ void near_stopped(pid_t tid, int processor)
 
 bool near_give_way(pid_t tid)
 {
-    if (!comes_back() || tid != last || stops < IN_A_ROW || where != sched_getcpu())
+    if (is_free || !comes_back() || tid != last || stops < IN_A_ROW || where != sched_getcpu())
         return false;
     gave_way_at = now();
     return gave_way_at >= rests_until && !sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});

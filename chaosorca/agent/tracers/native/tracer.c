@@ -49,7 +49,7 @@
 #include "sleep.h"
 #include "thread.h"
 
-enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128, DETOUR = 255 };
+enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128, TURNS = 8, DETOUR = 255 };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
 static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL, LOOKED_AT_WITHIN = 100 * 1000000ULL;
@@ -138,7 +138,7 @@ struct armed_call {
         int signal;    /* not 0: one of the program's own has become one with it */
         char info[32]; /* how that one's siginfo begins */
     } merged;
-    uint32_t has_code, pad;
+    uint32_t has_code, own_came_first; /* a signal of the program's own that was waiting already has become one with it */
     uint8_t code[64]; /* from `begin` to `at`, and some more */
 };
 
@@ -762,7 +762,7 @@ static bool at_signal(struct thread *thread, int signal)
     struct armed_call call;
     bool may_be_ours = signal == SIGURG || signal == SIGWINCH;
     bool is_armed = read_armed(thread, &call, may_be_ours);
-    bool is_ours = may_be_ours && (!is_armed || signal == call.signal) && is_from_kernel(thread);
+    bool is_ours = may_be_ours && (is_armed ? signal == call.signal && !call.own_came_first : is_from_kernel(thread));
     if (thread->owed && (!is_armed || call.signal == thread->owed)) { /* the call has been seen to */
         if (!is_ours || signal != thread->owed)
             return false;
@@ -816,8 +816,8 @@ static void let_new_program_go(struct thread *thread)
 }
 
 /*
- * Answer those who have stopped; return whether there may be more, since others have their turn in between. All are met before any
- * goes on: who stops again at once could keep others from being met.
+ * Answer those who have stopped; return whether there may be more, since others have their turn in between. The kernel tells of them in
+ * the order of its list, so that who stops again at once could keep others from being met: every few times all are met before any goes on.
  */
 static bool meet_stops(void)
 {
@@ -825,8 +825,9 @@ static bool meet_stops(void)
         pid_t tid;
         int status;
     } met[STOPS_AT_ONCE];
-    int count = 0;
-    while (count < STOPS_AT_ONCE && (met[count].tid = waitpid(-1, &met[count].status, WNOHANG | __WALL)) > 0)
+    static unsigned turn;
+    int count = 0, most = ++turn % TURNS ? 1 : STOPS_AT_ONCE;
+    while (count < most && (met[count].tid = waitpid(-1, &met[count].status, WNOHANG | __WALL)) > 0)
         count++;
     for (int i = 0; i < count; i++) {
         struct thread *thread = thread_find(met[i].tid);
@@ -835,7 +836,7 @@ static bool meet_stops(void)
         else if (thread)
             has_ended(thread);
     }
-    return count == STOPS_AT_ONCE;
+    return count == most;
 }
 
 /* ---- commands ---- */
