@@ -38,8 +38,15 @@ def containers(client: docker.DockerClient, image: str) -> Iterator[list[Contain
             arguments = {"SERVERS": "chaosorca-test-http", "LIBRARY": name}
             client.images.build(path=str(folder / "https"), tag=f"chaosorca-test-https:{name}", rm=True, buildargs=arguments)
             command = ["python3", "/late.py", f"https://{address(started[0])}:{NGINX}/"] if name == "late" else None
+            environment = {"LD_LIBRARY_PATH": "/hidden"} if name == "late" else {}
             started.append(
-                client.containers.run(f"chaosorca-test-https:{name}", command, name=f"orca-test-https-{name}", detach=True)
+                client.containers.run(
+                    f"chaosorca-test-https:{name}",
+                    command,
+                    name=f"orca-test-https-{name}",
+                    environment=environment,
+                    detach=True,
+                )
             )
         for one in started[:2]:
             wait_for(lambda one=one: one.exec_run(["curl", "-skf", f"https://127.0.0.1:{PYTHON}/code/200"]).exit_code == 0)
@@ -90,7 +97,7 @@ class Told:
         return {key: number for key, number in (count(self._container) - self._counted).items() if key.startswith(role)}
 
     def _log(self) -> Counter[str]:
-        return Counter(run(self._container, "sh", "-c", "cat /tmp/nginx.log /tmp/python.log").splitlines())
+        return Counter(run(self._container, "sh", "-c", "cat /tmp/*.log || true").splitlines())
 
 
 def test_ten_thousand_requests_in_each_of_two_containers_at_once(containers: list[Container]) -> None:
@@ -157,6 +164,14 @@ def test_each_end_is_counted_where_it_is(containers: list[Container]) -> None:
     server.agrees("client")
     client.agrees("client", GET_200=200)
     client.agrees("server")
+
+
+def test_a_process_of_a_moment_that_is_the_first_to_use_the_library(containers: list[Container]) -> None:
+    server, client = Told(containers[0]), Told(containers[2])
+    page = f"https://{address(containers[0])}:{NGINX}/"
+    run(containers[2], "env", "-u", "LD_LIBRARY_PATH", "curl", "-sk", "-o", "/dev/null", page)
+    client.agrees("client", GET_200=1)
+    server.agrees("server", GET_200=1)
 
 
 def test_a_library_that_is_loaded_later(containers: list[Container]) -> None:

@@ -146,6 +146,25 @@ def test_a_library_that_is_loaded_later_is_found_by_the_size_of_the_process(prob
     assert probes._program["tls_cgroups"].content == {70: 1}
 
 
+def test_libraries_of_the_image_have_probes_before_anybody_loads_them(probes: Any, tmp_path: Path) -> None:
+    target = Target(10)
+    process(tmp_path, 10, 100)
+    folder = tmp_path / "10" / "root" / "usr" / "lib" / "x86_64-linux-gnu"
+    folder.mkdir(parents=True)
+    (folder / "libssl.so.3").write_text("usual")
+    (folder / "libssl.so").symlink_to("/elsewhere/libssl.so.3")
+    (folder / "libz.so.1").write_text("other")
+    probes.watch(1, target)
+    assert probes.attached == ["usual"]
+    process(tmp_path, 10, 150, (LIBRARY, folder / "libssl.so.3"))
+    look(probes)
+    target.running = [11]  # it was restarted with another root folder
+    process(tmp_path, 11, 100)
+    look(probes)
+    assert probes.attached == ["usual"]
+    wait_for(lambda: probes.closed == ["usual"])
+
+
 def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: Any, tmp_path: Path) -> None:
     target = Target(10)
     process(tmp_path, 10, 100, (LIBRARY, file(tmp_path, "odd")))

@@ -9,7 +9,7 @@ import platform
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")
 _LOOK_EVERY = 0.5
+_FOLDERS = ("lib", "usr/lib", "usr/lib/*", "usr/lib64", "usr/local/lib", "usr/local/lib64", "opt/*/lib")
+"""Where images have the library: who uses it for a moment only is met by probes that are there before."""
 _ON_CALL, _ON_RETURN = "on_call", "on_return"
 _OFFSETS = {
     "SOCK_FAMILY": "skc_family",
@@ -48,6 +50,14 @@ class _Watched:
     cgroups: set[int] = field(default_factory=set)
     processes: dict[int, tuple[int, frozenset[FileId]]] = field(default_factory=dict)
     """By number of each process how large it was when its files were looked at, and its TLS libraries."""
+    first: int = 0
+    """The process in whose root folder libraries were looked for,"""
+    usual: frozenset[FileId] = frozenset()
+    """and what was there."""
+
+    def files(self) -> set[FileId]:
+        """Its TLS libraries."""
+        return {file for _, files in self.processes.values() for file in files} | self.usual
 
 
 class TlsProbes:
@@ -121,8 +131,7 @@ class TlsProbes:
         """What is wrong with the libraries that a target's processes use now."""
         with self._lock:
             watched = self._targets.get(number)
-            files = {file for _, files in watched.processes.values() for file in files} if watched else set()
-            return sorted({self._problems[file] for file in files & self._problems.keys()})
+            return sorted({self._problems[file] for file in watched.files() & self._problems.keys()} if watched else ())
 
     def strangers(self, number: int) -> list[str]:
         """Names of a target's processes that have received by TLS and were never seen to call the library."""
@@ -161,29 +170,39 @@ class TlsProbes:
                 program["tls_cgroups"].put(cgroup, number)
             watched.cgroups = now
         pids = watched.target.pids()
+        if pids and pids[0] != watched.first:
+            found = self._usual(pids[0])
+            self._attach_all(found)
+            watched.first, watched.usual = pids[0], frozenset(found)
         # Whoever has loaded a library has grown: only then are all of its files looked through.
         sizes = {pid: procfs.virtual_pages(self._proc, pid) for pid in pids}
         for pid, size in sizes.items():
             if size != watched.processes.get(pid, (0,))[0]:
                 libraries = self._libraries(pid)
                 self._attach_all(libraries)
-                watched.processes[pid] = (size, frozenset(libraries))
+                is_done = libraries.keys() <= self._attached.keys()
+                watched.processes[pid] = (size if is_done else 0, frozenset(libraries))
         gone = [pid for pid in watched.processes if not sizes.get(pid)]
         for pid in gone:
             del watched.processes[pid]
         if gone:
             self._take_unused_away()
 
+    def _usual(self, pid: int) -> dict[FileId, CodeFile]:
+        """The TLS libraries in a process's root folder."""
+        root = self._proc / str(pid) / "root"
+        with contextlib.suppress(OSError):
+            return _by_identity(
+                CodeFile((0, 0), f"/{path.relative_to(root)}", path)
+                for folder in _FOLDERS
+                for path in root.glob(f"{folder}/libssl*")
+                if not path.is_symlink() and path.is_file()
+            )
+        return {}
+
     def _libraries(self, pid: int) -> dict[FileId, CodeFile]:
-        """A process's TLS libraries. Each container sees the files of its image on a device of its own: what they have in common
-        is their number and when they were last changed, to the nanosecond."""
-        found = {}
-        for one in procfs.code_files(self._proc, pid):
-            if "libssl" in one.name:
-                with contextlib.suppress(OSError):
-                    status = one.path.stat()
-                    found[status.st_ino, status.st_ctime_ns] = one
-        return found
+        """The TLS libraries that a process has loaded."""
+        return _by_identity(one for one in procfs.code_files(self._proc, pid) if "libssl" in one.name)
 
     def _attach_all(self, libraries: dict[FileId, CodeFile]) -> None:
         for file in libraries.keys() - self._attached.keys():
@@ -192,7 +211,7 @@ class TlsProbes:
                 self._attached[file] = self._attach(library.path)
             except _GONE:
                 continue
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever is odd about a file of somebody else's
                 self._attached[file] = None
                 why = error.strerror if isinstance(error, OSError) else error
                 self._problems[file] = f"HTTPS by {library.name} is not followed: no probes could be put on it: {why}"
@@ -218,7 +237,7 @@ class TlsProbes:
             return attached.pop_all().close
 
     def _take_unused_away(self) -> None:
-        used = {file for watched in self._targets.values() for _, files in watched.processes.values() for file in files}
+        used = set().union(*(watched.files() for watched in self._targets.values()))
         unused = self._attached.keys() - used
         closers = [close for close in map(self._attached.pop, unused) if close is not None]
         for file in unused:
@@ -229,3 +248,14 @@ class TlsProbes:
 
 def _text(name: bytes) -> str:
     return name.split(b"\0", 1)[0].decode(errors="replace")
+
+
+def _by_identity(files: Iterable[CodeFile]) -> dict[FileId, CodeFile]:
+    """Each container sees the files of its image on a device of its own: what they have in common is their number and when they
+    were last changed, to the nanosecond."""
+    found = {}
+    for one in files:
+        with contextlib.suppress(OSError):
+            status = one.path.stat()
+            found[status.st_ino, status.st_ctime_ns] = one
+    return found
