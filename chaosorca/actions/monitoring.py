@@ -29,7 +29,7 @@ def start_monitoring(
         container: the container's name, id or id's prefix.
         label: instead of a container, a label (key=value) that selects several.
         syscalls: count and time system calls.
-        http: count and time HTTP/1.x requests.
+        http: count and time HTTP/1.x requests, those inside TLS of programs that use OpenSSL's libssl too.
         resources: processor, memory, network and storage figures.
 
     Returns:

@@ -44,7 +44,7 @@ struct call {
     u64 ssl;
     u64 buffer;
     u64 length_at; /* where the library writes how much it was */
-    u64 began;
+    u64 began; /* if it writes */
     u32 target;
     u16 cookie;
     u16 under_way;
@@ -139,8 +139,13 @@ int on_call(struct registers *ctx)
     }
     struct call call = {.ssl = ctx->di, .buffer = ctx->si, .target = *target, .cookie = cookie, .under_way = 1};
     call.length_at = ctx->cx;
-    call.began = bpf_ktime_get_ns();
-    bpf_map_update_elem(&calls, &thread, &call, BPF_ANY);
+    if (cookie & WRITES)
+        call.began = bpf_ktime_get_ns();
+    struct call *noted = bpf_map_lookup_elem(&calls, &thread);
+    if (noted)
+        *noted = call; /* which is cheaper */
+    else
+        bpf_map_update_elem(&calls, &thread, &call, BPF_ANY);
     return 0;
 }
 
