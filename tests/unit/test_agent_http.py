@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("capstone")
+
 from chaosorca.agent import kernel
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.monitors import http

@@ -177,14 +177,10 @@ def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: An
     assert probes.problems(1) == []
 
 
-def test_strangers_are_those_that_never_call_the_library(probes: Any) -> None:
-    probes._program["strangers"].content = {
-        (1, 10): b"docker".ljust(16, b"\0"),
-        (1, 11): b"python3".ljust(16, b"\0"),
-        (2, 12): b"java".ljust(16, b"\0"),
-    }
-    probes._program["processes"].content = {11: 1}
-    assert (probes.strangers(1), probes.strangers(2), probes.strangers(3)) == (["docker"], ["java"], [])
+def test_strangers_are_told_by_name(probes: Any) -> None:
+    names = {(1, 10): b"docker", (1, 11): b"docker", (1, 13): b"curl", (2, 12): b"java"}
+    probes._program["strangers"].content = {key: name.ljust(16, b"\0") for key, name in names.items()}
+    assert (probes.strangers(1), probes.strangers(2), probes.strangers(3)) == (["curl", "docker"], ["java"], [])
 
 
 def test_before_the_program_runs_there_is_nothing() -> None:

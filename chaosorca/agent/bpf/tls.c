@@ -131,8 +131,11 @@ int on_call(struct registers *ctx)
             end(&key, c);
         return 0;
     }
-    if (!bpf_map_lookup_elem(&processes, &process))
+    if (!bpf_map_lookup_elem(&processes, &process)) {
+        struct stranger_key no_stranger = {.target = *target, .process = process};
         bpf_map_update_elem(&processes, &process, &one, BPF_ANY);
+        bpf_map_delete_elem(&strangers, &no_stranger);
+    }
     if (cookie == IS_HANDSHAKE) {
         begin(&key);
         return 0;

@@ -137,9 +137,7 @@ class TlsProbes:
         """Names of a target's processes that have received by TLS and were never seen to call the library."""
         if self._program is None:
             return []
-        using = {process for process, _ in self._program["processes"].entries()}
-        entries = self._program["strangers"].entries()
-        return sorted({_text(name) for (target, process), name in entries if target == number and process not in using})
+        return sorted({_text(name) for (target, _process), name in self._program["strangers"].entries() if target == number})
 
     @property
     def _loaded(self) -> Program:
