@@ -203,10 +203,11 @@ class Agent:
         own = own_cost(self._own, os.getpid())
         found = {"syscalls": self._syscalls.program(), "http": self._http.program(), "uprobe": self._faults.arming.program()}
         programs = {name: program for name, program in found.items() if program is not None}
+        calls, durations = self._syscalls.figures()
         return Snapshot(
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
-            syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
-            syscall_durations=_sum(of("syscalls", self._syscalls.durations()), of("syscalls", self._ledger.durations())),
+            syscalls=_sum(of("syscalls", calls), of("syscalls", self._ledger.calls())),
+            syscall_durations=_sum(of("syscalls", durations), of("syscalls", self._ledger.durations())),
             http=of("http", self._http.counts()),
             http_durations=of("http", self._http.durations()),
             http_unparsed=of("http", self._http.unparsed()),
