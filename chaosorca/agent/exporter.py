@@ -7,7 +7,9 @@ others have seen already as it is: that did not begin now.
 
 from __future__ import annotations
 
+import functools
 import http.server
+import itertools
 import threading
 import time
 from collections import OrderedDict
@@ -19,11 +21,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.samples import Sample
 
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.kernel import SLOT_BOUNDS
 from chaosorca.agent.monitors.resources import Resources
 from chaosorca.agent.snapshot import Snapshot
 
 _CLIENTS_KEPT = 32
-_Key = tuple[str, tuple[tuple[str, str], ...]]
+_Key = tuple[str, tuple[Any, ...]]
 
 
 def families(snapshot: Snapshot) -> Iterator[Any]:
@@ -34,7 +37,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     yield monitored
 
     yield _counter("chaosorca_syscalls", "System calls made", ["container", "syscall", "error"], snapshot.syscalls)
-    yield _histogram(
+    yield Histograms(
         "chaosorca_syscall_duration_seconds", "Duration of system calls", ["container", "syscall"], snapshot.syscall_durations
     )
     yield _counter(
@@ -43,7 +46,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ["container", "role", "method", "code", "tls"],
         {(*key, "false"): value for key, value in snapshot.http.items()},
     )
-    yield _histogram(
+    yield Histograms(
         "chaosorca_http_request_duration_seconds",
         "Time from a request to its answer's first packet",
         ["container", "role", "tls"],
@@ -117,6 +120,49 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     yield _counter("chaosorca_agent_dropped", "Events that found a kernel map full", ["program"], snapshot.dropped)
 
 
+class Histograms:
+    """A family of histograms. They are most of all lines, and the library would take ten times as long to write them."""
+
+    type = "histogram"
+    unit = ""
+
+    def __init__(self, name: str, documentation: str, labels: list[str], values: dict[Any, Histogram]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.values = dict(values)
+        self._labels = tuple(labels)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """As the library has them."""
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self._labels)
+        for key, value in self.values.items():
+            family.add_metric(key, value.buckets(), value.sum)
+        return list(family.samples)
+
+    def text(self) -> str:
+        """In Prometheus's text format."""
+        lines = [f"# HELP {self.name} {self.documentation}\n# TYPE {self.name} histogram\n"]
+        for key, value in self.values.items():
+            *buckets, count, total = _beginnings(self.name, self._labels, key)
+            sums = list(itertools.accumulate(value.slots))
+            lines += [f"{begin}{number}\n" for begin, number in zip(buckets, sums, strict=True)]
+            lines.append(f"{count}{sums[-1]}\n{total}{value.sum!r}\n")
+        return "".join(lines)
+
+
+@functools.lru_cache(maxsize=4096)
+def _beginnings(name: str, labels: tuple[str, ...], key: tuple[str, ...]) -> list[str]:
+    """What stands before the numbers of a histogram: of its buckets, the count and the sum."""
+    own = "".join(f'{label}="{_escaped(value)}",' for label, value in zip(labels, key, strict=True))
+    buckets = [f'{name}_bucket{{{own}le="{bound}"}} ' for bound in [*map(str, SLOT_BOUNDS), "+Inf"]]
+    return [*buckets, f"{name}_count{{{own[:-1]}}} ", f"{name}_sum{{{own[:-1]}}} "]
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
 class FirstSeenAsZero:
     """Gives each client new series of `chaosorca_` counters and histograms as 0 first.
 
@@ -135,7 +181,11 @@ class FirstSeenAsZero:
             before = self._seen.pop(client, self._seen_by_any)
             now: set[_Key] = set()
             for family in result:
-                if family.type not in ("counter", "histogram") or not family.name.startswith("chaosorca_"):
+                if isinstance(family, Histograms):
+                    now.update((family.name, key) for key in family.values)
+                    family.values.update({key: Histogram() for key in family.values if (family.name, key) not in before})
+                    continue
+                if family.type != "counter" or not family.name.startswith("chaosorca_"):
                     continue
                 for index, sample in enumerate(family.samples):
                     key = (sample.name, tuple(sorted(sample.labels.items())))
@@ -158,6 +208,13 @@ class _Families:
         return self._collected
 
 
+def in_text(collected: list[Any]) -> bytes:
+    """Families in Prometheus's text format."""
+    others = [family for family in collected if not isinstance(family, Histograms)]
+    texts = [family.text() for family in collected if isinstance(family, Histograms)]
+    return exposition.generate_latest(_Families(others)) + "".join(texts).encode()
+
+
 def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.ThreadingHTTPServer:
     """Serve `/metrics` on all addresses of the agent's container, in threads of its own."""
     first = FirstSeenAsZero()
@@ -168,7 +225,7 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
                 self.send_error(404)
                 return
             collected = first.apply(self.client_address[0], families(take_snapshot()))
-            body = exposition.generate_latest(_Families(collected))
+            body = in_text(collected)
             self.send_response(200)
             self.send_header("Content-Type", exposition.CONTENT_TYPE_LATEST)
             self.send_header("Content-Length", str(len(body)))
@@ -206,11 +263,4 @@ def _gauge(name: str, what: str, labels: list[str], values: dict[Any, float]) ->
 def _filled(family: Any, values: dict[Any, float]) -> Any:
     for key, value in values.items():
         family.add_metric(key, value)
-    return family
-
-
-def _histogram(name: str, what: str, labels: list[str], values: dict[Any, Histogram]) -> Any:
-    family = HistogramMetricFamily(name, what, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value.buckets(), value.sum)
     return family
