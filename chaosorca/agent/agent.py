@@ -205,6 +205,7 @@ class Agent:
         programs = {name: program for name, program in found.items() if program is not None}
         calls, durations = self._syscalls.figures()
         return Snapshot(
+            not_running=set(monitors) - running,
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
             syscalls=_sum(of("syscalls", calls), of("syscalls", self._ledger.calls())),
             syscall_durations=_sum(of("syscalls", durations), of("syscalls", self._ledger.durations())),

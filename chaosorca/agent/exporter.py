@@ -13,7 +13,7 @@ import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import exposition
@@ -26,6 +26,7 @@ from chaosorca.agent.monitors.resources import Resources
 from chaosorca.agent.snapshot import Snapshot
 
 _CLIENTS_KEPT = 32
+_OF_CALLS_AND_REQUESTS = ("chaosorca_syscall", "chaosorca_http")
 _Key = tuple[str, tuple[Any, ...]]
 
 
@@ -174,8 +175,14 @@ class FirstSeenAsZero:
         self._seen: OrderedDict[str, set[_Key]] = OrderedDict()
         self._seen_by_any: set[_Key] = set()
 
-    def apply(self, client: str, metrics: Iterable[Any]) -> list[Any]:
-        """Return the families as a client is to see them; what it no longer sees is forgotten."""
+    def apply(self, client: str, metrics: Iterable[Any], left_out: Collection[str] = ()) -> list[Any]:
+        """Return the families as a client is to see them; what there no longer is is forgotten.
+
+        Arguments:
+            client: who asks.
+            metrics: the families.
+            left_out: containers that are down. Their series end, and go on as they were when they are up again.
+        """
         result = list(metrics)
         with self._lock:
             before = self._seen.pop(client, self._seen_by_any)
@@ -192,10 +199,21 @@ class FirstSeenAsZero:
                     now.add(key)
                     if key not in before:
                         family.samples[index] = Sample(sample.name, sample.labels, 0)
+            for family in result if left_out else ():
+                _leave_out(family, left_out)
             self._seen[client] = self._seen_by_any = now
             while len(self._seen) > _CLIENTS_KEPT:
                 self._seen.popitem(last=False)
         return result
+
+
+def _leave_out(family: Any, containers: Collection[str]) -> None:
+    if not family.name.startswith(_OF_CALLS_AND_REQUESTS):
+        return
+    if isinstance(family, Histograms):
+        family.values = {key: value for key, value in family.values.items() if key[0] not in containers}
+    else:
+        family.samples = [sample for sample in family.samples if sample.labels.get("container") not in containers]
 
 
 class _Families:
@@ -224,7 +242,8 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
             if self.path.split("?")[0] != "/metrics":
                 self.send_error(404)
                 return
-            collected = first.apply(self.client_address[0], families(take_snapshot()))
+            snapshot = take_snapshot()
+            collected = first.apply(self.client_address[0], families(snapshot), snapshot.not_running)
             body = in_text(collected)
             self.send_response(200)
             self.send_header("Content-Type", exposition.CONTENT_TYPE_LATEST)

@@ -230,6 +230,15 @@ def test_a_histogram_is_0_first_with_all_its_buckets() -> None:
         assert buckets == [expected, expected / 2]
 
 
+def test_series_of_a_container_that_is_down_end_and_go_on_as_they_were() -> None:
+    first = FirstSeenAsZero()
+    first.apply("a", families(full()))
+    down = values(first.apply("a", families(full()), {"web"}))
+    assert [name for name in down if name.startswith(("chaosorca_syscall", "chaosorca_http"))] == []
+    assert "chaosorca_faults_injected_total{container=web,syscall=openat,effect=error}" in down
+    assert values(first.apply("a", families(full()))) == values(families(full()))
+
+
 def test_histograms_are_written_as_the_library_writes_them() -> None:
     snapshot = full()
     snapshot.syscall_durations["we\\b", 'read"\n'] = histogram(1e-7, 0.25, 100.0)

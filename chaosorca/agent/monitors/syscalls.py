@@ -35,6 +35,8 @@ _LAYOUTS = {
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
 """How many system calls of all targets are kept, by target and number; fewer where they would take more bytes than that."""
+_PROGRAMS = ("syscalls", "syscalls_plain")
+"""The second is for kernels that do not tell their types."""
 _log = logging.getLogger("chaosorca.agent")
 
 
@@ -195,12 +197,14 @@ class SyscallMonitor:
 
 
 def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
-    """The programs, as fast as this kernel can have them."""
-    try:
-        return Program("syscalls", _LAYOUTS, constants, capacities=capacities)
-    except AgentError as error:
-        _log.info("%s: the slower one is taken", error)
-        return Program("syscalls_plain", _LAYOUTS, constants, capacities=capacities)
+    """The first program that this kernel takes."""
+    *better, last = _PROGRAMS
+    for name in better:
+        try:
+            return Program(name, _LAYOUTS, constants, capacities=capacities)
+        except AgentError as error:
+            _log.info("%s: a slower one is taken", error)
+    return Program(last, _LAYOUTS, constants, capacities=capacities)
 
 
 def _capacities(processors: int) -> dict[str, int]:
