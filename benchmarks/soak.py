@@ -3,9 +3,9 @@
 
     .venv/bin/python benchmarks/soak.py [--minutes N] [--every SECONDS]
 
-A container serves pages over connections that come and go, and has short processes executed in it all the time; another one is watched
-and left again and again. Sampled are the agent's anonymous memory, the entries of each of the kernel's maps, drops, and how long a
-scrape takes. The first quarter is left out. Exit code 1: something grew, or something was dropped.
+A container serves pages over connections that come and go, and has short processes executed in it all the time; another one is
+watched and left again and again. Sampled are the agent's anonymous memory, the entries of each of the kernel's maps, drops, and how
+long a scrape takes. The first quarter is left out. Exit code 1: something grew, or something was dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ MOST_ENTRIES = 200
 """What the straight line through the samples may rise by from the first to the last; entries are those of one map."""
 _WARM_UP = 0.25
 _LOAD = """
-while :; do wrk -t1 -c8 -d2s http://127.0.0.1/open.html >/dev/null; wrk -t1 -c4 -d1s -H 'Connection: close' http://127.0.0.1/no >/dev/null; done
+while :; do
+    wrk -t1 -c8 -d2s http://127.0.0.1/open.html
+    wrk -t1 -c4 -d1s -H 'Connection: close' http://127.0.0.1/no
+done >/dev/null
 """
 _SHORT_PROCESSES = "while :; do /bin/true; cat /nothing/here 2>/dev/null; done"
 
@@ -55,10 +58,7 @@ def grown(at: list[float], samples: Mapping[str, list[float]]) -> list[str]:
     """A sentence for all that grows more than it may."""
     found = []
     for name, values in samples.items():
-        if name == "dropped":
-            rise = values[-1] - values[0]
-        else:
-            rise = growth(at, values)
+        rise = values[-1] - values[0] if name == "dropped" else growth(at, values)
         most = MOST_GROWTH.get(name, MOST_ENTRIES)
         if rise > most:
             found.append(f"{name} grows by {rise:,.3g} in {at[-1] - at[0]:,.0f} s, from {values[0]:,.3g} to {values[-1]:,.3g}")
@@ -98,15 +98,19 @@ def soak(machine: Observed, seconds: float, every: float) -> list[str]:
     """The sentences of `grown`."""
     at: list[float] = []
     samples: dict[str, list[float]] = {}
-    with pages(machine) as (_, web), machine.monitored(web):
-        with machine.beside(web, ["sh", "-c", _LOAD]), coming_and_going(machine):
-            web.exec_run(["sh", "-c", _SHORT_PROCESSES], detach=True)
-            began = time.monotonic()
-            while (now := time.monotonic() - began) < seconds:
-                at.append(now)
-                for name, value in sample(machine).items():
-                    samples.setdefault(name, [0.0] * (len(at) - 1)).append(value)
-                time.sleep(every)
+    with (
+        pages(machine) as (_, web),
+        machine.monitored(web),
+        machine.beside(web, ["sh", "-c", _LOAD]),
+        coming_and_going(machine),
+    ):
+        web.exec_run(["sh", "-c", _SHORT_PROCESSES], detach=True)
+        began = time.monotonic()
+        while (now := time.monotonic() - began) < seconds:
+            at.append(now)
+            for name, value in sample(machine).items():
+                samples.setdefault(name, [0.0] * (len(at) - 1)).append(value)
+            time.sleep(every)
     samples = {name: values for name, values in samples.items() if len(values) == len(at)}
     if len(at) < 8:
         raise Wrong(f"{len(at)} samples are too few to tell: take more time")

@@ -57,10 +57,9 @@ def test_a_million_calls_of_eight_threads_are_a_million(observers: Observers) ->
 def test_what_strace_counts_is_what_is_counted(client: docker.DockerClient, run_container: Callable[..., Container]) -> None:
     image = ensure_image(client, "agent", None)
     container = run_container(["infinity"], image=image, entrypoint="sleep", cap_add=["SYS_PTRACE"])
-    script = (
-        "import os, threading\ndef work():\n for n in range(500): os.getppid(); os.path.exists('/nothing/here'); os.getsid(0)\n"
-    )
-    script += "threads = [threading.Thread(target=work) for _ in range(4)]\n[one.start() for one in threads]; [one.join() for one in threads]"
+    work = "def work():\n for n in range(500): os.getppid(); os.path.exists('/nothing/here'); os.getsid(0)\n"
+    script = f"import os, threading\n{work}threads = [threading.Thread(target=work) for _ in range(4)]\n"
+    script += "for thread in threads: thread.start()\nfor thread in threads: thread.join()\n"
     start_monitoring(container=container.name, http=False, resources=False)
     traced = container.exec_run(["strace", "-f", "-c", "-U", "name,calls,errors", "python3", "-S", "-c", script])
     figures = scrape(Web(container, ""))
@@ -71,8 +70,6 @@ def test_what_strace_counts_is_what_is_counted(client: docker.DockerClient, run_
         for words in lines
         if len(words) > 1 and words[1].isdigit()
     }
-    compared = {"getppid", "getsid", "newfstatat"} & set(theirs)
-    assert compared >= {"getppid", "getsid"}
     for name in ("getppid", "getsid"):
         assert theirs[name] == (2000, 0)
         assert calls_of(figures, container, name) == {"": 2000}
