@@ -236,7 +236,7 @@ class Agent:
         try:
             # The resource monitor, too, wants the kernel's count of what ended threads had read and written.
             if wanted & {"syscalls", "resources"}:
-                self._syscalls.watch(target)
+                self._syscalls.watch(target, counting="syscalls" in wanted)
         except AgentError:
             if "syscalls" in wanted:
                 raise

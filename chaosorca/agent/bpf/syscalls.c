@@ -73,11 +73,6 @@ PER_CPU_HASH(errors, struct error_key, u64, 16384);
 HASH(ended_io, u32, struct io, 1024);
 DROPS
 
-static __always_inline struct watched *watched_by(u64 cgroup)
-{
-    return maybe_watched[cgroup % GROUPS] ? bpf_map_lookup_elem(&watched_cgroups, &cgroup) : NULL;
-}
-
 static __always_inline struct figures *figures_of(u32 target, u32 nr)
 {
     struct call_key key = {.target = target, .nr = nr};
@@ -117,7 +112,8 @@ static __always_inline bool is_timed_here(const struct call *call)
 /* A function of its own, as its like below: what is not watched does not even have its registers saved. */
 static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct watched *watched = watched_by(current_cgroup());
+    u64 cgroup = current_cgroup();
+    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
     long nr = ctx->args[1];
     if (!watched || nr < 0)
         return 0;
@@ -180,7 +176,8 @@ SEC("raw_tp/sched_process_exit")
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
     forget_call();
-    struct watched *watched = watched_by(current_cgroup());
+    u64 cgroup = current_cgroup();
+    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
     if (!watched)
         return 0;
     if (!IOAC_READ)

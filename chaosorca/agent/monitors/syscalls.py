@@ -57,6 +57,8 @@ class SyscallMonitor:
         self._program: Program | None = None
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
+        self._counted: set[str] = set()
+        self._filter = bytes(_GROUPS)
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
         self._next = 1
@@ -72,8 +74,13 @@ class SyscallMonitor:
                 self.io_of_ended_threads = bool(offsets)
                 self._program = program
 
-    def watch(self, target: Target) -> None:
-        """Begin to count a target's calls, or follow it to the control groups that it has now."""
+    def watch(self, target: Target, counting: bool = True) -> None:
+        """Begin to count a target's calls, or follow it to the control groups that it has now.
+
+        Arguments:
+            target: the container.
+            counting: else only what its ended threads had read and written is kept, which costs its calls nothing.
+        """
         ids = set(target.cgroup.ids())
         if 1 in ids or (not ids and target.cgroup.exists()):
             raise AgentError(
@@ -85,7 +92,10 @@ class SyscallMonitor:
             if target.name not in self._targets:
                 self._targets[target.name] = self._next
                 self._next += 1
+            if counting:
+                self._counted.add(target.name)
             self._set_cgroups(target.name, ids)
+            self._set_filter()
 
     def unwatch(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
@@ -94,6 +104,8 @@ class SyscallMonitor:
                 return
             self._set_cgroups(name, set())
             del self._cgroups[name]
+            self._counted.discard(name)
+            self._set_filter()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
             self._timed_by.pop(name, None)
@@ -190,10 +202,15 @@ class SyscallMonitor:
         for cgroup in ids if rewrite else ids - before:
             table.put(cgroup, (self._targets[name], self._timed_by.get(name, 0)))
         self._cgroups[name] = ids
+
+    def _set_filter(self) -> None:
+        """Tell the kernel whose calls may be counted."""
         watched = bytearray(_GROUPS)
-        for cgroup in set().union(*self._cgroups.values()):
+        for cgroup in set().union(*(self._cgroups[name] for name in self._counted)):
             watched[cgroup % _GROUPS] = 1
-        self._program[".bss"].put(0, watched)
+        if watched != self._filter and self._program is not None:
+            self._program[".bss"].put(0, watched)
+            self._filter = bytes(watched)
 
 
 def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
