@@ -117,4 +117,18 @@ static __always_inline void forget_call(void)
     bpf_map_delete_elem(&in_flight, &thread);
 }
 
+/* A thread that executes another program gets the number of its process's first one. */
+SEC("raw_tp/sched_process_exec")
+int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+    u32 before = ctx->args[1], thread = bpf_get_current_pid_tgid();
+    struct call *found = before != thread ? bpf_map_lookup_elem(&in_flight, &before) : NULL;
+    if (!found)
+        return 0;
+    struct call call = *found;
+    bpf_map_delete_elem(&in_flight, &before);
+    bpf_map_update_elem(&in_flight, &thread, &call, BPF_ANY);
+    return 0;
+}
+
 #endif
