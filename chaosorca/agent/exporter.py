@@ -254,7 +254,10 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
         def log_message(self, *args: object) -> None:
             """Say nothing of each scrape."""
 
-    server = http.server.ThreadingHTTPServer(("", port), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # with the default of 5, some of many that come at once wait for seconds
+
+    server = Server(("", port), Handler)
     threading.Thread(target=server.serve_forever, name="exporter", daemon=True).start()
     return server
 
