@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/monitoring.py [--pairs N] [--only NAME ...] [--seconds S] [--ways NAMES] [--short]
 
 The parts (`--only`) are: calls (one getppid of a busy program, watched and not, with 1 and with 20 targets, next to a pair of
-programs that do nothing, and to bpftrace), nginx (its throughput under wrk with all monitors and with each, next to bpftrace and
-tshark), start (from start_monitoring to Prometheus's first sample), scale (20 containers under load: scrapes, memory, drops), exact
+programs that do nothing, and to bpftrace), nginx (its throughput under wrk with all monitors and with each, next to the empty pair,
+bpftrace and tshark), start (from start_monitoring to Prometheus's first sample), scale (20 containers under load: scrapes, memory, drops), exact
 (a million calls of eight threads, next to what bpftrace counts). Runs without and with are interleaved; what is compared comes from
 the same round; medians, quartiles and extremes are told. Without means that there is no agent at all. Needs what `scripts/setup`
 makes; requests go between containers of its own; all that it makes, but images, is removed. Exit code 1: a count was wrong.
@@ -48,6 +48,7 @@ PROBES = "tracepoint:syscalls:sys_enter_* /pid == {pid}/ {{ @[probe] = count(); 
 """The paper's way, for each process."""
 _TRACEFS = "mount -t tracefs none /sys/kernel/tracing; mount -t debugfs none /sys/kernel/debug; exec bpftrace -e '{program}'"
 _FEWEST_PROBES = 300
+_QUIET = 5  # hundredths of a second of processor time in half a second
 MONITORS: dict[str, dict[str, bool]] = {
     "all": {},
     "syscalls": {"http": False, "resources": False},
@@ -72,12 +73,27 @@ class Observed(Machine):
         try:
             for container in containers:
                 start_monitoring(container=container.name, **monitors)
+            self._settle()
             yield
         finally:
             for container in containers:
                 stop_monitoring(container=container.name)
             if find_agent(self.client) is not None:
                 raise Wrong("the agent is at work for somebody else")
+
+    def _settle(self) -> None:
+        """The agent reads the programs of new containers at first, which is over after some seconds."""
+        pid = self.client.containers.get(AGENT).attrs["State"]["Pid"]
+
+        def ticks() -> int:
+            return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+        def is_quiet() -> bool:
+            before = ticks()
+            time.sleep(0.5)
+            return ticks() - before <= _QUIET
+
+        until(is_quiet, 60)
 
     def beside(self, container: Container, command: list[str]) -> contextlib.AbstractContextManager[Container]:
         """A client in a container's network."""
@@ -232,6 +248,9 @@ def nginx(machine: Observed) -> None:
             if how == "bpftrace":
                 with machine.bpftrace(_pids(web)) as one:
                     yield one
+            elif how == "floor":
+                with machine.floor():
+                    yield None
             elif how == "tshark":
                 with machine.tshark(web):
                     yield None
@@ -320,9 +339,7 @@ def scale(machine: Observed) -> None:
     print(f"\n{TARGETS} containers under load, {rates}, {len(figures):,} series")
     middle, most = statistics.median(times) * 1000, max(times) * 1000
     print(f"a scrape takes {middle:.0f} ms (quartiles {low:.0f}..{high:.0f}, most {most:.0f})")
-    print(
-        f"the agent's anonymous memory {anonymous / 1e6:.0f} MB, {sum(entries.values()):.0f} map entries, {dropped:.0f} drops"
-    )
+    print(f"the agent's anonymous memory {anonymous / 1e6:.0f} MB, {sum(entries.values()):.0f} map entries, {dropped:.0f} drops")
 
 
 def scrape(machine: Observed) -> tuple[float, dict[str, float]]:
@@ -366,7 +383,7 @@ def exact(machine: Observed) -> None:
 
 
 PARTS = {part.__name__: part for part in (calls, nginx, start, scale, exact)}
-WAYS = (*MONITORS, "bpftrace", "tshark", "none")
+WAYS = (*MONITORS, "floor", "bpftrace", "tshark", "none")
 
 
 def main() -> int:
