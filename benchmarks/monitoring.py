@@ -5,10 +5,11 @@
 
 The parts (`--only`) are: calls (one getppid of a busy program, watched and not, with 1 and with 20 targets, next to a pair of
 programs that do nothing, and to bpftrace), nginx (its throughput under wrk with all monitors and with each, next to the empty pair,
-bpftrace and tshark), start (from start_monitoring to Prometheus's first sample), scale (20 containers under load: scrapes, memory, drops), exact
-(a million calls of eight threads, next to what bpftrace counts). Runs without and with are interleaved; what is compared comes from
-the same round; medians, quartiles and extremes are told. Without means that there is no agent at all. Needs what `scripts/setup`
-makes; requests go between containers of its own; all that it makes, but images, is removed. Exit code 1: a count was wrong.
+bpftrace and tshark), start (from start_monitoring to Prometheus's first sample), scale (20 containers under load: scrapes, memory,
+drops), exact (a million calls of eight threads, next to what bpftrace counts). Runs without and with are interleaved; what is
+compared comes from the same round; medians, quartiles and extremes are told. Without means that there is no agent at all. Needs what
+`scripts/setup` makes; requests go between containers of its own; all that it makes, but images, is removed. Exit code 1: a count was
+wrong.
 """
 
 from __future__ import annotations
