@@ -7,9 +7,9 @@ The parts (`--only`) are: calls (one getppid of a busy program, watched and not,
 programs that do nothing, and to bpftrace), nginx (its throughput under wrk with all monitors and with each, next to the empty pair,
 bpftrace and tshark), start (from start_monitoring to Prometheus's first sample), scale (20 containers under load: scrapes, memory,
 drops), exact (a million calls of eight threads, next to what bpftrace counts). Runs without and with are interleaved; what is
-compared comes from the same round; medians, quartiles and extremes are told. Without means that there is no agent at all. Needs what
-`scripts/setup` makes; requests go between containers of its own; all that it makes, but images, is removed. Exit code 1: a count was
-wrong.
+compared comes from the same round; medians, quartiles and extremes are told. Without means that there is no agent at all. Needs
+what `scripts/setup` makes; requests go between containers of its own; all that it makes, but images, is removed. Exit code 1: a
+count was wrong.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def scale(machine: Observed) -> None:
             web.reload()
         addresses = [web.attrs["NetworkSettings"]["IPAddress"] for web in webs]
         seconds = max(4, round(5 * machine.seconds))
-        wrks = " ".join(f"wrk -t1 -c2 -d{seconds}s http://{address}/open.html & " for address in addresses) + "wait"
+        wrks = " ".join(f"wrk -t1 -c2 -d{seconds}s http://{address}:80/open.html & " for address in addresses) + "wait"
 
         def load() -> float:
             return sum(map(float, re.findall(r"Requests/sec:\s+([0-9.]+)", execute(client, "sh", "-c", wrks))))

@@ -13,7 +13,7 @@ from typing import Any
 
 from chaosorca import __version__
 from chaosorca.agent.abort import Requests
-from chaosorca.agent.cost import own_cost
+from chaosorca.agent.cost import give_back_memory, own_cost
 from chaosorca.agent.doctor import OWN_NAME, Doctor
 from chaosorca.agent.engine_events import EngineEvents
 from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
@@ -39,6 +39,9 @@ class Agent:
     def __init__(self, arch: str) -> None:
         self._lock = threading.RLock()  # of targets and monitors
         self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program is loaded
+        self._reading = (
+            threading.Lock()
+        )  # one container's programs at a time: that takes memory, and processors from the containers
         self._retired_at = -_RETIRED_FOR
         self._ledger = Ledger()
         self._own = own_cgroup()
@@ -159,8 +162,9 @@ class Agent:
         """Read the programs of a container while it is being monitored, so that a fault need not wait for it."""
 
         def look() -> None:
-            with contextlib.suppress(AgentError, OSError):
+            with self._reading, contextlib.suppress(AgentError, OSError):
                 self._faults.arming.cannot(find_target(container).pids())
+                give_back_memory()
 
         threading.Thread(target=look, name="reader", daemon=True).start()
 
