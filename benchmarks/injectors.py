@@ -67,6 +67,8 @@ class Wrong(Exception):
 class Machine:
     """The engine, the containers of this benchmark, and the agent."""
 
+    images = IMAGES
+
     def __init__(self, injectors: list[str], pairs: int, seconds: float) -> None:
         self.injectors, self.pairs, self.seconds = injectors, pairs, seconds
         self.client = docker.from_env()
@@ -76,10 +78,14 @@ class Machine:
         self._targets: set[str] = set()
 
     def __enter__(self) -> Machine:
-        for name, path in IMAGES.items():
+        for name, path in self.images.items():
             self.client.images.build(path=str(path), tag=f"{PREFIX}-{name}", rm=True)
-        ensure_agent(self.client, None)
+        self.start_agent()
         return self
+
+    def start_agent(self) -> None:
+        """It runs all the time."""
+        ensure_agent(self.client, None)
 
     def __exit__(self, *_: object) -> None:
         previous = {how: signal.signal(how, signal.SIG_IGN) for how in (signal.SIGINT, signal.SIGTERM)}

@@ -13,7 +13,7 @@ from typing import Any
 
 from chaosorca import __version__
 from chaosorca.agent.abort import Requests
-from chaosorca.agent.cost import own_cost
+from chaosorca.agent.cost import give_back_memory, own_cost
 from chaosorca.agent.doctor import OWN_NAME, Doctor
 from chaosorca.agent.engine_events import EngineEvents
 from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
@@ -39,6 +39,9 @@ class Agent:
     def __init__(self, arch: str) -> None:
         self._lock = threading.RLock()  # of targets and monitors
         self._faults_lock = threading.RLock()  # of its own, so that no fault outlasts its duration because a program is loaded
+        self._reading = (
+            threading.Lock()
+        )  # one container's programs at a time: that takes memory, and processors from the containers
         self._retired_at = -_RETIRED_FOR
         self._ledger = Ledger()
         self._own = own_cgroup()
@@ -160,8 +163,9 @@ class Agent:
         """Read the programs of a container while it is being monitored, so that a fault need not wait for it."""
 
         def look() -> None:
-            with contextlib.suppress(AgentError, OSError):
+            with self._reading, contextlib.suppress(AgentError, OSError):
                 self._faults.arming.cannot(find_target(container).pids())
+                give_back_memory()
 
         threading.Thread(target=look, name="reader", daemon=True).start()
 
@@ -205,10 +209,12 @@ class Agent:
         http_cost = self._http.cost()
         found = {"syscalls": self._syscalls.program(), "uprobe": self._faults.arming.program()}
         programs = {name: program for name, program in found.items() if program is not None}
+        calls, durations = self._syscalls.figures()
         return Snapshot(
+            not_running=set(monitors) - running,
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
-            syscalls=_sum(of("syscalls", self._syscalls.counts()), of("syscalls", self._ledger.calls())),
-            syscall_durations=_sum(of("syscalls", self._syscalls.durations()), of("syscalls", self._ledger.durations())),
+            syscalls=_sum(of("syscalls", calls), of("syscalls", self._ledger.calls())),
+            syscall_durations=_sum(of("syscalls", durations), of("syscalls", self._ledger.durations())),
             http=of("http", self._http.counts()),
             http_durations=of("http", self._http.durations()),
             http_unparsed=of("http", self._http.unparsed()),
@@ -239,7 +245,7 @@ class Agent:
         try:
             # The resource monitor, too, wants the kernel's count of what ended threads had read and written.
             if wanted & {"syscalls", "resources"}:
-                self._syscalls.watch(target)
+                self._syscalls.watch(target, counting="syscalls" in wanted)
         except AgentError:
             if "syscalls" in wanted:
                 raise

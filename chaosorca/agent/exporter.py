@@ -7,11 +7,13 @@ others have seen already as it is: that did not begin now.
 
 from __future__ import annotations
 
+import functools
 import http.server
+import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import exposition
@@ -19,11 +21,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.samples import Sample
 
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.kernel import SLOT_BOUNDS
 from chaosorca.agent.monitors.resources import Resources
 from chaosorca.agent.snapshot import Snapshot
 
 _CLIENTS_KEPT = 32
-_Key = tuple[str, tuple[tuple[str, str], ...]]
+_OF_CALLS_AND_REQUESTS = ("chaosorca_syscall", "chaosorca_http")
+_Key = tuple[str, tuple[Any, ...]]
 
 
 def families(snapshot: Snapshot) -> Iterator[Any]:
@@ -34,7 +38,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     yield monitored
 
     yield _counter("chaosorca_syscalls", "System calls made", ["container", "syscall", "error"], snapshot.syscalls)
-    yield _histogram(
+    yield Histograms(
         "chaosorca_syscall_duration_seconds", "Duration of system calls", ["container", "syscall"], snapshot.syscall_durations
     )
     yield _counter(
@@ -43,7 +47,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ["container", "role", "method", "code", "tls"],
         snapshot.http,
     )
-    yield _histogram(
+    yield Histograms(
         "chaosorca_http_request_duration_seconds",
         "Time from a request's first packet to its answer's first packet",
         ["container", "role", "tls"],
@@ -128,6 +132,49 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
 
 
+class Histograms:
+    """A family of histograms. They are most of all lines, and the library would take ten times as long to write them."""
+
+    type = "histogram"
+    unit = ""
+
+    def __init__(self, name: str, documentation: str, labels: list[str], values: dict[Any, Histogram]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.values = dict(values)
+        self._labels = tuple(labels)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """As the library has them."""
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self._labels)
+        for key, value in self.values.items():
+            family.add_metric(key, value.buckets(), value.sum)
+        return list(family.samples)
+
+    def text(self) -> str:
+        """In Prometheus's text format."""
+        lines = [f"# HELP {self.name} {self.documentation}\n# TYPE {self.name} histogram\n"]
+        for key, value in self.values.items():
+            *buckets, count, total = _beginnings(self.name, self._labels, key)
+            sums = list(itertools.accumulate(value.slots))
+            lines += [f"{begin}{number}\n" for begin, number in zip(buckets, sums, strict=True)]
+            lines.append(f"{count}{sums[-1]}\n{total}{value.sum!r}\n")
+        return "".join(lines)
+
+
+@functools.lru_cache(maxsize=4096)
+def _beginnings(name: str, labels: tuple[str, ...], key: tuple[str, ...]) -> list[str]:
+    """What stands before the numbers of a histogram: of its buckets, the count and the sum."""
+    own = "".join(f'{label}="{_escaped(value)}",' for label, value in zip(labels, key, strict=True))
+    buckets = [f'{name}_bucket{{{own}le="{bound}"}} ' for bound in [*map(str, SLOT_BOUNDS), "+Inf"]]
+    return [*buckets, f"{name}_count{{{own[:-1]}}} ", f"{name}_sum{{{own[:-1]}}} "]
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
 class FirstSeenAsZero:
     """Gives each client new series of `chaosorca_` counters and histograms as 0 first.
 
@@ -139,24 +186,45 @@ class FirstSeenAsZero:
         self._seen: OrderedDict[str, set[_Key]] = OrderedDict()
         self._seen_by_any: set[_Key] = set()
 
-    def apply(self, client: str, metrics: Iterable[Any]) -> list[Any]:
-        """Return the families as a client is to see them; what it no longer sees is forgotten."""
+    def apply(self, client: str, metrics: Iterable[Any], left_out: Collection[str] = ()) -> list[Any]:
+        """Return the families as a client is to see them; what there no longer is is forgotten.
+
+        Arguments:
+            client: who asks.
+            metrics: the families.
+            left_out: containers that are down. Their series end, and go on as they were when they are up again.
+        """
         result = list(metrics)
         with self._lock:
             before = self._seen.pop(client, self._seen_by_any)
             now: set[_Key] = set()
             for family in result:
-                if family.type not in ("counter", "histogram") or not family.name.startswith("chaosorca_"):
+                if isinstance(family, Histograms):
+                    now.update((family.name, key) for key in family.values)
+                    family.values.update({key: Histogram() for key in family.values if (family.name, key) not in before})
+                    continue
+                if family.type != "counter" or not family.name.startswith("chaosorca_"):
                     continue
                 for index, sample in enumerate(family.samples):
                     key = (sample.name, tuple(sorted(sample.labels.items())))
                     now.add(key)
                     if key not in before:
                         family.samples[index] = Sample(sample.name, sample.labels, 0)
+            for family in result if left_out else ():
+                _leave_out(family, left_out)
             self._seen[client] = self._seen_by_any = now
             while len(self._seen) > _CLIENTS_KEPT:
                 self._seen.popitem(last=False)
         return result
+
+
+def _leave_out(family: Any, containers: Collection[str]) -> None:
+    if not family.name.startswith(_OF_CALLS_AND_REQUESTS):
+        return
+    if isinstance(family, Histograms):
+        family.values = {key: value for key, value in family.values.items() if key[0] not in containers}
+    else:
+        family.samples = [sample for sample in family.samples if sample.labels.get("container") not in containers]
 
 
 class _Families:
@@ -169,6 +237,13 @@ class _Families:
         return self._collected
 
 
+def in_text(collected: list[Any]) -> bytes:
+    """Families in Prometheus's text format."""
+    others = [family for family in collected if not isinstance(family, Histograms)]
+    texts = [family.text() for family in collected if isinstance(family, Histograms)]
+    return exposition.generate_latest(_Families(others)) + "".join(texts).encode()
+
+
 def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.ThreadingHTTPServer:
     """Serve `/metrics` on all addresses of the agent's container, in threads of its own."""
     first = FirstSeenAsZero()
@@ -178,8 +253,9 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
             if self.path.split("?")[0] != "/metrics":
                 self.send_error(404)
                 return
-            collected = first.apply(self.client_address[0], families(take_snapshot()))
-            body = exposition.generate_latest(_Families(collected))
+            snapshot = take_snapshot()
+            collected = first.apply(self.client_address[0], families(snapshot), snapshot.not_running)
+            body = in_text(collected)
             self.send_response(200)
             self.send_header("Content-Type", exposition.CONTENT_TYPE_LATEST)
             self.send_header("Content-Length", str(len(body)))
@@ -189,7 +265,10 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
         def log_message(self, *args: object) -> None:
             """Say nothing of each scrape."""
 
-    server = http.server.ThreadingHTTPServer(("", port), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # with the default of 5, some of many that come at once wait for seconds
+
+    server = Server(("", port), Handler)
     threading.Thread(target=server.serve_forever, name="exporter", daemon=True).start()
     return server
 
@@ -217,11 +296,4 @@ def _gauge(name: str, what: str, labels: list[str], values: dict[Any, float]) ->
 def _filled(family: Any, values: dict[Any, float]) -> Any:
     for key, value in values.items():
         family.add_metric(key, value)
-    return family
-
-
-def _histogram(name: str, what: str, labels: list[str], values: dict[Any, Histogram]) -> Any:
-    family = HistogramMetricFamily(name, what, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value.buckets(), value.sum)
     return family

@@ -9,7 +9,7 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ _BTF_VARIABLE = struct.Struct("=III")  # type, offset, size
 _PER_CPU_MAPS = (5, 6, 10)  # hash, array, LRU hash
 _ARRAYS = (2, 3, 6)  # array, array of programs, per-CPU array
 _BATCH = 1024
+_BATCH_BYTES = 1 << 20
 _NO_BATCHES = (errno.EINVAL, errno.EOPNOTSUPP, 524)  # 524: ENOTSUPP, which is the kernel's own
 
 _POINTER, _INT, _UNSIGNED, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p
@@ -53,6 +54,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__value_size": (_UNSIGNED, [_POINTER]),
     "bpf_map__max_entries": (_UNSIGNED, [_POINTER]),
     "bpf_map__is_internal": (ctypes.c_bool, [_POINTER]),
+    "bpf_map__set_max_entries": (_INT, [_POINTER, _UNSIGNED]),
     "bpf_map__reuse_fd": (_INT, [_POINTER, _INT]),
     "bpf_map__initial_value": (_POINTER, [_POINTER, _POINTER]),
     "bpf_map_lookup_elem": (_INT, [_INT, _POINTER, _POINTER]),
@@ -115,6 +117,7 @@ class Program:
         attach_types: Mapping[str, int] | None = None,
         maps_of: Program | None = None,
         directory: Path = PROGRAMS,
+        capacities: Mapping[str, int] | None = None,
     ) -> None:
         """Load `NAME.o`, and attach what is in sections `raw_tp/...`.
 
@@ -123,6 +126,8 @@ class Program:
             constants: values of its `const volatile` variables; the others are 0.
             attach_types: the kernel's number of the expected attach type, for functions whose section does not tell.
             maps_of: its maps take the place of those that have the same names here.
+            directory: where `NAME.o` is.
+            capacities: how many entries maps have, where that is not to be what the source says.
 
         Raises:
             AgentError: the kernel, or libbpf, does not take it; the sentence says why.
@@ -140,6 +145,8 @@ class Program:
                     _check(library.bpf_program__set_expected_attach_type(self._function(function), attach_type))
                 if maps_of is not None:
                     self._take_maps(maps_of)
+                for map_name, capacity in (capacities or {}).items():
+                    _check(library.bpf_map__set_max_entries(self._map(map_name), capacity))
                 _check(library.bpf_object__load(self._object))
                 self._tables = {map_name: self._table(map_name, *layout) for map_name, layout in layouts.items()}
                 self._attach()
@@ -221,7 +228,7 @@ class Program:
             raise ValueError(f"map {name!r} of {self.name!r} has keys and values of {sizes} bytes, not of {wanted}")
         kind = library.bpf_map__type(found)
         per_cpu = kind in _PER_CPU_MAPS
-        values = PerCpuLayout(value, _check(library.libbpf_num_possible_cpus())) if per_cpu else Layout(value)
+        values = PerCpuLayout(value, possible_processors()) if per_cpu else Layout(value)
         most = library.bpf_map__max_entries(found)
         return Table(library.bpf_map__fd(found), Layout(key), values, most, kind in _ARRAYS)
 
@@ -313,11 +320,26 @@ class Table:
                 self.delete(key)
 
     def __len__(self) -> int:
-        return len(self.entries())
+        try:
+            return sum(count for count, _, _ in self._batches())
+        except OSError as error:
+            if error.errno not in _NO_BATCHES:
+                raise
+            return len(self._keys())
 
     def _entries_in_batches(self) -> list[tuple[Any, Any]]:
         found: list[tuple[Any, Any]] = []
-        size, begun, ended = _BATCH, False, False
+        for count, keys, values in self._batches():
+            found += zip(
+                self._key.unpack_all(ctypes.string_at(keys, count * self._key.size)),
+                self._value.unpack_all(ctypes.string_at(values, count * self._value.size)),
+                strict=True,
+            )
+        return found
+
+    def _batches(self) -> Iterator[tuple[int, Any, Any]]:
+        """How many entries there are in each batch, and the memory that has their keys and values until the next."""
+        size, begun, ended = max(64, min(_BATCH, _BATCH_BYTES // self._value.size)), False, False
         place = ctypes.create_string_buffer(max(8, self._key.size))
         keys, values = self._buffers(size)
         while not ended:
@@ -331,12 +353,7 @@ class Table:
                 continue
             ended = not _is_there(result)
             begun = True
-            found += zip(
-                self._key.unpack_all(ctypes.string_at(keys, count.value * self._key.size)),
-                self._value.unpack_all(ctypes.string_at(values, count.value * self._value.size)),
-                strict=True,
-            )
-        return found
+            yield count.value, keys, values
 
     def _buffers(self, size: int) -> tuple[Any, Any]:
         return ctypes.create_string_buffer(size * self._key.size), ctypes.create_string_buffer(size * self._value.size)
@@ -356,6 +373,11 @@ class Table:
             last = following.raw
             keys[last] = None
         return [self._key.unpack(key) for key in keys]
+
+
+def possible_processors() -> int:
+    """For how many processors a map keeps values where each has its own."""
+    return _check(_library().libbpf_num_possible_cpus())
 
 
 @functools.cache

@@ -13,6 +13,8 @@ class Snapshot:
     """Figures by their labels' values, in the order in which the metrics list them."""
 
     monitored: list[tuple[str, str]] = field(default_factory=list)
+    not_running: set[str] = field(default_factory=set)
+    """Containers that are monitored, but down: what is known of them waits for their return."""
     syscalls: dict[tuple[str, str, str], float] = field(default_factory=dict)
     syscall_durations: dict[tuple[str, str], Histogram] = field(default_factory=dict)
     http: dict[tuple[str, str, str, str, str], float] = field(default_factory=dict)

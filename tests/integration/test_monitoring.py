@@ -149,7 +149,10 @@ def test_the_agent_tells_what_it_costs(web: Web) -> None:
     assert 10e6 < before["chaosorca_agent_resident_bytes"] < 300e6
     assert 0 < after["chaosorca_agent_scrape_seconds"] < 1
     entries = {series for series, value in after.items() if series.startswith("chaosorca_agent_map_entries") and value > 0}
-    assert {f'chaosorca_agent_map_entries{{map="counts",program="{name}"}}' for name in ("syscalls", "http")} <= entries
+    assert {
+        f'chaosorca_agent_map_entries{{map="{table}",program="{name}"}}'
+        for name, table in (("syscalls", "calls"), ("http", "counts"))
+    } <= entries
     dropped = {series: value for series, value in after.items() if series.startswith("chaosorca_agent_dropped_total")}
     assert dropped == {f'chaosorca_agent_dropped_total{{program="{name}"}}': 0 for name in ("syscalls", "http", "uprobe")}
 

@@ -23,14 +23,14 @@ def told(*arguments, **options):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
-counting = Program("syscalls", {"counts": ("=III", "=Q"), "marks": ("=I", "=B"), "dropped": ("=I", "=Q")})
+counting = Program("syscalls", {"errors": ("=III", "=Q"), "marks": ("=I", "=B"), "dropped": ("=I", "=Q")})
 many = 5000
 for thread in range(many):
     counting["marks"].put(thread, thread % 256)
 tables = {"dropped": counting["dropped"].entries(), "marks": len(counting["marks"])}
 tables["right"] = sorted(counting["marks"].entries()) == [(thread, thread % 256) for thread in range(many)]
 tables["same"] = sorted(counting["marks"]._entries_one_by_one()) == sorted(counting["marks"].entries())
-tables["ids"] = counting["marks"].id() != counting["counts"].id()
+tables["ids"] = counting["marks"].id() != counting["errors"].id()
 first = Program("http", {"counts": ("=IHBB", "=Q")})
 first["counts"].put((1, 200, 0, 1), 3)
 shared = Program("http", {"counts": ("=IHBB", "=Q")}, maps_of=first)["counts"].get((1, 200, 0, 1))
@@ -39,7 +39,7 @@ Program("http_target", {}, {"TARGET": 7}, maps_of=first).close()
 errors = {
     "missing": told("nothing", {}),
     "constant": told("http_target", {}, {"NOBODY": 1}),
-    "layout": told("syscalls", {"counts": ("=II", "=Q")}),
+    "layout": told("syscalls", {"errors": ("=II", "=Q")}),
     "map": told("syscalls", {"nowhere": ("=I", "=I")}),
 }
 left = len(os.listdir("/proc/self/fd")) - open_before
@@ -61,12 +61,12 @@ def test_programs_are_loaded_and_their_maps_read(client: docker.DockerClient, ru
     assert container.wait()["StatusCode"] == 0, container.logs().decode()
     assert container.logs(stdout=False) == b"", "libbpf says nothing by itself"
     found = json.loads(container.logs())
-    assert found["objects"] == ["arm.o", "http.o", "http_target.o", "syscalls.o"]
+    assert found["objects"] == ["arm.o", "http.o", "http_target.o", "syscalls.o", "syscalls_plain.o"]
     assert found["tables"] == {"dropped": [[0, 0]], "marks": 5000, "right": True, "same": True, "ids": True}
     assert (found["shared"], found["left"]) == (3, 0)
     errors = found["errors"]
     assert errors["missing"].startswith("AgentError: the kernel does not take the program 'nothing': No such file or directory (")
     assert errors["constant"] == "ValueError: the program 'http_target' has no constant 'NOBODY'"
-    assert errors["layout"] == "ValueError: map 'counts' of 'syscalls' has keys and values of (12, 8) bytes, not of (8, 8)"
+    assert errors["layout"] == "ValueError: map 'errors' of 'syscalls' has keys and values of (12, 8) bytes, not of (8, 8)"
     assert errors["map"].startswith("AgentError: the kernel does not take the program 'syscalls': No such file or directory")
     assert errors["rights"].startswith("AgentError: the kernel does not take the program 'http': Operation not permitted (libbpf: ")

@@ -26,7 +26,7 @@ def test_where_http_cannot_be_followed_the_rest_is_monitored(tmp_path: Path, mon
     monkeypatch.setattr(agent, "_look_at_code", lambda container: None)
     monkeypatch.setattr(agent._http, "prepare", refuse)
     for name in ("prepare", "watch", "unwatch", "leave_timing_to_tracer"):
-        monkeypatch.setattr(agent._syscalls, name, lambda *_: None)
+        monkeypatch.setattr(agent._syscalls, name, lambda *_, **__: None)
     monkeypatch.setattr(agent.names, "warnings", list)
     told = agent.watch(CONTAINER, ["syscalls", "http"])
     assert told["monitors"] == ["syscalls"]

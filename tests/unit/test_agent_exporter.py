@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import exposition
 from prometheus_client.parser import text_string_to_metric_families
 
-from chaosorca.agent.exporter import FirstSeenAsZero, families, serve, timed
+from chaosorca.agent.exporter import FirstSeenAsZero, families, in_text, serve, timed
 from chaosorca.agent.histogram import Histogram
 from chaosorca.agent.monitors.resources import Resources
 from chaosorca.agent.proc import Io
@@ -54,6 +54,18 @@ class Registry:
 
     def collect(self) -> Any:
         return self._collected
+
+
+def parsed(written: str) -> dict[str, tuple[str, str, dict[Any, float]]]:
+    """The families of a text, without their order."""
+    return {
+        family.name: (
+            family.type,
+            family.documentation,
+            {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in family.samples},
+        )
+        for family in text_string_to_metric_families(written)
+    }
 
 
 def text(collected: Any) -> str:
@@ -220,6 +232,22 @@ def test_a_histogram_is_0_first_with_all_its_buckets() -> None:
         given = first.apply("a", families(full()))
         buckets = [sample.value for family in given for sample in family.samples if sample.labels.get("le") == "+Inf"]
         assert buckets == [expected, expected / 2]
+
+
+def test_series_of_a_container_that_is_down_end_and_go_on_as_they_were() -> None:
+    first = FirstSeenAsZero()
+    first.apply("a", families(full()))
+    down = values(first.apply("a", families(full()), {"web"}))
+    assert [name for name in down if name.startswith(("chaosorca_syscall", "chaosorca_http"))] == []
+    assert "chaosorca_faults_injected_total{container=web,effect=error,syscall=openat}" in down
+    assert values(first.apply("a", families(full()))) == values(families(full()))
+
+
+def test_histograms_are_written_as_the_library_writes_them() -> None:
+    snapshot = full()
+    snapshot.syscall_durations["we\\b", 'read"\n'] = histogram(1e-7, 0.25, 100.0)
+    ours, library = in_text(list(families(snapshot))).decode(), text(families(snapshot))
+    assert parsed(ours) == parsed(library)
 
 
 def test_a_snapshot_says_how_long_it_took() -> None:

@@ -118,6 +118,15 @@ def test_the_programs_have_the_same_slots() -> None:
     assert defined("common.h").items() >= {"FIRST_SLOT": kernel.FIRST_SLOT, "SLOTS": SLOTS}.items()
 
 
+def test_the_programs_know_the_same_groups() -> None:
+    assert defined("syscalls.c")["GROUPS"] == syscalls._GROUPS
+
+
+@pytest.mark.parametrize(("processors", "calls"), [(1, 8192), (2, 8192), (34, 8192), (64, 4369), (128, 2184), (1024, 1024)])
+def test_what_each_processor_counts_by_itself_is_bounded(processors: int, calls: int) -> None:
+    assert syscalls._capacities(processors) == {"calls": calls, "errors": 2 * calls}
+
+
 def test_the_programs_know_the_same_kinds_of_timing() -> None:
     expected = {"TIMED_BY_CALL": syscalls.TIMED_BY_CALL, "TIMED_BY_THREAD": syscalls.TIMED_BY_THREAD}
     assert defined("syscalls.c").items() >= expected.items()
@@ -125,6 +134,6 @@ def test_the_programs_know_the_same_kinds_of_timing() -> None:
 
 @pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*.c")))
 def test_no_program_reads_headers_of_the_kernels_own(source: str) -> None:
-    first, *others = re.findall(r"#include (\S+)", (SOURCES / source).read_text())
-    assert first == '"common.h"'
-    assert [other for other in others if not (SOURCES / other.strip('"')).is_file()] == []
+    included = [name.strip('"') for name in re.findall(r"#include (\S+)", (SOURCES / source).read_text())]
+    assert included != []
+    assert all((SOURCES / name).is_file() for name in included)

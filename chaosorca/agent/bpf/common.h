@@ -22,6 +22,7 @@ typedef __s64 s64;
 #define SLOTS 28
 
 #define HASH(map, key_type, value_type, entries) MAP(BPF_MAP_TYPE_HASH, map, key_type, value_type, entries)
+#define PER_CPU_HASH(map, key_type, value_type, entries) MAP(BPF_MAP_TYPE_PERCPU_HASH, map, key_type, value_type, entries)
 #define LRU_HASH(map, key_type, value_type, entries) MAP(BPF_MAP_TYPE_LRU_HASH, map, key_type, value_type, entries)
 #define ARRAY(map, value_type, entries) MAP(BPF_MAP_TYPE_ARRAY, map, u32, value_type, entries)
 #define PROGRAMS(map, entries) MAP(BPF_MAP_TYPE_PROG_ARRAY, map, u32, u32, entries)

@@ -5,13 +5,17 @@
  * rt_sigreturn) count at their entry. The child's return from fork or clone has no entry of its own and does not count.
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
  *
- * No kernel structure is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
+ * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and one at
+ * whether anything is kept of the thread at the exit. How many containers are watched makes no difference to them.
+ *
+ * No other kernel structure than in thread.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
  */
 
 #include "common.h"
 
 #define TIMED_BY_CALL 1
 #define TIMED_BY_THREAD 2
+#define GROUPS 4096 /* see monitors/syscalls.py */
 
 const volatile u32 NR_EXIT;
 const volatile u32 NR_EXIT_GROUP;
@@ -33,19 +37,22 @@ struct call {
     u32 pad; /* older kernels refuse a value with bytes that were never written */
 };
 
-struct count_key {
-    u32 target;
-    u32 nr;
-    u32 error; /* 0: success */
-};
+#include "thread.h"
 
-struct duration_key {
+struct call_key {
     u32 target;
     u32 nr;
 };
 
-struct duration {
-    u64 sum;
+struct error_key {
+    u32 target;
+    u32 nr;
+    u32 error;
+};
+
+struct figures {
+    u64 succeeded;
+    u64 sum; /* of all that are timed, failed ones too */
     u64 slots[SLOTS];
 };
 
@@ -56,88 +63,123 @@ struct io {
     u64 writes;
 };
 
+u8 maybe_watched[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
+
 HASH(watched_cgroups, u64, struct watched, 4096);
-HASH(untimed, struct duration_key, u8, 1024); /* all calls of this number */
-HASH(marks, u32, u8, 65536);                  /* the call that this thread is in: tracers set and delete it */
-HASH(in_flight, u32, struct call, 65536);
-HASH(counts, struct count_key, u64, 65536);
-HASH(durations, struct duration_key, struct duration, 8192);
+HASH(untimed, struct call_key, u8, 1024); /* all calls of this number */
+HASH(marks, u32, u8, 65536);              /* the call that this thread is in: tracers set and delete it */
+PER_CPU_HASH(calls, struct call_key, struct figures, 8192);
+PER_CPU_HASH(errors, struct error_key, u64, 16384);
 HASH(ended_io, u32, struct io, 1024);
 DROPS
 
-static __always_inline void count(u32 target, u32 nr, u32 error)
+static __always_inline struct figures *figures_of(u32 target, u32 nr)
 {
-    struct count_key key = {.target = target, .nr = nr, .error = error};
-    if (!add_one(&counts, &key))
+    struct call_key key = {.target = target, .nr = nr};
+    struct figures *found = bpf_map_lookup_elem(&calls, &key);
+    if (found)
+        return found;
+    struct figures zero = {};
+    return lookup_or_init(&calls, &key, &zero);
+}
+
+static __always_inline void count_error(u32 target, u32 nr, u32 error)
+{
+    struct error_key key = {.target = target, .nr = nr, .error = error};
+    u64 zero = 0;
+    u64 *count = lookup_or_init(&errors, &key, &zero);
+    if (count)
+        ++*count;
+    else
         drop();
 }
 
-static __always_inline void time_call(struct call *call, u32 thread, u64 now)
+static __always_inline bool is_timed_here(const struct call *call)
 {
-    struct duration_key key = {.target = call->watched.target, .nr = call->nr};
-    if (call->watched.tracer & TIMED_BY_CALL && bpf_map_lookup_elem(&untimed, &key))
-        return;
-    if (call->watched.tracer & TIMED_BY_THREAD && bpf_map_lookup_elem(&marks, &thread))
-        return;
-    struct duration zero = {};
-    struct duration *d = lookup_or_init(&durations, &key, &zero);
-    if (!d) {
-        drop();
-        return;
+    if (call->watched.tracer & TIMED_BY_CALL) {
+        struct call_key key = {.target = call->watched.target, .nr = call->nr};
+        if (bpf_map_lookup_elem(&untimed, &key))
+            return false;
     }
-    u64 took = now - call->began;
-    __sync_fetch_and_add(&d->slots[slot_of(took)], 1);
-    __sync_fetch_and_add(&d->sum, took);
+    if (call->watched.tracer & TIMED_BY_THREAD) {
+        u32 thread = bpf_get_current_pid_tgid();
+        if (bpf_map_lookup_elem(&marks, &thread))
+            return false;
+    }
+    return true;
+}
+
+/* A function of its own, as its like below: what is not watched does not even have its registers saved. */
+static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 cgroup = current_cgroup();
+    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
+    long nr = ctx->args[1];
+    if (!watched || nr < 0)
+        return 0;
+    if (nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN) {
+        struct figures *figures = figures_of(watched->target, nr);
+        if (figures)
+            figures->succeeded++;
+        else
+            drop();
+        return 0;
+    }
+    struct call call = {.nr = nr, .watched = *watched};
+    call.began = bpf_ktime_get_ns();
+    if (!begin_call(&call))
+        drop();
+    return 0;
+}
+
+static __noinline int leave(struct bpf_raw_tracepoint_args *ctx)
+{
+    struct call call;
+    if (!end_call(&call))
+        return 0;
+    u64 took = bpf_ktime_get_ns() - call.began;
+    long result = ctx->args[1];
+    bool failed = result < 0 && result >= -4095;
+    if (failed)
+        count_error(call.watched.target, call.nr, -result);
+    bool timed = !call.watched.tracer || is_timed_here(&call);
+    if (failed && !timed)
+        return 0;
+    struct figures *figures = figures_of(call.watched.target, call.nr);
+    if (!figures) {
+        drop();
+        return 0;
+    }
+    if (!failed)
+        figures->succeeded++;
+    if (timed) {
+        figures->sum += took;
+        figures->slots[slot_of(took)]++;
+    }
+    return 0;
 }
 
 SEC("raw_tp/sys_enter")
 int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    u64 cgroup = bpf_get_current_cgroup_id();
-    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
-    if (!watched)
-        return 0;
-    long nr = ctx->args[1];
-    if (nr < 0)
-        return 0;
-    if (nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN) {
-        count(watched->target, nr, 0);
-        return 0;
-    }
-    struct call call = {.nr = nr, .watched = *watched};
-    call.began = bpf_ktime_get_ns();
-    u32 thread = bpf_get_current_pid_tgid();
-    if (bpf_map_update_elem(&in_flight, &thread, &call, BPF_ANY))
-        drop();
-    return 0;
+    return maybe_watched[current_cgroup() % GROUPS] ? enter(ctx) : 0;
 }
 
 SEC("raw_tp/sys_exit")
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-    u32 thread = bpf_get_current_pid_tgid();
-    struct call *found = bpf_map_lookup_elem(&in_flight, &thread);
-    if (!found)
-        return 0;
-    u64 now = bpf_ktime_get_ns();
-    struct call call = *found;
-    bpf_map_delete_elem(&in_flight, &thread);
-    long result = ctx->args[1];
-    count(call.watched.target, call.nr, result < 0 && result >= -4095 ? -result : 0);
-    time_call(&call, thread, now);
-    return 0;
+    return may_be_in_call() ? leave(ctx) : 0;
 }
 
 /* What an ending thread has read and written is gone from /proc with it: keep the sum. */
 SEC("raw_tp/sched_process_exit")
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-    u64 cgroup = bpf_get_current_cgroup_id();
+    forget_call();
+    u64 cgroup = current_cgroup();
     struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
     if (!watched)
         return 0;
-    u32 thread = bpf_get_current_pid_tgid();
-    bpf_map_delete_elem(&in_flight, &thread);
     if (!IOAC_READ)
         return 0;
     u32 target = watched->target;

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from chaosorca.agent import kernel
 from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.libbpf import Program
+from chaosorca.agent.libbpf import Program, possible_processors
 from chaosorca.agent.proc import Io
 from chaosorca.agent.targets import Target
 from chaosorca.model.errno import errno_name
@@ -15,23 +18,38 @@ from chaosorca.model.errors import AgentError
 from chaosorca.model.syscalls import syscall_names, syscall_numbers
 
 TIMED_BY_CALL, TIMED_BY_THREAD = 1, 2
+_GROUPS = 4096
+"""Of how many last bits of a control group's id the kernel looks whether it may be watched; see bpf/syscalls.c."""
+_FIGURES = "=QQ" + kernel.SLOTS * "Q"
 _LAYOUTS = {
     "watched_cgroups": ("=Q", "=II"),
+    ".bss": ("=I", f"={_GROUPS}B"),
     "untimed": ("=II", "=B"),
     "marks": ("=I", "=B"),
-    "in_flight": ("=I", "=QIII4x"),
-    "counts": ("=III", "=Q"),
-    "durations": ("=II", f"=Q{kernel.SLOTS}Q"),
+    "calls": ("=II", _FIGURES),
+    "errors": ("=III", "=Q"),
     "ended_io": ("=I", "=QQQQ"),
     "dropped": ("=I", "=Q"),
 }
-"""Of the maps in bpf/syscalls.c."""
+"""Of the maps in bpf/syscalls.c; what a thread is in is the kernel's alone."""
+
+_CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
+"""How many system calls of all targets are kept, by target and number; fewer where they would take more bytes than that."""
+_PROGRAMS = ("syscalls", "syscalls_plain")
+"""The second is for kernels that do not tell their types."""
+_log = logging.getLogger("chaosorca.agent")
 
 
 class SyscallMonitor:
     """Counts system calls; the first target loads the programs, each further one is an entry of a map."""
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, capacities: dict[str, int] | None = None) -> None:
+        """
+        Arguments:
+            arch: the machine, `x86_64` or `aarch64`.
+            capacities: how many entries the kernel's maps have; as many as this machine's processors let them have if not given.
+        """
+        self._capacities = capacities
         self._names = syscall_names(arch)
         self._numbers = syscall_numbers(arch)
         self._lock = threading.Lock()
@@ -39,6 +57,8 @@ class SyscallMonitor:
         self._program: Program | None = None
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
+        self._counted: set[str] = set()
+        self._filter = bytes(_GROUPS)
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
         self._next = 1
@@ -50,12 +70,17 @@ class SyscallMonitor:
             if self._program is None:
                 offsets = kernel.io_accounting_offsets()
                 numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
-                program = Program("syscalls", _LAYOUTS, {**numbers, **offsets})
+                program = _load({**numbers, **offsets}, self._capacities or _capacities(possible_processors()))
                 self.io_of_ended_threads = bool(offsets)
                 self._program = program
 
-    def watch(self, target: Target) -> None:
-        """Begin to count a target's calls, or follow it to the control groups that it has now."""
+    def watch(self, target: Target, counting: bool = True) -> None:
+        """Begin to count a target's calls, or follow it to the control groups that it has now.
+
+        Arguments:
+            target: the container.
+            counting: else only what its ended threads had read and written is kept, which costs its calls nothing.
+        """
         ids = set(target.cgroup.ids())
         if 1 in ids or (not ids and target.cgroup.exists()):
             raise AgentError(
@@ -67,7 +92,10 @@ class SyscallMonitor:
             if target.name not in self._targets:
                 self._targets[target.name] = self._next
                 self._next += 1
+            if counting:
+                self._counted.add(target.name)
             self._set_cgroups(target.name, ids)
+            self._set_filter()
 
     def unwatch(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
@@ -75,10 +103,13 @@ class SyscallMonitor:
             if name not in self._targets or self._program is None:
                 return
             self._set_cgroups(name, set())
+            del self._cgroups[name]
+            self._counted.discard(name)
+            self._set_filter()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
             self._timed_by.pop(name, None)
-            for table in ("counts", "durations", "untimed"):
+            for table in ("calls", "errors", "untimed"):
                 self._program[table].delete_those(lambda key: key[0] == number)
             self._program["ended_io"].delete(number)
 
@@ -110,29 +141,31 @@ class SyscallMonitor:
 
     def counts(self) -> dict[tuple[str, str, str], int]:
         """Calls by container, system call and errno (empty: success)."""
-        with self._lock:
-            names = self._names_of_targets()
-            return {
-                (names[target], self._name(nr), errno_name(error) if error else ""): count
-                for (target, nr, error), count in self._entries("counts")
-                if target in names
-            }
+        return self.figures()[0]
 
-    def durations(self) -> dict[tuple[str, str], Histogram]:
-        """Latency histograms by container and system call."""
+    def figures(self) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str], Histogram]]:
+        """Calls by container, system call and errno (empty: success), and latency histograms by container and system call."""
         with self._lock:
             names = self._names_of_targets()
-            return {
-                (names[target], self._name(nr)): Histogram(slots, nanoseconds / 1e9)
-                for (target, nr), (nanoseconds, *slots) in self._entries("durations")
-                if target in names
-            }
+            counts: dict[tuple[str, str, str], int] = {}
+            durations: dict[tuple[str, str], Histogram] = {}
+            for (target, nr), by_processor in self._entries_of("calls", names):
+                succeeded, nanoseconds, *slots = (
+                    by_processor[0] if len(by_processor) == 1 else map(sum, zip(*by_processor, strict=True))
+                )
+                if succeeded:
+                    counts[names[target], self._name(nr), ""] = succeeded
+                if any(slots):
+                    durations[names[target], self._name(nr)] = Histogram(slots, nanoseconds / 1e9)
+            for (target, nr, error), by_processor in self._entries_of("errors", names):
+                counts[names[target], self._name(nr), errno_name(error)] = sum(by_processor)
+            return counts, durations
 
     def ended_io(self) -> dict[str, Io]:
         """What ended threads of each container had read and written while it was watched."""
         with self._lock:
             names = self._names_of_targets()
-            return {names[target]: Io(*figures) for target, figures in self._entries("ended_io") if target in names}
+            return {names[target]: Io(*figures) for target, figures in self._entries_of("ended_io", names)}
 
     def program(self) -> Program | None:
         """What is loaded, for what it costs; None before that."""
@@ -144,17 +177,54 @@ class SyscallMonitor:
     def _names_of_targets(self) -> dict[int, str]:
         return {number: name for name, number in self._targets.items()}
 
-    def _entries(self, table: str) -> list[Any]:
-        """A map's keys and values; none before the programs run."""
-        return [] if self._program is None else self._program[table].entries()
+    def _entries_of(self, table: str, names: dict[int, str]) -> Iterator[tuple[Any, Any]]:
+        """A map's keys and values; none before the programs run.
+
+        A call that a container was in when it stopped being watched is still counted when it ends: that goes.
+        """
+        if self._program is None:
+            return
+        for key, value in self._program[table].entries():
+            if (key[0] if isinstance(key, tuple) else key) in names:
+                yield key, value
+            else:
+                self._program[table].delete(key)
 
     def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
         if self._program is None:
             return
-        table = self._program["watched_cgroups"]
         before = self._cgroups.get(name, set())
+        if before == ids and not rewrite:
+            return
+        table = self._program["watched_cgroups"]
         for cgroup in before - ids:
             table.delete(cgroup)
         for cgroup in ids if rewrite else ids - before:
             table.put(cgroup, (self._targets[name], self._timed_by.get(name, 0)))
         self._cgroups[name] = ids
+
+    def _set_filter(self) -> None:
+        """Tell the kernel whose calls may be counted."""
+        watched = bytearray(_GROUPS)
+        for cgroup in set().union(*(self._cgroups[name] for name in self._counted)):
+            watched[cgroup % _GROUPS] = 1
+        if watched != self._filter and self._program is not None:
+            self._program[".bss"].put(0, watched)
+            self._filter = bytes(watched)
+
+
+def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
+    """The first program that this kernel takes."""
+    *better, last = _PROGRAMS
+    for name in better:
+        try:
+            return Program(name, _LAYOUTS, constants, capacities=capacities)
+        except AgentError as error:
+            _log.info("%s: a slower one is taken", error)
+    return Program(last, _LAYOUTS, constants, capacities=capacities)
+
+
+def _capacities(processors: int) -> dict[str, int]:
+    """How many entries maps have in which each processor has values of its own."""
+    calls = min(_CALLS, max(_LEAST_CALLS, _MEMORY // (struct.calcsize(_FIGURES) * processors)))
+    return {"calls": calls, "errors": 2 * calls}

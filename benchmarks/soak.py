@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Monitoring for an hour under load: nothing of it may grow.
+
+    .venv/bin/python benchmarks/soak.py [--minutes N] [--every SECONDS]
+
+A container serves pages over connections that come and go, and has short processes executed in it all the time; another one is
+watched and left again and again. Sampled are the agent's anonymous memory, the entries of each of the kernel's maps, drops, and how
+long a scrape takes. The first quarter is left out. Exit code 1: something grew, or something was dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import logging
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+from injectors import Wrong, pages
+from logzero import logger
+from monitoring import Observed, anonymous_memory, scrape
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+
+MEBIBYTE = 2**20
+MOST_GROWTH = {"anonymous memory": 4 * MEBIBYTE, "scrape": 0.05, "dropped": 0.0}
+MOST_ENTRIES = 200
+"""What the straight line through the samples may rise by from the first to the last; entries are those of one map."""
+_WARM_UP = 0.25
+_LOAD = """
+while :; do
+    wrk -t1 -c8 -d2s http://127.0.0.1/open.html
+    wrk -t1 -c4 -d1s -H 'Connection: close' http://127.0.0.1/no
+done >/dev/null
+"""
+_SHORT_PROCESSES = "while :; do /bin/true; cat /nothing/here 2>/dev/null; done"
+
+
+def slope(at: list[float], values: list[float]) -> float:
+    """Of the line that fits samples: the median of the slopes of all pairs, so that single ones do not matter."""
+    pairs = itertools.combinations(zip(at, values, strict=True), 2)
+    return statistics.median((later - earlier) / (after - before) for (before, earlier), (after, later) in pairs)
+
+
+def growth(at: list[float], values: list[float]) -> float:
+    """By how much that line rises from the first to the last sample, when the warm-up is left out."""
+    begin = int(len(at) * _WARM_UP)
+    at, values = at[begin:], values[begin:]
+    return slope(at, values) * (at[-1] - at[0])
+
+
+def grown(at: list[float], samples: Mapping[str, list[float]]) -> list[str]:
+    """A sentence for all that grows more than it may."""
+    found = []
+    for name, values in samples.items():
+        rise = values[-1] - values[0] if name == "dropped" else growth(at, values)
+        most = MOST_GROWTH.get(name, MOST_ENTRIES)
+        if rise > most:
+            found.append(f"{name} grows by {rise:,.3g} in {at[-1] - at[0]:,.0f} s, from {values[0]:,.3g} to {values[-1]:,.3g}")
+    return found
+
+
+def sample(machine: Observed) -> dict[str, float]:
+    """What must not grow, now."""
+    took, figures = scrape(machine)
+    entries = {name: value for name, value in figures.items() if name.startswith("chaosorca_agent_map_entries")}
+    dropped = sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total"))
+    return {"anonymous memory": anonymous_memory(machine), "scrape": took, "dropped": dropped, **entries}
+
+
+@contextlib.contextmanager
+def coming_and_going(machine: Observed) -> Iterator[None]:
+    """A target that is watched and left, again and again."""
+    over = threading.Event()
+
+    def go(name: str) -> None:
+        while not over.wait(1):
+            start_monitoring(container=name)
+            over.wait(1)
+            stop_monitoring(container=name)
+
+    with machine.container("calls", ["sh", "-c", _SHORT_PROCESSES]) as container:
+        thread = threading.Thread(target=go, args=(container.name,))
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def soak(machine: Observed, seconds: float, every: float) -> list[str]:
+    """The sentences of `grown`."""
+    at: list[float] = []
+    samples: dict[str, list[float]] = {}
+    with (
+        pages(machine) as (_, web),
+        machine.monitored(web),
+        machine.beside(web, ["sh", "-c", _LOAD]),
+        coming_and_going(machine),
+    ):
+        web.exec_run(["sh", "-c", _SHORT_PROCESSES], detach=True)
+        began = time.monotonic()
+        while (now := time.monotonic() - began) < seconds:
+            at.append(now)
+            for name, value in sample(machine).items():
+                samples.setdefault(name, [0.0] * (len(at) - 1)).append(value)
+            time.sleep(every)
+    samples = {name: values for name, values in samples.items() if len(values) == len(at)}
+    if len(at) < 8:
+        raise Wrong(f"{len(at)} samples are too few to tell: take more time")
+    for name, values in samples.items():
+        print(f"{name:<60}{values[0]:>14,.3f} ..{values[-1]:>14,.3f}   rises by {growth(at, values):,.3f}")
+    return grown(at, samples)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Whether anything of monitoring grows under load.")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument(
+        "--every", type=float, help="seconds between samples (default: for 200 samples in all, at least half a second)"
+    )
+    arguments = parser.parse_args()
+    for how in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(how, signal.default_int_handler)
+    logger.setLevel(logging.ERROR)
+    seconds = arguments.minutes * 60
+    with Observed([], 1, 1.0) as machine:
+        found = soak(machine, seconds, arguments.every or max(0.5, seconds / 200))
+    for sentence in found:
+        print(f"WRONG  {sentence}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

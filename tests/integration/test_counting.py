@@ -1,0 +1,213 @@
+"""System calls are counted exactly, whatever happens meanwhile; what cannot be counted is told."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import docker
+import pytest
+from chaoslib.exceptions import ActivityFailed
+from conftest import Web, scrape, wait_for
+from docker.models.containers import Container
+from observer import Observers, Round, observers_of_a_module, one_agent_for_all
+
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.agent import CAPABILITIES
+from chaosorca.engine.images import ensure_image
+from chaosorca.model.errno import errno_name
+
+nothing_left = one_agent_for_all
+observers = observers_of_a_module
+
+THREADS, REPEATS = 8, 62_500
+STEPS = ("getppid", "unlinkat")
+
+
+def calls_of(figures: dict[str, float], container: Any, syscall: str) -> dict[str, float]:
+    """What was counted of a system call, by errno."""
+    pattern = re.compile(rf'chaosorca_syscalls_total{{container="{container.name}",error="(\w*)",syscall="{syscall}"}}')
+    return {found[1]: value for name, value in figures.items() if (found := pattern.fullmatch(name))}
+
+
+def test_a_million_calls_of_eight_threads_are_a_million(observers: Observers) -> None:
+    observer = observers.get("dynamic")
+    observer.prepare(Round(STEPS, REPEATS, alone=False, threads=THREADS, recorded=0))
+    start_monitoring(container=observer.name, http=False, resources=False)
+    try:
+        workers = observer.run()
+        figures = scrape(Web(observer.container, ""))
+    finally:
+        stop_monitoring(container=observer.name)
+    tally: Counter[int] = sum((worker.tally for worker in workers), Counter())
+    assert sum(tally.values()) == 1_000_000
+    assert calls_of(figures, observer.container, "getppid") == {"": 500_000}
+    assert calls_of(figures, observer.container, "unlinkat") == {"ENOENT": 500_000} == {errno_name(2): tally[-2]}
+    for call in STEPS:
+        duration = f'chaosorca_syscall_duration_seconds_count{{container="{observer.name}",syscall="{call}"}}'
+        assert figures[duration] == 500_000
+    assert [value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total")] == [0.0] * 3
+
+
+PROGRAM = """
+$SIG{USR1} = sub {}; $SIG{USR2} = sub {}; sleep 60;
+for (1..3000) { getppid } for (1..700) { chmod 0644, "/no/such/file" } for (1..50) { rmdir "/etc" }
+sleep 60;
+"""
+
+
+def test_what_strace_counts_is_what_is_counted(client: docker.DockerClient, run_container: Callable[..., Container]) -> None:
+    container = run_container(["perl", "-e", PROGRAM])
+    container.reload()
+    start_monitoring(container=container.name, http=False, resources=False)
+    strace = run_container(
+        ["strace", "-f", "-c", "-U", "name,calls,errors", "-p", str(container.attrs["State"]["Pid"])],
+        image=ensure_image(client, "agent", None),
+        entrypoint="env",
+        cap_add=["SYS_PTRACE"],
+        security_opt=["seccomp=unconfined"],
+        pid_mode="host",
+    )
+    wait_for(lambda: 0 not in Web(container, "").tracers())
+    container.kill("SIGUSR1")
+    wait_for(lambda: calls_of(scrape(Web(container, "")), container, "rmdir") == {"ENOTEMPTY": 50})
+    figures = scrape(Web(container, ""))
+    container.kill("SIGUSR2")
+    strace.wait()
+    stop_monitoring(container=container.name)
+    lines = [line.split() for line in strace.logs().decode().splitlines()]
+    theirs = {words[0]: [int(word) for word in words[1:]] for words in lines if len(words) > 1 and words[1].isdigit()}
+    assert theirs["getppid"] == [3000]
+    assert theirs["rmdir"] == [50, 50]
+    (chmod,) = {"chmod", "fchmodat"} & set(theirs)
+    assert theirs[chmod] == [700, 700]
+    assert calls_of(figures, container, "getppid") == {"": 3000}
+    assert calls_of(figures, container, chmod) == {"ENOENT": 700}
+
+
+def test_many_scrapes_at_once_are_all_answered_and_lose_nothing(observers: Observers) -> None:
+    observer = observers.get("dynamic")
+    observer.prepare(Round(("getppid",), 50_000, alone=False, threads=4, recorded=0))
+    start_monitoring(container=observer.name)
+    try:
+        web = Web(observer.container, "")
+        observer.begin()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: scrape(web), range(16)))
+        observer.result()
+        figures = scrape(web)
+    finally:
+        stop_monitoring(container=observer.name)
+    assert all(f'chaosorca_monitored{{container="{observer.name}",monitor="syscalls"}}' in answer for answer in answers)
+    assert calls_of(figures, observer.container, "getppid") == {"": 200_000}
+
+
+def test_series_of_a_container_that_ends_end_and_go_on_when_it_is_back(run_container: Callable[..., Container]) -> None:
+    container = run_container(["sleep", "60"])
+    web = Web(container, "")
+    start_monitoring(container=container.name)
+    assert container.exec_run(["perl", "-e", "getppid for 1..1000"]).exit_code == 0
+    before = calls_of(scrape(web), container, "getppid")[""]
+    container.kill()
+    container.wait()
+    wait_for(lambda: not [name for name in scrape(web) if f'"{container.name}"' in name])
+    container.start()
+    wait_for(lambda: f'chaosorca_monitored{{container="{container.name}",monitor="syscalls"}}' in scrape(web))
+    time.sleep(0.5)
+    assert container.exec_run(["perl", "-e", "getppid for 1..1000"]).exit_code == 0
+    assert calls_of(scrape(web), container, "getppid")[""] - before >= 1000 == before
+    assert stop_monitoring(container=container.name) == {"stopped": [container.name]}
+
+
+def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence(
+    run_container: Callable[..., Container], web: Web
+) -> None:
+    start_monitoring(container=web.name)
+    told = []
+    for number in range(8):
+        container = run_container(["sleep", "60"])
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            watching = pool.submit(start_monitoring, container=container.name)
+            time.sleep(0.02 * number)
+            container.kill()
+            try:
+                watching.result()
+            except ActivityFailed as error:
+                told.append(str(error))
+        stop_monitoring(container=container.name)
+    assert all(re.search("has ended|is not running", sentence) and "\n" not in sentence for sentence in told), told
+    assert f'chaosorca_monitored{{container="{web.name}",monitor="syscalls"}}' in scrape(web)
+    assert web.get() == 200
+    stop_monitoring(container=web.name)
+
+
+SCRIPT = """
+import json, os, sys, threading
+from chaosorca.agent.monitors import syscalls
+from chaosorca.agent.targets import Target, own_cgroup
+
+program, capacity = sys.argv[1], int(sys.argv[2])
+syscalls._PROGRAMS = (program,)
+monitor = syscalls.SyscallMonitor("x86_64", {"calls": capacity, "errors": capacity})
+monitor.watch(Target("own", "", own_cgroup()))
+
+def work():
+    for _ in range(2000):
+        os.getppid()
+        os.access("/nothing/here", os.R_OK)
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+if os.fork() == 0:
+    threading.Thread(target=os.execv, args=("/bin/true", ["true"])).start()
+    threading.Event().wait()
+os.wait()
+counts, durations = monitor.figures()
+program = monitor.program()
+print(json.dumps({
+    "counts": {call + ":" + error: count for (_, call, error), count in counts.items()},
+    "timed": {call: sum(one.slots) for (_, call), one in durations.items()},
+    "dropped": program.dropped(),
+    "entries": program.entries_in_use(),
+}))
+monitor.unwatch("own")
+assert monitor.figures() == ({}, {}) and program.entries_in_use()["calls"] == 0, program.entries_in_use()
+"""
+
+
+@pytest.mark.parametrize(("program", "capacity"), [("syscalls", 1000), ("syscalls_plain", 1000), ("syscalls", 4)])
+def test_each_program_counts_the_same_and_a_full_map_is_told_of(
+    program: str, capacity: int, client: docker.DockerClient, run_container: Callable[..., Container]
+) -> None:
+    container = run_container(
+        ["-c", SCRIPT, program, str(capacity)],
+        image=ensure_image(client, "agent", None),
+        entrypoint="python3",
+        cap_drop=["ALL"],
+        cap_add=CAPABILITIES,
+        security_opt=["seccomp=unconfined"],
+        pid_mode="host",
+        cgroupns="host",
+        volumes={"/sys/fs/cgroup": {"bind": "/host/cgroup", "mode": "ro"}},
+    )
+    assert container.wait()["StatusCode"] == 0, container.logs().decode()
+    found = json.loads(container.logs())
+    if capacity < 1000:
+        assert found["dropped"] > 0
+        assert found["entries"]["calls"] == capacity
+        return
+    assert found["dropped"] == 0
+    assert found["counts"]["getppid:"] == found["timed"]["getppid"] == 16_000
+    (missing,) = (call for call in found["counts"] if re.fullmatch(r"f?access(at2?)?:ENOENT", call))
+    assert found["counts"][missing] >= 16_000
+    assert found["counts"]["execve:"] == found["timed"]["execve"] == 1, "made by a thread that is not its process's first"
+    assert found["counts"]["exit_group:"] == 1
+    assert "exit_group" not in found["timed"]
