@@ -244,7 +244,14 @@ class Arming:
         threading.Timer(_KEPT_FOR, self._close_unused).start()
 
     def _files(self, pids: Collection[int]) -> list[tuple[Path, FileId]]:
-        found = {one.id: one.path for pid in reversed(list(pids)) for one in procfs.code_files(self._proc, pid)}
+        """One for each, or a place would have two probes, and each of its calls would count twice."""
+        mapped = {one.id: one for pid in reversed(list(pids)) for one in procfs.code_files(self._proc, pid)}
+        found: dict[FileId, Path] = {}
+        for one in mapped.values():
+            try:
+                found[one.identity()] = one.path
+            except OSError:  # it is gone, or what `_code` says of it
+                found[one.id] = one.path
         return [(path, file) for file, path in found.items()]
 
     def _code(self, path: Path, file: FileId) -> _Code:

@@ -236,6 +236,15 @@ def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: 
     assert program.go() == [0, 0]
 
 
+def test_two_containers_of_one_image_have_one_probe_for_each_place(odd: Callable[[str], Odd]) -> None:
+    programs = [odd("deaf"), odd("deaf")]
+    for program in programs:
+        start_fault(container=program.name, syscall="getppid", error="EACCES", when="1+2", injector="uprobe")
+    assert [program.go() for program in programs] == [[50, 50]] * 2
+    assert coverage() == {"made": 200, "probed": 200}
+    assert [faults_injected(program.name) for program in programs] == [100, 100]
+
+
 def test_a_program_that_waits_for_its_own_signals_gets_each_of_them(odd: Callable[[str], Odd]) -> None:
     """One thread sends another SIGURG while that one is being armed by SIGURG, thousands of times a second, each with a SIGALRM."""
     program = odd("asks")

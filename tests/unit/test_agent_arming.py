@@ -35,6 +35,16 @@ def test_files_that_a_process_executes_by_their_mappings(tmp_path: Path) -> None
     ]
 
 
+def test_a_file_of_an_image_is_one_on_whatever_device_a_container_sees_it(tmp_path: Path) -> None:
+    (tmp_path / "library").write_bytes(b"code")
+    for pid, device in (("10", "00:27"), ("11", "00:31")):
+        (tmp_path / pid / "map_files").mkdir(parents=True)
+        (tmp_path / pid / "maps").write_text(f"00401000-00479000 r-xp 00001000 {device} 77   /l\n")
+        os.link(tmp_path / "library", tmp_path / pid / "map_files" / "401000-479000")
+    ((path, _),) = Arming(tmp_path)._files([10, 11])
+    assert path.read_bytes() == b"code"
+
+
 @pytest.mark.parametrize(
     ("site", "number", "way", "register", "memory"),
     [

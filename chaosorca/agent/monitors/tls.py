@@ -249,11 +249,8 @@ def _text(name: bytes) -> str:
 
 
 def _by_identity(files: Iterable[CodeFile]) -> dict[FileId, CodeFile]:
-    """Each container sees the files of its image on a device of its own: what they have in common is their number and when they
-    were last changed, to the nanosecond."""
     found = {}
     for one in files:
         with contextlib.suppress(OSError):
-            status = one.path.stat()
-            found[status.st_ino, status.st_ctime_ns] = one
+            found[one.identity()] = one
     return found
