@@ -61,7 +61,7 @@ def test_programs_are_loaded_and_their_maps_read(client: docker.DockerClient, ru
     assert container.wait()["StatusCode"] == 0, container.logs().decode()
     assert container.logs(stdout=False) == b"", "libbpf says nothing by itself"
     found = json.loads(container.logs())
-    assert found["objects"] == ["arm.o", "http.o", "http_target.o", "syscalls.o", "syscalls_plain.o"]
+    assert found["objects"] == ["arm.o", "http.o", "http_target.o", "syscalls.o", "syscalls_plain.o", "tls.o"]
     assert found["tables"] == {"dropped": [[0, 0]], "marks": 5000, "right": True, "same": True, "ids": True}
     assert (found["shared"], found["left"]) == (3, 0)
     errors = found["errors"]
