@@ -67,7 +67,7 @@ def test_the_programs_own_use_of_the_signal_is_its_own(run_container: Callable[.
     assert faults_injected(target.name) == 300
 
 
-def test_calls_of_threads_that_no_signal_stops_are_let_pass_and_told(run_container: Callable[..., Container]) -> None:
+def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_call(run_container: Callable[..., Container]) -> None:
     """SIGURG (23), or SIGWINCH where that is blocked and nothing handles it."""
     script = """
         use POSIX; $| = 1; sleep 3;
@@ -75,18 +75,21 @@ def test_calls_of_threads_that_no_signal_stops_are_let_pass_and_told(run_contain
         sub opened { my $n = 0; for (1 .. 20) { $n++ if open F, '<', '/etc/hostname' } return $n }
         my @opened = opened();
         sigprocmask(SIG_BLOCK, POSIX::SigSet->new(23), $old); push @opened, opened();
-        $SIG{WINCH} = sub { $handled++ }; push @opened, opened(); delete $SIG{WINCH};
-        sigprocmask(SIG_BLOCK, $all); push @opened, opened();
+        sigprocmask(SIG_BLOCK, $all); push @opened, opened(); select undef, undef, undef, 1; push @opened, opened();
         sigprocmask(SIG_SETMASK, $old); push @opened, opened();
-        print "@opened ", $handled + 0, "\\n"; sleep 60
+        print "@opened\\n"; sleep 60
     """
     target = run_container(["perl", "-e", script])
     start_fault(container=target.name, syscall="openat", error="EACCES", injector="uprobe")
     wait_for(lambda: len(said(target)) == 1)
-    assert said(target) == ["0 0 20 20 0 0"]
-    assert faults_injected(target.name) == 60
+    *hit, passed, later, last = (int(word) for word in said(target)[0].split())
+    assert (hit, later, last) == ([0, 0], 0, 0)
+    assert 0 < passed <= 20, "until that is noticed"
+    assert faults_injected(target.name) == 100 - passed
     (warning,) = status()["warnings"]
-    assert warning.startswith("40 calls of openat were let pass, because the threads had blocked the signals that stop them")
+    assert warning.startswith(
+        f"{passed} calls of openat were let pass, because the threads had just blocked the signals that stop them"
+    )
 
 
 def test_nobody_is_interrupted_when_a_fault_begins_and_ends(run_container: Callable[..., Container]) -> None:
