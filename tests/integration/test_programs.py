@@ -14,7 +14,7 @@ from chaosorca.engine.images import ensure_image
 SCRIPT = """
 import json, os, resource, subprocess, sys
 from pathlib import Path
-from chaosorca.agent.libbpf import Program
+from chaosorca.agent.libbpf import Program, possible_processors
 from chaosorca.agent.paths import PROGRAMS
 
 def told(*arguments, **options):
@@ -32,8 +32,8 @@ tables["right"] = sorted(counting["marks"].entries()) == [(thread, thread % 256)
 tables["same"] = sorted(counting["marks"]._entries_one_by_one()) == sorted(counting["marks"].entries())
 tables["ids"] = counting["marks"].id() != counting["errors"].id()
 first = Program("http", {"counts": ("=IHBB", "=Q")})
-first["counts"].put((1, 200, 0, 1), 3)
-shared = Program("http", {"counts": ("=IHBB", "=Q")}, maps_of=first)["counts"].get((1, 200, 0, 1))
+first["counts"].put((1, 200, 0, 1), [3] * possible_processors())
+shared = Program("http", {"counts": ("=IHBB", "=Q")}, maps_of=first)["counts"].get((1, 200, 0, 1))[0]
 open_before = len(os.listdir("/proc/self/fd"))
 Program("http_target", {}, {"TARGET": 7}, maps_of=first).close()
 errors = {
