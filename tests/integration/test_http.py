@@ -52,7 +52,7 @@ def figures(container: Container, metric: str, *labels: str) -> Counter[tuple[st
     found: Counter[tuple[str, ...]] = Counter()
     for series, value in scrape(Web(container, "")).items():
         if series.startswith(metric + "{") and f'container="{container.name}"' in series:
-            found[tuple(re.search(f'{label}="([^"]*)"', series)[1] for label in labels)] += int(value)
+            found[tuple(re.search(f'[{{,]{label}="([^"]*)"', series)[1] for label in labels)] += int(value)
     return found
 
 
