@@ -176,8 +176,11 @@ def test_both_ends_are_counted_each_in_its_role(servers: list[Container]) -> Non
     address = servers[0].attrs["NetworkSettings"]["IPAddress"]
     ask(servers[1], GET.format("/large") + GET.format("/") * 7, host=address, end=BODY, answers=7, times=100, connections=2)
     agree(server, GET_200=1600)
-    assert client.counted() == {"client GET 200": 1600}
-    assert client.unparsed() == {}
+    # From one container to another packets do overtake each other now and then, when a sender changes its processor.
+    reordered = client.unparsed()
+    assert sum(client.counted().values()) + reordered.pop("reordered", 0) == 1600
+    assert client.counted().keys() == {"client GET 200"}
+    assert reordered == {}
 
 
 def test_latencies_are_those_of_the_client(servers: list[Container]) -> None:

@@ -134,6 +134,37 @@ static __always_inline struct connection *follow(const struct packet *packet, u8
     return bpf_map_lookup_elem(&connections, &packet->key);
 }
 
+/* Whether bytes that are missed would be messages, or parts of them that matter. */
+static __always_inline bool matters(const struct http_stream *stream, s32 missed)
+{
+    return missed > 0 && stream->phase < HTTP_UNTIL_CLOSE && (stream->phase < HTTP_BODY || stream->left < (u32)missed);
+}
+
+struct awaited {
+    u32 *next;
+    u32 seq;
+};
+
+static long has_come(UNUSED u32 index, struct awaited *awaited)
+{
+    return (s32)(awaited->seq - *(volatile u32 *)awaited->next) <= 0;
+}
+
+/* Packets that a sender hands over on two processors overtake each other by some microseconds: the one before this is on its way
+ * through the other one, which is not kept waiting. */
+static __always_inline bool take_in_order(struct connection *c, const struct packet *packet, u32 direction)
+{
+    struct exchange *e = &c->exchange;
+    if (!take(e))
+        return false;
+    if (e->ignored || !c->known[direction] || !matters(&e->streams[direction], packet->seq - c->next[direction]))
+        return true;
+    release(e);
+    struct awaited awaited = {&c->next[direction], packet->seq};
+    bpf_loop(MOST_TRIES, has_come, &awaited, 0);
+    return take(e);
+}
+
 static __always_inline void read_payload(struct __sk_buff *skb, struct reading *reading, struct connection *c, struct packet *packet)
 {
     struct exchange *e = &c->exchange;
@@ -148,11 +179,10 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
                 return;
             at += (u32)-ahead;
             again = true;
-        } else if (ahead > 0 && stream->phase < HTTP_UNTIL_CLOSE) {
-            if (stream->phase >= HTTP_BODY && stream->left >= (u32)ahead)
-                stream->left -= (u32)ahead; /* nothing of it matters */
-            else
-                lose(reading, REASON_REORDERED);
+        } else if (matters(stream, ahead)) {
+            lose(reading, REASON_REORDERED);
+        } else if (stream->phase == HTTP_BODY || stream->phase == HTTP_CHUNK) {
+            stream->left -= (u32)ahead;
         }
     }
     c->next[direction] = packet->seq + (end - packet->at);
@@ -224,16 +254,16 @@ int http(struct __sk_buff *skb)
             return 0;
         c = follow(&packet, role, true);
     }
-    if (!c || !take(&c->exchange)) {
+    if (packet.flags & SYN) /* it counts as a byte */
+        packet.seq++;
+    u32 direction = reading.direction = c && packet.from_one == c->client_is_one ? REQUESTS : ANSWERS;
+    if (!c || !take_in_order(c, &packet, direction)) {
         add(&figures->dropped, 1);
         return 0;
     }
 
     struct exchange *e = reading.exchange = &c->exchange;
-    u32 direction = reading.direction = packet.from_one == c->client_is_one ? REQUESTS : ANSWERS;
     bool over = packet.flags & RST;
-    if (packet.flags & SYN) /* it counts as a byte */
-        packet.seq++;
     if (!e->ignored && !over)
         read_payload(skb, &reading, c, &packet);
     if (packet.flags & FIN) {
