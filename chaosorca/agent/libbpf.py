@@ -9,7 +9,7 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_map_by_name": (_POINTER, [_POINTER, _TEXT]),
     "bpf_object__find_program_by_name": (_POINTER, [_POINTER, _TEXT]),
     "bpf_program__section_name": (_TEXT, [_POINTER]),
+    "bpf_program__name": (_TEXT, [_POINTER]),
     "bpf_program__fd": (_INT, [_POINTER]),
     "bpf_program__set_expected_attach_type": (_INT, [_POINTER, _INT]),
     "bpf_program__attach": (_POINTER, [_POINTER]),
@@ -118,6 +119,7 @@ class Program:
         maps_of: Program | None = None,
         directory: Path = PROGRAMS,
         capacities: Mapping[str, int] | None = None,
+        later: Collection[str] = (),
     ) -> None:
         """Load `NAME.o`, and attach what is in sections `raw_tp/...`.
 
@@ -128,6 +130,7 @@ class Program:
             maps_of: its maps take the place of those that have the same names here.
             directory: where `NAME.o` is.
             capacities: how many entries maps have, where that is not to be what the source says.
+            later: functions that are attached by `attach` only.
 
         Raises:
             AgentError: the kernel, or libbpf, does not take it; the sentence says why.
@@ -149,7 +152,7 @@ class Program:
                     _check(library.bpf_map__set_max_entries(self._map(map_name), capacity))
                 _check(library.bpf_object__load(self._object))
                 self._tables = {map_name: self._table(map_name, *layout) for map_name, layout in layouts.items()}
-                self._attach()
+                self._attach_all(later)
             except OSError as error:
                 self.close()
                 said = " (libbpf: {})".format(" | ".join(_said)) if _said else ""
@@ -185,6 +188,14 @@ class Program:
         """How often a map was found full; see `DROPS` in bpf/common.h."""
         return int(self["dropped"].get(0))
 
+    def attach(self, function: str) -> int:
+        """Attach a function where its section says; return what `detach` takes.
+
+        Raises:
+            OSError: the kernel refuses it.
+        """
+        return _pointer(_library().bpf_program__attach(self._function(function)))
+
     def attach_uprobe(self, function: str, path: str, offset: int, cookie: int, at_return: bool = False) -> int:
         """Put a function on an instruction of a file; return what `detach` takes.
 
@@ -202,7 +213,7 @@ class Program:
 
     @staticmethod
     def detach(link: int) -> None:
-        """Take away what `attach_uprobe` has put somewhere."""
+        """Take away what was attached."""
         _library().bpf_link__destroy(link)
 
     def close(self) -> None:
@@ -267,11 +278,12 @@ class Program:
                 if theirs:
                     _check(library.bpf_map__reuse_fd(one, library.bpf_map__fd(theirs)))
 
-    def _attach(self) -> None:
+    def _attach_all(self, but: Collection[str]) -> None:
         library = _library()
         one = None
         while one := library.bpf_object__next_program(self._object, one):
-            if library.bpf_program__section_name(one).startswith(b"raw_tp/"):
+            is_left = library.bpf_program__name(one).decode() in but
+            if library.bpf_program__section_name(one).startswith(b"raw_tp/") and not is_left:
                 self._links.append(_pointer(library.bpf_program__attach(one)))
 
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -20,6 +21,7 @@ from observer import Observers, Round, observers_of_a_module, one_agent_for_all
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import CAPABILITIES
 from chaosorca.engine.images import ensure_image
+from chaosorca.engine.names import AGENT
 from chaosorca.model.errno import errno_name
 
 nothing_left = one_agent_for_all
@@ -52,6 +54,31 @@ def test_a_million_calls_of_eight_threads_are_a_million(observers: Observers) ->
         duration = f'chaosorca_syscall_duration_seconds_count{{container="{observer.name}",syscall="{call}"}}'
         assert figures[duration] == 500_000
     assert [value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total")] == [0.0] * 3
+
+
+def seen_of_calls() -> set[str]:
+    """Where the agent's programs look at system calls."""
+    agent = docker.from_env().containers.get(AGENT)
+    told = [path.read_text() for path in Path(f"/proc/{agent.attrs['State']['Pid']}/fdinfo").iterdir()]
+    return {found[1] for text in told if (found := re.search(r"tp_name:\s*(sys_\w+)", text))}
+
+
+def test_nobodys_calls_pay_while_none_are_counted(observers: Observers, run_container: Callable[..., Container]) -> None:
+    sleeper = run_container(["perl", "-e", "$SIG{USR1} = sub {}; select(undef, undef, undef, 60); getppid; sleep 60"])
+    start_monitoring(container=observers.get("dynamic").name, http=False, syscalls=False)
+    assert seen_of_calls() == set()
+    for _ in range(2):
+        start_monitoring(container=sleeper.name, http=False, resources=False)
+        assert seen_of_calls() == {"sys_enter", "sys_exit"}
+        stop_monitoring(container=sleeper.name)
+        assert seen_of_calls() == set()
+    start_monitoring(container=sleeper.name, http=False, resources=False)
+    sleeper.kill("SIGUSR1")
+    wait_for(lambda: calls_of(scrape(Web(sleeper, "")), sleeper, "getppid") == {"": 1})
+    counted = {name for name in scrape(Web(sleeper, "")) if "_syscalls_total" in name and f'"{sleeper.name}"' in name}
+    assert not [name for name in counted if "select" in name], "a call that had begun before is not counted"
+    for name in (sleeper.name, observers.get("dynamic").name):
+        stop_monitoring(container=name)
 
 
 PROGRAM = """

@@ -6,7 +6,7 @@
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
  *
  * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and one at
- * whether anything is kept of the thread at the exit. How many containers are watched makes no difference to them.
+ * whether anything is kept of the thread at the exit. While nobody's calls are counted, the programs at both are not attached at all. How many containers are watched makes no difference to them.
  *
  * No other kernel structure than in thread.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
  */
@@ -34,7 +34,7 @@ struct call {
     u64 began;
     u32 nr;
     struct watched watched;
-    u32 pad; /* older kernels refuse a value with bytes that were never written */
+    u32 epoch; /* as in `switches`, when it began */
 };
 
 #include "thread.h"
@@ -63,7 +63,10 @@ struct io {
     u64 writes;
 };
 
-u8 maybe_watched[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
+struct {
+    u8 maybe_watched[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
+    u32 epoch;                /* how often calls have begun to be counted: one from before the last time is not known to have ended */
+} switches;
 
 HASH(watched_cgroups, u64, struct watched, 4096);
 HASH(untimed, struct call_key, u8, 1024); /* all calls of this number */
@@ -125,7 +128,7 @@ static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
             drop();
         return 0;
     }
-    struct call call = {.nr = nr, .watched = *watched};
+    struct call call = {.nr = nr, .watched = *watched, .epoch = switches.epoch};
     call.began = bpf_ktime_get_ns();
     if (!begin_call(&call))
         drop();
@@ -135,7 +138,7 @@ static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
 static __noinline int leave(struct bpf_raw_tracepoint_args *ctx)
 {
     struct call call;
-    if (!end_call(&call))
+    if (!end_call(&call) || call.epoch != switches.epoch)
         return 0;
     u64 took = bpf_ktime_get_ns() - call.began;
     long result = ctx->args[1];
@@ -162,7 +165,7 @@ static __noinline int leave(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/sys_enter")
 int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    return maybe_watched[current_cgroup() % GROUPS] ? enter(ctx) : 0;
+    return switches.maybe_watched[current_cgroup() % GROUPS] ? enter(ctx) : 0;
 }
 
 SEC("raw_tp/sys_exit")

@@ -23,7 +23,7 @@ _GROUPS = 4096
 _FIGURES = "=QQ" + kernel.SLOTS * "Q"
 _LAYOUTS = {
     "watched_cgroups": ("=Q", "=II"),
-    ".bss": ("=I", f"={_GROUPS}B"),
+    ".bss": ("=I", f"={_GROUPS}BI"),
     "untimed": ("=II", "=B"),
     "marks": ("=I", "=B"),
     "calls": ("=II", _FIGURES),
@@ -37,6 +37,8 @@ _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
 """How many system calls of all targets are kept, by target and number; fewer where they would take more bytes than that."""
 _PROGRAMS = ("syscalls", "syscalls_plain")
 """The second is for kernels that do not tell their types."""
+_COUNTING = ("on_sys_exit", "on_sys_enter")
+"""What every system call of the host pays for, and is attached only while somebody's are counted."""
 _log = logging.getLogger("chaosorca.agent")
 
 
@@ -58,7 +60,9 @@ class SyscallMonitor:
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._counted: set[str] = set()
-        self._filter = bytes(_GROUPS)
+        self._filter = [0] * _GROUPS
+        self._epoch = 0
+        self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
         self._next = 1
@@ -204,13 +208,33 @@ class SyscallMonitor:
         self._cgroups[name] = ids
 
     def _set_filter(self) -> None:
-        """Tell the kernel whose calls may be counted."""
-        watched = bytearray(_GROUPS)
+        """Tell the kernel whose calls may be counted, and have it count while there is anybody."""
+        watched = [0] * _GROUPS
         for cgroup in set().union(*(self._cgroups[name] for name in self._counted)):
             watched[cgroup % _GROUPS] = 1
-        if watched != self._filter and self._program is not None:
-            self._program[".bss"].put(0, watched)
-            self._filter = bytes(watched)
+        if self._program is None or watched == self._filter:
+            return
+        if not any(watched):
+            self._stop_counting(self._program)
+        elif not self._links:
+            self._epoch += 1
+        self._program[".bss"].put(0, (*watched, self._epoch))
+        self._filter = watched
+        if any(watched) and not self._links:
+            self._begin_counting(self._program)
+
+    def _begin_counting(self, program: Program) -> None:
+        try:
+            for function in _COUNTING:
+                self._links.append(program.attach(function))
+        except OSError as error:
+            self._stop_counting(program)
+            raise AgentError(f"system calls cannot be counted: this kernel lets no program see them ({error.strerror})") from error
+
+    def _stop_counting(self, program: Program) -> None:
+        for link in self._links:
+            program.detach(link)
+        self._links = []
 
 
 def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
@@ -218,10 +242,10 @@ def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
     *better, last = _PROGRAMS
     for name in better:
         try:
-            return Program(name, _LAYOUTS, constants, capacities=capacities)
+            return Program(name, _LAYOUTS, constants, capacities=capacities, later=_COUNTING)
         except AgentError as error:
             _log.info("%s: a slower one is taken", error)
-    return Program(last, _LAYOUTS, constants, capacities=capacities)
+    return Program(last, _LAYOUTS, constants, capacities=capacities, later=_COUNTING)
 
 
 def _capacities(processors: int) -> dict[str, int]:
