@@ -206,7 +206,7 @@ class Agent:
             return {key: value for key, value in values.items() if monitor in monitors.get(key[0], ())}
 
         own = own_cost(self._own, os.getpid())
-        http_cost = self._http.cost()
+        http = self._http.figures()
         found = {"syscalls": self._syscalls.program(), "uprobe": self._faults.arming.program()}
         programs = {name: program for name, program in found.items() if program is not None}
         calls, durations = self._syscalls.figures()
@@ -215,10 +215,10 @@ class Agent:
             monitored=sorted((name, monitor) for name in running for monitor in monitors.get(name, ())),
             syscalls=_sum(of("syscalls", calls), of("syscalls", self._ledger.calls())),
             syscall_durations=_sum(of("syscalls", durations), of("syscalls", self._ledger.durations())),
-            http=of("http", self._http.counts()),
-            http_durations=of("http", self._http.durations()),
-            http_unparsed=of("http", self._http.unparsed()),
-            http_in_flight=of("http", self._http.in_flight()),
+            http=of("http", http.counts),
+            http_durations=of("http", http.durations),
+            http_unparsed=of("http", http.unparsed),
+            http_in_flight=of("http", http.in_flight),
             injected=dict(self._ledger.injections()),
             tracer_restarts=self._faults.restarts(),
             fault_calls=_coverage(self._faults.status()),
@@ -233,9 +233,9 @@ class Agent:
                 for name, program in programs.items()
                 for table, count in program.entries_in_use().items()
             }
-            | {("http", table): float(count) for table, count in http_cost["entries"].items()},
+            | {("http", table): float(count) for table, count in http.entries.items()},
             dropped={(name,): float(programs[name].dropped()) if name in programs else 0.0 for name in found}
-            | {(program,): float(count) for program, count in http_cost["dropped"].items()},
+            | {("http",): float(http.dropped)},
             agent_cpu_seconds=own.cpu_seconds,
             agent_resident_bytes=own.resident_bytes,
         )
@@ -309,13 +309,13 @@ class Agent:
     def _requests_to(self, container: str) -> Requests | None:
         if "http" not in self._monitors.get(container, ()):
             return None
-        by_code: Counter[str] = Counter()
-        for (name, role, _method, code, _tls), count in self._http.counts().items():
+        http, by_code = self._http.figures(), Counter[str]()
+        for (name, role, _method, code, _tls), count in http.counts.items():
             if (name, role) == (container, "server"):
                 by_code[code] += count
-        durations = self._http.durations()
         none = Histogram()
-        return Requests(dict(by_code), sum((durations.get((container, "server", tls), none) for tls in ("false", "true")), none))
+        latencies = sum((http.durations.get((container, "server", tls), none) for tls in ("false", "true")), none)
+        return Requests(dict(by_code), latencies)
 
     def _describe(self, target: Target) -> dict[str, Any]:
         return {

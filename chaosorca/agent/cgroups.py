@@ -5,6 +5,8 @@ Formats: cgroups(7), proc_pid_mountinfo(5), the kernel's cgroup-v1/cpuacct, cgro
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from chaosorca.agent.proc import Io
 
 _CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
 _DEVICES = Path("/sys/dev/block")
+_LINKS_OF_A_LEAF = 2  # its name and its own "."; file systems that do not count those of directories say 1
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,12 @@ def _lies_on_others(device: Path) -> bool:
 
 
 def _tree(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return [root, *(path for path in root.rglob("*") if path.is_dir())]
+    """A directory and those below it. They are asked for all the time: one without any below says so by its number of links."""
+    found = [root] if root.is_dir() else []
+    for path in found:
+        with contextlib.suppress(OSError):  # it went
+            if path.stat().st_nlink == _LINKS_OF_A_LEAF:
+                continue
+            with os.scandir(path) as entries:
+                found += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found

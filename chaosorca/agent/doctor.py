@@ -148,7 +148,7 @@ class Doctor:
                 while connection.recv(4096):
                     pass
             end = time.monotonic() + _SEEN_WITHIN
-            while self._http.counts().get((own.name, "server", "GET", "404", "false"), 0) != 1:
+            while self._http.figures().counts.get((own.name, "server", "GET", "404", "false"), 0) != 1:
                 if time.monotonic() > end:
                     raise AgentError("a request to the agent, and its answer, were not seen")
                 time.sleep(0.01)

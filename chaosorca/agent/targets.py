@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,14 @@ class Target:
 
         The runtime's own process that is about to become a `docker exec`'s is left out: it is not the container's yet.
         """
-        return [pid for pid in self.cgroup.pids() if not procfs.command_name(self.proc, pid).startswith("runc:[")]
+        return list(self._pids())
+
+    def first_pid(self) -> int | None:
+        """One of its processes; None while it does not run."""
+        return next(self._pids(), None)
+
+    def _pids(self) -> Iterator[int]:
+        return (pid for pid in self.cgroup.pids() if not procfs.command_name(self.proc, pid).startswith("runc:["))
 
 
 def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target:

@@ -114,37 +114,38 @@ def test_what_processors_have_counted_is_added_up(watching: tuple[HttpMonitor, K
         figures(begun=(5, 1), sum=10**9, slots=slots, unparsed=[1, 0, 2, 0, 0, 0]),
         figures(begun=(2, 0), ended=(6, 1), sum=10**9, slots=slots, unparsed=[0, 0, 1, 0, 0, 4], dropped=7),
     ]
-    assert monitor.counts() == {
+    assert monitor.figures().counts == {
         ("web", "server", "GET", "200", "false"): 5,
         ("web", "client", "OTHER", "none", "false"): 1,
         ("web", "server", "HEAD", "404", "true"): 1,
     }
-    assert monitor.unparsed() == {
+    assert monitor.figures().unparsed == {
         ("web", "joined mid-message"): 1,
         ("web", "reordered"): 4,
         ("web", "HTTP/2"): 1,
         ("web", "TLS"): 4,
     }
-    assert monitor.in_flight() == {("web", "server"): 3, ("web", "client"): 0}
+    assert monitor.figures().in_flight == {("web", "server"): 3, ("web", "client"): 0}
     assert monitor.warnings("web") == [
         "TLS connections that could not be looked into, not being by OpenSSL's libssl: 4 (by whom is not known)",
         "connections with HTTP/2, which is not followed: 1",
     ]
     assert monitor.warnings("other") == []
-    ((key, histogram),) = monitor.durations().items()
+    ((key, histogram),) = monitor.figures().durations.items()
     assert (key, histogram.slots[4], sum(histogram.slots), histogram.sum) == (("web", "server", "false"), 4, 4, 2.0)
-    assert monitor.cost()["dropped"] == {"http": 7}
+    assert monitor.figures().dropped == 7
 
 
 def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watching: tuple[HttpMonitor, Kernel]) -> None:
     monitor, program = watching
     program.maps["per_target"].content[3] = [figures(begun=(100, 0)), figures(ended=(60, 0))]
     program.found_waiting = 30
-    assert monitor.in_flight()["web", "server"] == 40
+    assert monitor.figures().in_flight["web", "server"] == 40
     monitor.give_up_on_old()
-    assert monitor.in_flight()["web", "server"] == 30
+    assert monitor.figures().in_flight["web", "server"] == 30
     program.maps["counts"].content = {(3, 200, 0, 1): [2, 3], (3, 0, 1, 10): [0, 1]}
-    assert monitor.cost() == {"entries": {"connections": 12, "secured": 0, "counts": 2}, "dropped": {"http": 10}}
+    assert monitor.figures().entries == {"connections": 12, "secured": 0, "counts": 2}
+    assert monitor.figures().dropped == 10
     monitor.give_up_on_old()
     assert program.asked == 1, "it looks every few seconds only"
 
@@ -160,15 +161,16 @@ def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Ker
     monitor.unwatch("web")
     assert list(program.maps["counts"].content) == [(4, 200, 0, 1)]
     assert list(program.maps["connections"].content) == [(0, 0, 0, 0, 80, 1, 4)]
-    assert monitor.counts() == monitor.unparsed() == monitor.in_flight() == {}
-    assert monitor.cost()["dropped"] == {"http": 3}, "a counter never falls"
+    assert monitor.figures().counts == monitor.figures().unparsed == monitor.figures().in_flight == {}
+    assert monitor.figures().dropped == 3, "a counter never falls"
 
 
 def test_nothing_is_counted_before_the_first_target() -> None:
     monitor = HttpMonitor()
     monitor.give_up_on_old()
-    assert monitor.counts() == monitor.durations() == monitor.in_flight() == {}
-    assert monitor.cost() == {"entries": {"connections": 0, "secured": 0, "counts": 0}, "dropped": {"http": 0}}
+    assert monitor.figures().counts == monitor.figures().durations == monitor.figures().in_flight == {}
+    assert monitor.figures().entries == {"connections": 0, "secured": 0, "counts": 0}
+    assert monitor.figures().dropped == 0
 
 
 class Socket:

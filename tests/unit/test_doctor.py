@@ -16,6 +16,7 @@ from chaosorca.agent.cgroups import Cgroup
 from chaosorca.agent.doctor import Doctor
 from chaosorca.agent.exporter import serve
 from chaosorca.agent.io_source import IoSource
+from chaosorca.agent.monitors.http import HttpFigures
 from chaosorca.agent.snapshot import Snapshot
 from chaosorca.agent.targets import Target
 from chaosorca.cli import cli
@@ -159,6 +160,9 @@ class Deaf(Broken):
 
     def counts(self) -> dict[Any, int]:
         return {}
+
+    def figures(self) -> HttpFigures:
+        return HttpFigures({}, {}, {}, {}, {}, 0)
 
     @contextlib.contextmanager
     def tried(self, *_: Any) -> Iterator[None]:

@@ -59,6 +59,24 @@ _LAYOUTS = {
 _BY_TLS = ["false", "true"]
 
 
+@dataclass(frozen=True)
+class HttpFigures:
+    """What was counted of all targets.
+
+    `counts` are requests by container, role, method, code (`none`: never answered) and whether they came by TLS (`true`, `false`);
+    `durations` are their latencies, by container, role and TLS; `unparsed` is what could not be followed, by container and reason;
+    `in_flight` are requests that wait for their answer, by container and role; `entries` are those in use, by map (connections:
+    when it was last looked); `dropped` are events that found a map full or a connection in use.
+    """
+
+    counts: dict[tuple[str, str, str, str, str], int]
+    durations: dict[tuple[str, str, str], Histogram]
+    unparsed: dict[tuple[str, str], int]
+    in_flight: dict[tuple[str, str], int]
+    entries: dict[str, int]
+    dropped: int
+
+
 @dataclass
 class _Watched:
     number: int
@@ -121,7 +139,7 @@ class HttpMonitor:
                 f"HTTP of container {target.name!r} is not monitored: it is on the host's network, "
                 "where its requests cannot be told from others'"
             )
-        pid = next(iter(target.pids()), None)
+        pid = target.first_pid()
         if pid is None:
             return
         try:
@@ -167,43 +185,45 @@ class HttpMonitor:
             self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
             self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != watched.number})
 
-    def counts(self) -> dict[tuple[str, str, str, str, str], int]:
-        """Requests by container, role, method, code (`none`: never answered), and whether they came by TLS (`true`, `false`)."""
+    def figures(self) -> HttpFigures:
+        """All that there is now, by one reading of each map."""
         with self._lock:
             names = self._names_of_targets()
-            return {
-                (names[one % _TARGETS], _ROLES[role], _METHODS[method], str(code or "none"), _BY_TLS[one // _TARGETS]): sum(counts)
-                for (one, code, role, method), counts in self._entries("counts")
-                if one % _TARGETS in names
-            }
-
-    def durations(self) -> dict[tuple[str, str, str], Histogram]:
-        """Latency histograms by container, role and whether it was by TLS."""
-        return {
-            (name, role, tls): histogram
-            for name, by_tls in self._figures().items()
-            for tls, figures in zip(_BY_TLS, by_tls, strict=True)
-            for role, histogram in zip(_ROLES, figures.durations, strict=True)
-            if any(histogram.slots)
-        }
-
-    def unparsed(self) -> dict[tuple[str, str], int]:
-        """Messages and connections that could not be followed, by container and reason."""
-        return {
-            (name, reason): sum(counts)
-            for name, by_tls in self._figures().items()
-            for reason, *counts in zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
-            if any(counts)
-        }
-
-    def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests that wait for their answer, by container and role."""
-        with self._lock:
-            return {
-                (name, role_name): sum(self._waiting(number, role) for number in (watched.number, watched.number + _TARGETS))
-                for name, watched in self._targets.items()
-                for role, role_name in enumerate(_ROLES)
-            }
+            both = {name: self._both(watched.number) for name, watched in self._targets.items()}
+            counts = self._entries("counts")
+            dropped = sum(one.dropped for by_tls in both.values() for one in by_tls) + self._dropped_before + self._lost.total()
+            return HttpFigures(
+                counts={
+                    (names[one % _TARGETS], _ROLES[role], _METHODS[method], str(code or "none"), _BY_TLS[one // _TARGETS]): sum(
+                        count
+                    )
+                    for (one, code, role, method), count in counts
+                    if one % _TARGETS in names
+                },
+                durations={
+                    (name, role, tls): histogram
+                    for name, by_tls in both.items()
+                    for tls, figures in zip(_BY_TLS, by_tls, strict=True)
+                    for role, histogram in zip(_ROLES, figures.durations, strict=True)
+                    if any(histogram.slots)
+                },
+                unparsed={
+                    (name, reason): sum(numbers)
+                    for name, by_tls in both.items()
+                    for reason, *numbers in zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
+                    if any(numbers)
+                },
+                in_flight={
+                    (name, role_name): sum(
+                        self._waiting(figures, self._targets[name].number + by_tls * _TARGETS, role)
+                        for by_tls, figures in enumerate(both[name])
+                    )
+                    for name in both
+                    for role, role_name in enumerate(_ROLES)
+                },
+                entries={"connections": self._connections, "secured": self._secured, "counts": len(counts)},
+                dropped=dropped,
+            )
 
     def warnings(self, name: str) -> list[str]:
         """What of a target's HTTP cannot be followed: of now, and what was counted since it is watched."""
@@ -213,7 +233,7 @@ class HttpMonitor:
                 return []
             told = [self._no_tls] if self._no_tls else self._tls.problems(watched.number)
             strangers = self._tls.strangers(watched.number)
-        unparsed = self.unparsed()
+        unparsed = self.figures().unparsed
         if count := unparsed.get((name, "TLS"), 0):
             who = f"processes: {', '.join(strangers)}" if strangers else "by whom is not known"
             told.append(f"TLS connections that could not be looked into, not being by OpenSSL's libssl: {count} ({who})")
@@ -242,25 +262,11 @@ class HttpMonitor:
                     lost = begun - ended - (swept - swept_before)
                     self._lost[number, role] = max(self._lost[number, role], lost)
 
-    def cost(self) -> dict[str, dict[str, int]]:
-        """Entries in use by map, connections when it was last looked, and events that found a map full or a connection in use."""
-        with self._lock:
-            dropped = sum(one.dropped for watched in self._targets.values() for one in self._both(watched.number))
-            dropped += self._dropped_before + self._lost.total()
-            counts = len(self._entries("counts"))
-        entries = {"connections": self._connections, "secured": self._secured, "counts": counts}
-        return {"entries": entries, "dropped": {"http": dropped}}
-
-    def _figures(self) -> dict[str, tuple[_Figures, _Figures]]:
-        """By name of the target, of what came without and by TLS."""
-        with self._lock:
-            return {name: self._both(watched.number) for name, watched in self._targets.items()}
-
     def _both(self, number: int) -> tuple[_Figures, _Figures]:
         return self._figures_of(number), self._figures_of(number + _TARGETS)
 
-    def _waiting(self, number: int, role: int) -> int:
-        begun, ended, _swept = self._figures_of(number).by_role[role]
+    def _waiting(self, figures: _Figures, number: int, role: int) -> int:
+        begun, ended, _swept = figures.by_role[role]
         return int(max(0, begun - ended - self._lost[number, role]))
 
     def _figures_of(self, number: int) -> _Figures:
