@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _GONE = (FileNotFoundError, ProcessLookupError)
+_ENDED = "ZX"
 FileId = tuple[int, int]
 """A file's device and inode."""
 
@@ -58,41 +59,41 @@ class Io:
 def threads(proc: Path, pid: int) -> list[int]:
     """The threads of a process, none if it is gone."""
     try:
-        return sorted(int(entry.name) for entry in (proc / str(pid) / "task").iterdir())
+        return sorted(int(entry.name) for entry in Path(f"{proc}/{pid}/task").iterdir())
     except _GONE:
         return []
 
 
-def _status_field(proc: Path, pid: int, tid: int, field: str) -> str | None:
+def _status(proc: Path, pid: int, tid: int) -> dict[str, str]:
     try:
-        text = (proc / str(pid) / "task" / str(tid) / "status").read_text(errors="replace")
+        text = Path(f"{proc}/{pid}/task/{tid}/status").read_text(errors="replace")
     except _GONE:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(field + ":")), None)
+        return {}
+    fields = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in fields}
 
 
 def tracer_of(proc: Path, pid: int, tid: int) -> int | None:
     """The process that traces a thread, 0 for none; None when the thread is gone or a zombie, which nobody can trace."""
-    state = _status_field(proc, pid, tid, "State")
-    tracer = _status_field(proc, pid, tid, "TracerPid")
-    return None if state is None or tracer is None or state[0] in "ZX" else int(tracer)
+    status = _status(proc, pid, tid)
+    return int(status["TracerPid"]) if status and status["State"][0] not in _ENDED else None
 
 
 def state_of(proc: Path, pid: int) -> str:
     """The letter of a process's state, as in "S" or "T"; empty if it is gone."""
-    return (_status_field(proc, pid, pid, "State") or "")[:1]
+    return _status(proc, pid, pid).get("State", "")[:1]
 
 
 def signals(proc: Path, pid: int, tid: int, field: str) -> set[int]:
     """The signals that a thread has blocked (`SigBlk`), or that it catches (`SigCgt`); none if it is gone."""
-    mask = int(_status_field(proc, pid, tid, field) or "0", 16)
+    mask = int(_status(proc, pid, tid).get(field, "0"), 16)
     return {number + 1 for number in range(mask.bit_length()) if mask >> number & 1}
 
 
 def command_name(proc: Path, pid: int) -> str:
     """The short name of a process, empty if it is gone."""
     try:
-        return (proc / str(pid) / "comm").read_text(errors="replace").strip()
+        return Path(f"{proc}/{pid}/comm").read_text(errors="replace").strip()
     except _GONE:
         return ""
 
@@ -123,7 +124,7 @@ def thread_io(proc: Path, pid: int) -> Io:
     total = Io()
     for tid in threads(proc, pid):
         if tracer_of(proc, pid, tid) is not None:
-            total += _io(proc / str(pid) / "task" / str(tid) / "io")
+            total += _io(Path(f"{proc}/{pid}/task/{tid}/io"))
     return total
 
 
