@@ -49,6 +49,8 @@ PROBES = "tracepoint:syscalls:sys_enter_* /pid == {pid}/ {{ @[probe] = count(); 
 """The paper's way, for each process."""
 _TRACEFS = "mount -t tracefs none /sys/kernel/tracing; mount -t debugfs none /sys/kernel/debug; exec bpftrace -e '{program}'"
 _FEWEST_PROBES = 300
+_DELAY_MS, _PATIENT = 2, 3
+"""Connections to each of the containers that wait so long after each answer: some 20,000 requests/s in all."""
 _QUIET = 5  # hundredths of a second of processor time in half a second
 MONITORS: dict[str, dict[str, bool]] = {
     "all": {},
@@ -313,36 +315,41 @@ def scale(machine: Observed) -> None:
     with contextlib.ExitStack() as stack:
         webs = [stack.enter_context(machine.container("pages")) for _ in range(TARGETS)]
         client = stack.enter_context(machine.container("client"))
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         for web in webs:
             web.reload()
         addresses = [web.attrs["NetworkSettings"]["IPAddress"] for web in webs]
+        execute(client, "sh", "-c", f"echo 'function delay() return {_DELAY_MS} end' > /tmp/delay.lua")
         seconds = max(4, round(5 * machine.seconds))
-        wrks = " ".join(f"wrk -t1 -c2 -d{seconds}s http://{address}:80/open.html & " for address in addresses) + "wait"
 
-        def load() -> float:
+        def load(how: str) -> float:
+            wrks = " ".join(f"wrk -t1 {how} -d{seconds}s http://{address}:80/open.html & " for address in addresses) + "wait"
             return sum(map(float, re.findall(r"Requests/sec:\s+([0-9.]+)", execute(client, "sh", "-c", wrks))))
 
-        without = load()
-        with machine.monitored(*webs):
-            scrape(machine)
-            times: list[float] = []
-            over = stack.enter_context(concurrent.futures.ThreadPoolExecutor()).submit(load)
-            while not over.done():
-                took, _ = scrape(machine)
-                times.append(took)
-                time.sleep(0.5)
-            _, figures = scrape(machine)
-            entries = {name: value for name, value in figures.items() if name.startswith("chaosorca_agent_map_entries")}
-            dropped = sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total"))
-            anonymous = anonymous_memory(machine)
-        if dropped:
-            raise Wrong(f"{dropped} entries were dropped")
-    low, high = (one * 1000 for one in quartiles(times))
-    rates = f"{over.result():,.0f} requests/s in all ({without:,.0f} without monitoring)"
-    print(f"\n{TARGETS} containers under load, {rates}, {len(figures):,} series")
-    middle, most = statistics.median(times) * 1000, max(times) * 1000
-    print(f"a scrape takes {middle:.0f} ms (quartiles {low:.0f}..{high:.0f}, most {most:.0f})")
-    print(f"the agent's anonymous memory {anonymous / 1e6:.0f} MB, {sum(entries.values()):.0f} map entries, {dropped:.0f} drops")
+        def under(how: str) -> None:
+            without = load(how)
+            with machine.monitored(*webs):
+                scrape(machine)
+                times: list[float] = []
+                over = pool.submit(load, how)
+                while not over.done():
+                    took, _ = scrape(machine)
+                    times.append(took)
+                    time.sleep(0.5)
+                _, figures = scrape(machine)
+                anonymous = anonymous_memory(machine)
+            entries = sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_map_entries"))
+            if dropped := sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total")):
+                raise Wrong(f"{dropped} entries were dropped")
+            low, high = (one * 1000 for one in quartiles(times))
+            rates = f"{over.result():,.0f} requests/s in all ({without:,.0f} without monitoring)"
+            print(f"\n{TARGETS} containers, {rates}, {len(figures):,} series")
+            middle, most = statistics.median(times) * 1000, max(times) * 1000
+            print(f"a scrape takes {middle:.0f} ms (quartiles {low:.0f}..{high:.0f}, most {most:.0f}, {len(times)} scrapes)")
+            print(f"the agent's anonymous memory {anonymous / 1e6:.0f} MB, {entries:.0f} map entries, no drops", flush=True)
+
+        under(f"-c{_PATIENT} -s /tmp/delay.lua")
+        under("-c2")
 
 
 def scrape(machine: Observed) -> tuple[float, dict[str, float]]:
