@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
-from injectors import Wrong, pages
+from injectors import Wrong, execute, pages
 from logzero import logger
 from monitoring import Observed, anonymous_memory, scrape
 
@@ -32,6 +32,7 @@ MOST_GROWTH = {"anonymous memory": 4 * MEBIBYTE, "scrape": 0.05, "dropped": 0.0}
 MOST_ENTRIES = 200
 """What the straight line through the samples may rise by from the first to the last; entries are those of one map."""
 _WARM_UP = 0.25
+_TOLD_EVERY = 20
 _LOAD = """
 while :; do
     wrk -t1 -c8 -d2s http://127.0.0.1/open.html
@@ -110,6 +111,10 @@ def soak(machine: Observed, seconds: float, every: float) -> list[str]:
             at.append(now)
             for name, value in sample(machine).items():
                 samples.setdefault(name, [0.0] * (len(at) - 1)).append(value)
+            execute(web, "sh", "-c", ": > /var/log/nginx/access.log")  # gigabytes otherwise
+            if len(at) % _TOLD_EVERY == 1:
+                told = {name: samples[name][-1] for name in MOST_GROWTH}
+                print(f"{now:6,.0f} s: {', '.join(f'{name} {value:,.3f}' for name, value in told.items())}", flush=True)
             time.sleep(every)
     samples = {name: values for name, values in samples.items() if len(values) == len(at)}
     if len(at) < 8:
