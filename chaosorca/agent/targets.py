@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.cgroups import Cgroup, cgroup_of
 from chaosorca.agent.paths import HOST_CGROUPS
 from chaosorca.model.errors import AgentError
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass
@@ -33,9 +36,16 @@ class Target:
         """
         return list(self._pids())
 
-    def first_pid(self) -> int | None:
-        """One of its processes; None while it does not run."""
-        return next(self._pids(), None)
+    def ask_one(self, question: Callable[[int], _Answer]) -> _Answer:
+        """Ask the first of its processes that does not end meanwhile, by its number, what all of them would answer alike.
+
+        Raises:
+            ProcessLookupError: it does not run.
+        """
+        for pid in self._pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                return question(pid)
+        raise ProcessLookupError(f"container {self.name!r} has no process")
 
     def _pids(self) -> Iterator[int]:
         return (pid for pid in self.cgroup.pids() if not procfs.command_name(self.proc, pid).startswith("runc:["))

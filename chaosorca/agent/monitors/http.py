@@ -139,19 +139,17 @@ class HttpMonitor:
                 f"HTTP of container {target.name!r} is not monitored: it is on the host's network, "
                 "where its requests cannot be told from others'"
             )
-        pid = target.first_pid()
-        if pid is None:
-            return
-        try:
-            namespace = procfs.namespace(self._proc, pid, "net")
-        except OSError:
-            return
+        self.prepare()
+        with contextlib.suppress(ProcessLookupError):
+            target.ask_one(lambda pid: self._watch_by(target, pid))
+
+    def _watch_by(self, target: Target, pid: int) -> None:
         program = self.prepare()
+        namespace = procfs.namespace(self._proc, pid, "net")
         with self._lock:
             before = self._targets.get(target.name)
             if before and before.namespace == namespace:
-                with contextlib.suppress(OSError):  # the process has ended: another one is asked next time
-                    before.follow_devices(self._proc, pid)
+                before.follow_devices(self._proc, pid)
                 self._tls.watch(before.number, target)
                 return
             number = before.number if before else self._free_number()

@@ -75,7 +75,9 @@ class ResourceMonitor:
         pids = target.pids()
         if not pids:
             raise ProcessLookupError(target.name)
-        received, transmitted = (None, None) if target.host_network else procfs.network_bytes(self._proc, pids[0])
+        received, transmitted = (
+            (None, None) if target.host_network else target.ask_one(lambda pid: procfs.network_bytes(self._proc, pid))
+        )
         cpu, memory = target.cgroup.cpu_seconds(), target.cgroup.memory_bytes()
         source = self._source(target)
         io = self._io_of_processes(target.name, pids, ended) if source == PROC else target.cgroup.io()

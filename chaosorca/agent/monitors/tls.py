@@ -168,7 +168,7 @@ class TlsProbes:
                 program["tls_cgroups"].put(cgroup, number)
             watched.cgroups = now
         pids = watched.target.pids()
-        if pids and pids[0] != watched.first:
+        if pids and watched.first not in pids:
             found = self._usual(pids[0])
             self._attach_all(found)
             watched.first, watched.usual = pids[0], frozenset(found)
