@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from chaosorca.agent.elf import Elf
-from chaosorca.agent.tracers.sites import Code, numbers_in
+from chaosorca.agent.tracers.code import Code, numbers_in
 
 _NAME = b"syscall"
 _WHOLE_NAME = b"\0syscall\0"
