@@ -5,9 +5,7 @@ A program is loaded once. Probes belong to files, which containers of one image 
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 import platform
 import threading
 from collections.abc import Callable, Collection
@@ -15,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaosorca.agent import kernel
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.btf import member_offsets
 from chaosorca.agent.elf import Elf
@@ -23,6 +20,7 @@ from chaosorca.agent.libbpf import Program
 from chaosorca.agent.proc import FileId
 from chaosorca.agent.tracers.callers import numbers_passed, syscall_function
 from chaosorca.agent.tracers.sites import Site, find_sites
+from chaosorca.agent.uprobes import Uprobes
 from chaosorca.model.errors import AgentError
 
 SIGNALS = (23, 28)
@@ -98,7 +96,7 @@ class Arming:
         self._proc = proc
         self._one_by_one = one_by_one
         self._lock = threading.RLock()
-        self._loaded: Program | None = None
+        self._uprobes: Uprobes | None = None
         self._known: dict[FileId, tuple[tuple[int, int, int], _Code]] = {}
         self._links: dict[tuple[FileId, int], Callable[[], None] | None] = {}
         self._users: dict[tuple[FileId, int], set[int]] = {}
@@ -110,7 +108,7 @@ class Arming:
             AgentError: this machine or kernel cannot do it; the sentence says what is missing.
         """
         with self._lock:
-            if self._loaded is not None:
+            if self._uprobes is not None:
                 return
             if platform.machine() != "x86_64":
                 raise AgentError(f"uprobes arm threads on x86-64 only, and this is {platform.machine()}")
@@ -125,24 +123,23 @@ class Arming:
             except (OSError, ValueError, KeyError):
                 raise AgentError("this kernel has no type information (BTF), which says where a thread's state is") from None
             constants = {"SIGNAL": SIGNALS[0], "OTHER_SIGNAL": SIGNALS[1], "NR_MMAP": _MMAP, "PROT_EXEC": mmap.PROT_EXEC}
-            if not self._one_by_one:
-                program = Program("arm", _LAYOUTS, offsets | constants, {_FUNCTION: kernel.UPROBE_MULTI})
-                if kernel.takes_many_uprobes(program.fd(_FUNCTION)):
-                    self._loaded = program
-                    return
-                program.close()
-                self._one_by_one = True
-            self._loaded = Program("arm", _LAYOUTS, offsets | constants)
+            self._uprobes = Uprobes(
+                lambda types: Program("arm", _LAYOUTS, offsets | constants, types), [_FUNCTION], self._one_by_one
+            )
 
     def program(self) -> Program | None:
         """What is loaded, for what it costs; None before that."""
-        return self._loaded
+        return None if self._uprobes is None else self._uprobes.program
 
     @property
     def _program(self) -> Program:
-        if self._loaded is None:
+        return self._prepared.program
+
+    @property
+    def _prepared(self) -> Uprobes:
+        if self._uprobes is None:
             raise AgentError("the program that arms threads has not been loaded")
-        return self._loaded
+        return self._uprobes
 
     def armed_map(self) -> int | None:
         """The number of the map of armed threads."""
@@ -280,7 +277,8 @@ class Arming:
                     code = self._code(path, file)
                     sites = [site for site in code.sites if _group(site, code) == nr]
                     try:
-                        self._links[at] = self._attach(path, sites) if sites else None
+                        places = [(site.offset, _cookie(site)) for site in sites]
+                        self._links[at] = self._prepared.put(_FUNCTION, path, places) if places else None
                     except _GONE:
                         return
                     except OSError as error:
@@ -296,18 +294,6 @@ class Arming:
             # The kernel waits a while before a probe is gone: for all of them at the same time.
             with ThreadPoolExecutor(_CLOSED_AT_ONCE) as threads:
                 list(threads.map(lambda close: close(), links))
-
-    def _attach(self, path: Path, sites: list[Site]) -> Callable[[], None]:
-        """Put probes on the sites of a file; return what takes them away."""
-        places = [(site.offset, _cookie(site)) for site in sites]
-        program = self._program
-        if not self._one_by_one:
-            link = kernel.attach_uprobes(program.fd(_FUNCTION), str(path), [at for at, _ in places], [told for _, told in places])
-            return lambda: os.close(link)
-        with contextlib.ExitStack() as attached:
-            for offset, cookie in places:
-                attached.callback(program.detach, program.attach_uprobe(_FUNCTION, str(path), offset, cookie))
-            return attached.pop_all().close
 
 
 def _number(site: Site) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chaosorca.agent import arming
+from chaosorca.agent import arming, kernel
 from chaosorca.agent.arming import Arming
 from chaosorca.agent.tracers.sites import Site
 from chaosorca.model.errors import AgentError
@@ -146,7 +146,7 @@ class Loaded:
 
     all: list[Loaded]
 
-    def __init__(self, name: str, layouts: object, constants: dict[str, int], attach_types: dict[str, int] | None = None) -> None:
+    def __init__(self, name: str, layouts: object, constants: dict[str, int], attach_types: dict[str, int]) -> None:
         self.told = (name, attach_types)
         self.closed = False
         self.probes: dict[int, tuple[str, int, int]] = {}
@@ -159,7 +159,7 @@ class Loaded:
     def close(self) -> None:
         self.closed = True
 
-    def attach_uprobe(self, function: str, path: str, offset: int, cookie: int) -> int:
+    def attach_uprobe(self, function: str, path: str, offset: int, cookie: int, at_return: bool) -> int:
         if offset == self.refused:
             raise OSError(95, "Operation not supported")
         self.probes[offset] = (path, offset, cookie)
@@ -177,7 +177,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Ar
         arming, "member_offsets", lambda btf, wanted: {one: dict.fromkeys(members, 8) for one, members in wanted.items()}
     )
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
-    monkeypatch.setattr(arming.kernel, "takes_many_uprobes", lambda fd: many)
+    monkeypatch.setattr(kernel, "takes_many_uprobes", lambda fd: many)
     monkeypatch.setattr(arming.procfs, "command_name", lambda proc, pid: "kthreadd")
     one = Arming(**options)
     one.prepare()
@@ -189,24 +189,24 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Ar
     ("many", "options", "loaded"),
     [
         (True, {}, [({"at_site": 48}, False)]),
-        (False, {}, [({"at_site": 48}, True), (None, False)]),
-        (True, {"one_by_one": True}, [(None, False)]),
+        (False, {}, [({"at_site": 48}, True), ({}, False)]),
+        (True, {"one_by_one": True}, [({}, False)]),
     ],
 )
 def test_probes_are_put_one_by_one_where_the_kernel_takes_no_many(
-    monkeypatch: pytest.MonkeyPatch, many: bool, options: dict[str, bool], loaded: list[tuple[dict[str, int] | None, bool]]
+    monkeypatch: pytest.MonkeyPatch, many: bool, options: dict[str, bool], loaded: list[tuple[dict[str, int], bool]]
 ) -> None:
     prepared(monkeypatch, many, **options)
     assert [(one.told, one.closed) for one in Loaded.all] == [(("arm", types), closed) for types, closed in loaded]
 
 
 SITES = [Site(at, 5, 257, None) for at in (10, 20, 30)]
+PLACES = [(site.offset, arming._cookie(site)) for site in SITES]
 
 
 def test_probes_one_by_one_are_taken_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    close = prepared(monkeypatch, False)._attach(Path("/lib"), SITES)
-    cookie = arming._cookie(SITES[0])
-    assert list(Loaded.all[-1].probes.values()) == [("/lib", at, cookie) for at in (10, 20, 30)]
+    close = prepared(monkeypatch, False)._prepared.put("at_site", Path("/lib"), PLACES)
+    assert list(Loaded.all[-1].probes.values()) == [("/lib", *place) for place in PLACES]
     close()
     assert Loaded.all[-1].probes == {}
 
@@ -215,7 +215,7 @@ def test_none_of_them_stays_where_one_is_refused(monkeypatch: pytest.MonkeyPatch
     one = prepared(monkeypatch, False)
     Loaded.all[-1].refused = 30
     with pytest.raises(OSError, match="Operation not supported"):
-        one._attach(Path("/lib"), SITES)
+        one._prepared.put("at_site", Path("/lib"), PLACES)
     assert Loaded.all[-1].probes == {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ class Target:
 @pytest.fixture
 def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TlsProbes:
     one = TlsProbes(tmp_path)
-    one._program = Kernel()  # type: ignore[assignment]
+    one._uprobes = SimpleNamespace(program=Kernel())  # type: ignore[assignment]
     one._looker = object()  # type: ignore[assignment]  # which does not look: tests do
     one.attached, one.closed = [], []  # type: ignore[attr-defined]
 

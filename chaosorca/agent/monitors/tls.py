@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 import struct
 import threading
@@ -13,13 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaosorca.agent import kernel, openssl
+from chaosorca.agent import openssl
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.btf import member_offsets
 from chaosorca.agent.elf import Elf
 from chaosorca.agent.libbpf import Program
 from chaosorca.agent.proc import CodeFile, FileId
 from chaosorca.agent.targets import Target
+from chaosorca.agent.uprobes import Uprobes
 from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")
@@ -66,8 +66,7 @@ class TlsProbes:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._lock = threading.RLock()
-        self._program: Program | None = None
-        self._one_by_one = False
+        self._uprobes: Uprobes | None = None
         self._looker: threading.Thread | None = None
         self._targets: dict[int, _Watched] = {}
         self._attached: dict[FileId, Callable[[], None] | None] = {}
@@ -85,15 +84,9 @@ class TlsProbes:
         except (OSError, ValueError, KeyError):
             return "HTTPS is not followed: this kernel has no type information (BTF)"
         try:
-            many = {_ON_CALL: kernel.UPROBE_MULTI, _ON_RETURN: kernel.UPROBE_MULTI}
-            program = Program("tls", _LAYOUTS, offsets, many, maps_of=http)
-            self._one_by_one = not kernel.takes_many_uprobes(program.fd(_ON_CALL))
-            if self._one_by_one:
-                program.close()
-                program = Program("tls", _LAYOUTS, offsets, maps_of=http)
+            self._uprobes = Uprobes(lambda types: Program("tls", _LAYOUTS, offsets, types, maps_of=http), [_ON_CALL, _ON_RETURN])
         except AgentError as error:
             return f"HTTPS is not followed: {error}"
-        self._program = program
         return ""
 
     def watch(self, number: int, target: Target) -> None:
@@ -140,10 +133,14 @@ class TlsProbes:
         return sorted({_text(name) for (target, _process), name in self._program["strangers"].entries() if target == number})
 
     @property
-    def _loaded(self) -> Program:
-        if self._program is None:
+    def _program(self) -> Program | None:
+        return None if self._uprobes is None else self._uprobes.program
+
+    @property
+    def _prepared(self) -> Uprobes:
+        if self._uprobes is None:
             raise AgentError("the program for TLS has not been loaded")
-        return self._program
+        return self._uprobes
 
     def _keep_looking(self) -> None:
         while True:
@@ -159,7 +156,7 @@ class TlsProbes:
     def _look_at(self, number: int) -> None:
         """Follow a target to its control groups, and put probes on what its processes have loaded since."""
         watched = self._targets[number]
-        program = self._loaded
+        program = self._prepared.program
         with contextlib.suppress(*_GONE):
             now = set(watched.target.cgroup.ids()) - {1}  # 1 would be everybody's
             for cgroup in watched.cgroups - now:
@@ -221,17 +218,9 @@ class TlsProbes:
             return None
         calls = [(place.offset, place.cookie) for place in found]
         returns = [(place.offset, 0) for place in found if place.returns]
-        program = self._loaded
         with contextlib.ExitStack() as attached:
-            for function, chosen, at_return in ((_ON_RETURN, returns, True), (_ON_CALL, calls, False)):
-                if self._one_by_one:
-                    for offset, cookie in chosen:
-                        link = program.attach_uprobe(function, str(path), offset, cookie, at_return)
-                        attached.callback(program.detach, link)
-                else:
-                    offsets, cookies = [offset for offset, _ in chosen], [cookie for _, cookie in chosen]
-                    fd = kernel.attach_uprobes(program.fd(function), str(path), offsets, cookies, at_return)
-                    attached.callback(os.close, fd)
+            attached.callback(self._prepared.put(_ON_RETURN, path, returns, at_return=True))
+            attached.callback(self._prepared.put(_ON_CALL, path, calls))
             return attached.pop_all().close
 
     def _take_unused_away(self) -> None:
