@@ -8,6 +8,8 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 
+#define UNUSED __attribute__((unused))
+
 typedef __u8 u8;
 typedef __u16 u16;
 typedef __u32 u32;

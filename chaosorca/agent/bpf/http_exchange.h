@@ -16,7 +16,6 @@
 #define WINDOWS 5      /* of each processor: the first for packets, the others for threads that may interrupt each other */
 #define UNANSWERED 0
 #define MOST_TRIES 16384 /* some 50 microseconds */
-#define UNUSED __attribute__((unused))
 
 enum role { SERVER, CLIENT };
 enum direction { REQUESTS, ANSWERS };

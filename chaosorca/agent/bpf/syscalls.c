@@ -5,8 +5,8 @@
  * rt_sigreturn) count at their entry. The child's return from fork or clone has no entry of its own and does not count.
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
  *
- * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and one at
- * whether anything is kept of the thread at the exit. While nobody's calls are counted, the programs at both are not attached at all. How many containers are watched makes no difference to them.
+ * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and two at
+ * whether anything is kept of the thread. What is watched remembers by whom, and looks again when that may have changed. While nobody's calls are counted, the programs at both are not attached at all. How many containers are watched makes no difference to them.
  *
  * No other kernel structure than in thread.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
  */
@@ -15,7 +15,6 @@
 
 #define TIMED_BY_CALL 1
 #define TIMED_BY_THREAD 2
-#define GROUPS 4096 /* see monitors/syscalls.py */
 
 const volatile u32 NR_EXIT;
 const volatile u32 NR_EXIT_GROUP;
@@ -30,12 +29,24 @@ struct watched {
     u32 tracer; /* who says which calls of this container a tracer times: TIMED_BY_CALL, TIMED_BY_THREAD, or both */
 };
 
+/* The call that a thread is in, and what it remembers. */
 struct call {
-    u64 began;
+    u64 began; /* 0: it is in none */
+    u64 group; /* who it belonged to when */
+    struct watched watched; /* that was looked up, */
+    u32 version; /* and epoch, as in `switches`, then */
+    u32 epoch;
     u32 nr;
-    struct watched watched;
-    u32 epoch; /* as in `switches`, when it began */
+    u32 pad; /* older kernels refuse a value with bytes that were never written */
 };
+
+#define GROUPS 4096 /* see monitors/syscalls.py */
+
+struct {
+    u8 maybe_watched[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
+    u32 version;              /* how often it has changed who is watched, or how */
+    u32 epoch;                /* how often calls have begun to be counted: one from before the last time is not known to have ended */
+} switches;
 
 #include "thread.h"
 
@@ -62,11 +73,6 @@ struct io {
     u64 reads;
     u64 writes;
 };
-
-struct {
-    u8 maybe_watched[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
-    u32 epoch;                /* how often calls have begun to be counted: one from before the last time is not known to have ended */
-} switches;
 
 HASH(watched_cgroups, u64, struct watched, 4096);
 HASH(untimed, struct call_key, u8, 1024); /* all calls of this number */
@@ -115,22 +121,32 @@ static __always_inline bool is_timed_here(const struct call *call)
 /* A function of its own, as its like below: what is not watched does not even have its registers saved. */
 static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    u64 cgroup = current_cgroup();
-    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
-    long nr = ctx->args[1];
-    if (!watched || nr < 0)
+    struct call *own = remembered();
+    struct call call = {.group = current_group(), .version = switches.version, .epoch = switches.epoch};
+    if (own && own->group == call.group && own->version == call.version) {
+        call.watched = own->watched;
+    } else {
+        u64 cgroup = current_cgroup();
+        struct watched *watched = NULL;
+        if (switches.maybe_watched[cgroup % GROUPS])
+            watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
+        if (!watched)
+            return 0;
+        call.watched = *watched;
+    }
+    long nr = call.nr = ctx->args[1];
+    if (nr < 0)
         return 0;
     if (nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN) {
-        struct figures *figures = figures_of(watched->target, nr);
+        struct figures *figures = figures_of(call.watched.target, nr);
         if (figures)
             figures->succeeded++;
         else
             drop();
         return 0;
     }
-    struct call call = {.nr = nr, .watched = *watched, .epoch = switches.epoch};
     call.began = bpf_ktime_get_ns();
-    if (!begin_call(&call))
+    if (!begin_call(own, &call))
         drop();
     return 0;
 }
@@ -165,7 +181,7 @@ static __noinline int leave(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/sys_enter")
 int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    return switches.maybe_watched[current_cgroup() % GROUPS] ? enter(ctx) : 0;
+    return may_be_remembered() || switches.maybe_watched[current_cgroup() % GROUPS] ? enter(ctx) : 0;
 }
 
 SEC("raw_tp/sys_exit")

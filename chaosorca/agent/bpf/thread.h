@@ -1,5 +1,5 @@
 /*
- * The thread that is running: its control group, and the call that it is in.
+ * The thread that is running: its control group, and the call that it is in or was in last.
  *
  * Where the kernel tells its types (BTF), the group is read where it is, and the call is kept in storage of the thread's own, which goes
  * with it and is not even looked for where a thread has none: most of what an unwatched one would have to pay. Else (PLAIN) helpers and a
@@ -48,14 +48,31 @@ static __always_inline u64 current_cgroup(void)
     return current()->cgroups->dfl_cgrp->kn->id;
 }
 
-static __always_inline bool may_be_in_call(void)
+/* What changes when the thread is put into another control group. */
+static __always_inline u64 current_group(void)
+{
+    return (u64)current()->cgroups;
+}
+
+static __always_inline bool may_be_remembered(void)
 {
     return current()->bpf_storage;
 }
 
-static __always_inline bool begin_call(const struct call *call)
+static __always_inline bool may_be_in_call(void)
 {
-    struct call *own = bpf_task_storage_get(&in_flight, current(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+    return may_be_remembered();
+}
+
+static __always_inline struct call *remembered(void)
+{
+    return bpf_task_storage_get(&in_flight, current(), 0, 0);
+}
+
+static __always_inline bool begin_call(struct call *own, const struct call *call)
+{
+    if (!own)
+        own = bpf_task_storage_get(&in_flight, current(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
     if (own)
         *own = *call;
     return own;
@@ -68,7 +85,8 @@ static __always_inline bool end_call(struct call *call)
     if (!own)
         return false;
     if (!own->began) {
-        bpf_task_storage_delete(&in_flight, current());
+        if (own->version != switches.version || own->group != current_group())
+            bpf_task_storage_delete(&in_flight, current());
         return false;
     }
     *call = *own;
@@ -89,12 +107,27 @@ static __always_inline u64 current_cgroup(void)
     return bpf_get_current_cgroup_id();
 }
 
+static __always_inline u64 current_group(void)
+{
+    return 0;
+}
+
+static __always_inline bool may_be_remembered(void)
+{
+    return false;
+}
+
 static __always_inline bool may_be_in_call(void)
 {
     return true;
 }
 
-static __always_inline bool begin_call(const struct call *call)
+static __always_inline struct call *remembered(void)
+{
+    return NULL;
+}
+
+static __always_inline bool begin_call(UNUSED struct call *own, const struct call *call)
 {
     u32 thread = bpf_get_current_pid_tgid();
     return !bpf_map_update_elem(&in_flight, &thread, call, BPF_ANY);

@@ -23,7 +23,7 @@ _GROUPS = 4096
 _FIGURES = "=QQ" + kernel.SLOTS * "Q"
 _LAYOUTS = {
     "watched_cgroups": ("=Q", "=II"),
-    ".bss": ("=I", f"={_GROUPS}BI"),
+    ".bss": ("=I", f"={_GROUPS}BII"),
     "untimed": ("=II", "=B"),
     "marks": ("=I", "=B"),
     "calls": ("=II", _FIGURES),
@@ -60,8 +60,8 @@ class SyscallMonitor:
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._counted: set[str] = set()
-        self._filter = [0] * _GROUPS
-        self._epoch = 0
+        self._version = self._epoch = 0
+        self._told: tuple[tuple[int, ...], int] = ((0,) * _GROUPS, 0)
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
@@ -99,7 +99,7 @@ class SyscallMonitor:
             if counting:
                 self._counted.add(target.name)
             self._set_cgroups(target.name, ids)
-            self._set_filter()
+            self._tell()
 
     def unwatch(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
@@ -109,7 +109,7 @@ class SyscallMonitor:
             self._set_cgroups(name, set())
             del self._cgroups[name]
             self._counted.discard(name)
-            self._set_filter()
+            self._tell()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
             self._timed_by.pop(name, None)
@@ -142,6 +142,7 @@ class SyscallMonitor:
                 table.delete((self._targets[name], number))
             self._untimed[name], self._timed_by[name] = numbers, timed_by
             self._set_cgroups(name, self._cgroups[name], rewrite=True)
+            self._tell()
 
     def counts(self) -> dict[tuple[str, str, str], int]:
         """Calls by container, system call and errno (empty: success)."""
@@ -195,6 +196,7 @@ class SyscallMonitor:
                 self._program[table].delete(key)
 
     def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
+        """Have a target be in these control groups. What changes is only heard of by `_tell`."""
         if self._program is None:
             return
         before = self._cgroups.get(name, set())
@@ -206,20 +208,22 @@ class SyscallMonitor:
         for cgroup in ids if rewrite else ids - before:
             table.put(cgroup, (self._targets[name], self._timed_by.get(name, 0)))
         self._cgroups[name] = ids
+        self._version += 1
 
-    def _set_filter(self) -> None:
+    def _tell(self) -> None:
         """Tell the kernel whose calls may be counted, and have it count while there is anybody."""
         watched = [0] * _GROUPS
         for cgroup in set().union(*(self._cgroups[name] for name in self._counted)):
             watched[cgroup % _GROUPS] = 1
-        if self._program is None or watched == self._filter:
+        told = (tuple(watched), self._version % (1 << 32))
+        if self._program is None or told == self._told:
             return
         if not any(watched):
             self._stop_counting(self._program)
         elif not self._links:
             self._epoch += 1
-        self._program[".bss"].put(0, (*watched, self._epoch))
-        self._filter = watched
+        self._program[".bss"].put(0, (*told[0], told[1], self._epoch))
+        self._told = told
         if any(watched) and not self._links:
             self._begin_counting(self._program)
 
