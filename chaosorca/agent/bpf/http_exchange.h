@@ -112,8 +112,7 @@ static long try_to_take(UNUSED u32 index, struct exchange **e)
     return __sync_val_compare_and_swap(&(*e)->busy, 0, 1) == 0;
 }
 
-/* One processor at a time reads a connection's packets. Who does not get it leaves his packet out, which
- * is found as a hole. */
+/* One processor at a time reads a connection's packets. Who does not get it leaves his packet out, which is found as a hole. */
 static __always_inline bool take(struct exchange *e)
 {
     if (__sync_val_compare_and_swap(&e->busy, 0, 1) == 0)

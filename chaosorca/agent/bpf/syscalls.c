@@ -5,8 +5,9 @@
  * rt_sigreturn) count at their entry. The child's return from fork or clone has no entry of its own and does not count.
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
  *
- * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and two at
- * whether anything is kept of the thread. What is watched remembers by whom, and looks again when that may have changed. While nobody's calls are counted, the programs at both are not attached at all. How many containers are watched makes no difference to them.
+ * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and one
+ * at each end at whether anything is kept of the thread. How many containers are watched makes no difference to them. A thread that is
+ * watched remembers by whom, and looks again when that may have changed. While nobody's calls are counted, nothing is attached to them.
  *
  * No other kernel structure than in thread.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
  */
@@ -31,11 +32,11 @@ struct watched {
 
 /* The call that a thread is in, and what it remembers. */
 struct call {
-    u64 began; /* 0: it is in none */
-    u64 group; /* who it belonged to when */
-    struct watched watched; /* that was looked up, */
-    u32 version; /* and epoch, as in `switches`, then */
-    u32 epoch;
+    u64 began;              /* 0: it is in none */
+    u64 group;              /* what it belonged to, */
+    u32 version;            /* and the version of `switches`, when it was looked up by whom it is watched */
+    u32 epoch;              /* that of `switches` when the call began */
+    struct watched watched;
     u32 nr;
     u32 pad; /* older kernels refuse a value with bytes that were never written */
 };

@@ -60,8 +60,7 @@ class SyscallMonitor:
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._counted: set[str] = set()
-        self._version = self._epoch = 0
-        self._told: tuple[tuple[int, ...], int] = ((0,) * _GROUPS, 0)
+        self._version = self._told = self._epoch = 0
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
@@ -96,8 +95,9 @@ class SyscallMonitor:
             if target.name not in self._targets:
                 self._targets[target.name] = self._next
                 self._next += 1
-            if counting:
+            if counting and target.name not in self._counted:
                 self._counted.add(target.name)
+                self._version += 1
             self._set_cgroups(target.name, ids)
             self._tell()
 
@@ -107,8 +107,9 @@ class SyscallMonitor:
             if name not in self._targets or self._program is None:
                 return
             self._set_cgroups(name, set())
-            del self._cgroups[name]
+            self._cgroups.pop(name, None)
             self._counted.discard(name)
+            self._version += 1
             self._tell()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
@@ -141,7 +142,7 @@ class SyscallMonitor:
             for number in self._untimed.get(name, set()) - numbers:
                 table.delete((self._targets[name], number))
             self._untimed[name], self._timed_by[name] = numbers, timed_by
-            self._set_cgroups(name, self._cgroups[name], rewrite=True)
+            self._set_cgroups(name, self._cgroups.get(name, set()), rewrite=True)
             self._tell()
 
     def counts(self) -> dict[tuple[str, str, str], int]:
@@ -212,18 +213,17 @@ class SyscallMonitor:
 
     def _tell(self) -> None:
         """Tell the kernel whose calls may be counted, and have it count while there is anybody."""
-        watched = [0] * _GROUPS
-        for cgroup in set().union(*(self._cgroups[name] for name in self._counted)):
-            watched[cgroup % _GROUPS] = 1
-        told = (tuple(watched), self._version % (1 << 32))
-        if self._program is None or told == self._told:
+        if self._program is None or self._version == self._told:
             return
+        watched = [0] * _GROUPS
+        for cgroup in set().union(*(self._cgroups.get(name, ()) for name in self._counted)):
+            watched[cgroup % _GROUPS] = 1
         if not any(watched):
             self._stop_counting(self._program)
         elif not self._links:
             self._epoch += 1
-        self._program[".bss"].put(0, (*told[0], told[1], self._epoch))
-        self._told = told
+        self._program[".bss"].put(0, (*watched, self._version % (1 << 32), self._epoch))
+        self._told = self._version
         if any(watched) and not self._links:
             self._begin_counting(self._program)
 
