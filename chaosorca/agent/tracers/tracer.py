@@ -25,6 +25,7 @@ _KEPT = 1024
 _LEGACY_SIZE = _TAKEN.size + _KEPT * _RECORD.size
 
 _ENDS_WITHIN = 0.6
+_HURRIED_EVERY = 0.02
 _READ_WITHIN = 0.5
 _PIPE_BYTES = 1 << 20
 
@@ -113,6 +114,7 @@ class Tracer:
             self._asked[number] = asked
             with contextlib.suppress(BrokenPipeError, ValueError):
                 cast(IO[bytes], self._process.stdin).write(f"{number} {command}\n".encode())
+        self._hurry()
         return asked
 
     def tell(self, command: str, within: float) -> Asked | None:
@@ -123,7 +125,8 @@ class Tracer:
     def wait_for(self, asked: Asked, within: float) -> bool:
         """Wait until it has carried out a command; return whether it has."""
         end = time.monotonic() + within
-        while not asked.done.wait(0.02):
+        while not asked.done.wait(_HURRIED_EVERY):
+            self._hurry()
             if time.monotonic() > end or not self.alive():
                 return asked.done.is_set()
         return True
@@ -136,7 +139,7 @@ class Tracer:
     def kill(self) -> None:
         """End it at once, and take what it had said and what it left. The kernel lets go of whom it traced. Idempotent."""
         self._process.kill()
-        self._process.wait()
+        self._wait(None)
         for reader in self._readers:
             reader.join(_READ_WITHIN)
         self._take_legacy()
@@ -149,10 +152,25 @@ class Tracer:
         read, within = -1, _ENDS_WITHIN
         while self.alive() and read != self._read:
             read = self._read
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(within)
+            self._wait(within)
             within = _READ_WITHIN
         self.kill()
+
+    def _wait(self, within: float | None) -> None:
+        """Wait until it has ended, for so many seconds or for ever."""
+        end = None if within is None else time.monotonic() + within
+        while end is None or time.monotonic() < end:
+            self._hurry()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_HURRIED_EVERY)
+                return
+
+    def _hurry(self) -> None:
+        """Give it its share of the processors. Having given way to a thread (native/near.h), it would not come back, nor even end,
+        for seconds where others keep all of them busy."""
+        with contextlib.suppress(OSError):  # it has ended, or the agent may not do that: then it does not give way either
+            if self._process.returncode is None and os.sched_getscheduler(self.pid) == os.SCHED_IDLE:
+                os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))
 
     def _read_records(self) -> None:
         with cast(IO[bytes], self._process.stdout) as records:
