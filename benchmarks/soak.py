@@ -11,6 +11,7 @@ long a scrape takes. The first quarter is left out. Exit code 1: something grew,
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -75,8 +76,8 @@ def sample(machine: Observed) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def coming_and_going(machine: Observed) -> Iterator[None]:
-    """A target that is watched and left, again and again."""
+def coming_and_going(machine: Observed) -> Iterator[concurrent.futures.Future[None]]:
+    """A target that is watched and left, again and again; what is given is done early if that fails."""
     over = threading.Event()
 
     def go(name: str) -> None:
@@ -85,14 +86,16 @@ def coming_and_going(machine: Observed) -> Iterator[None]:
             over.wait(1)
             stop_monitoring(container=name)
 
-    with machine.container("calls", ["sh", "-c", _SHORT_PROCESSES]) as container:
-        thread = threading.Thread(target=go, args=(container.name,))
-        thread.start()
+    with (
+        machine.container("calls", ["sh", "-c", _SHORT_PROCESSES]) as container,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        going = pool.submit(go, container.name)
         try:
-            yield
+            yield going
         finally:
             over.set()
-            thread.join()
+        going.result()
 
 
 def soak(machine: Observed, seconds: float, every: float) -> list[str]:
@@ -103,11 +106,11 @@ def soak(machine: Observed, seconds: float, every: float) -> list[str]:
         pages(machine) as (_, web),
         machine.monitored(web),
         machine.beside(web, ["sh", "-c", _LOAD]),
-        coming_and_going(machine),
+        coming_and_going(machine) as going,
     ):
         web.exec_run(["sh", "-c", _SHORT_PROCESSES], detach=True)
         began = time.monotonic()
-        while (now := time.monotonic() - began) < seconds:
+        while (now := time.monotonic() - began) < seconds and not going.done():
             at.append(now)
             for name, value in sample(machine).items():
                 samples.setdefault(name, [0.0] * (len(at) - 1)).append(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,11 +40,17 @@ class Target:
 
         Raises:
             ProcessLookupError: it does not run.
+            PermissionError: none of them may be asked.
         """
+        refused: PermissionError | None = None
         for pid in self._pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            try:
                 return question(pid)
-        raise ProcessLookupError(f"container {self.name!r} has no process")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            except PermissionError as error:  # as one is refused that has given its memory back, and is about to be gone
+                refused = error
+        raise refused or ProcessLookupError(f"container {self.name!r} has no process")
 
     def _pids(self) -> Iterator[int]:
         return (pid for pid in self.cgroup.pids() if not procfs.command_name(self.proc, pid).startswith("runc:["))

@@ -38,6 +38,19 @@ def test_one_that_has_not_ended_is_asked(target: Target) -> None:
     assert asked == [5, 9]
 
 
+def test_one_that_may_not_be_asked_is_passed_over(target: Target) -> None:
+    def question(pid: int) -> int:
+        if pid in forbidden:
+            raise PermissionError(13, "Permission denied", f"/proc/{pid}/ns/net")
+        return pid
+
+    forbidden = {5}
+    assert target.ask_one(question) == 9
+    forbidden = {5, 9}
+    with pytest.raises(PermissionError, match="/proc/9/ns/net"):
+        target.ask_one(question)
+
+
 def test_without_any_that_is_said(target: Target) -> None:
     with pytest.raises(ProcessLookupError, match="container 'web' has no process"):
         target.ask_one(lambda pid: procfs.namespace(target.proc, pid, "net"))

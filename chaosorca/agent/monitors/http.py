@@ -5,7 +5,6 @@ What is inside TLS comes from tls.py; the kernel counts it as if for another tar
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import threading
@@ -140,8 +139,14 @@ class HttpMonitor:
                 "where its requests cannot be told from others'"
             )
         self.prepare()
-        with contextlib.suppress(ProcessLookupError):
+        try:
             target.ask_one(lambda pid: self._watch_by(target, pid))
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            raise AgentError(
+                f"HTTP of container {target.name!r} is not monitored: its network cannot be entered: {error}"
+            ) from error
 
     def _watch_by(self, target: Target, pid: int) -> None:
         program = self.prepare()
