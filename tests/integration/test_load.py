@@ -56,11 +56,14 @@ def test_busy_children_see_nothing_but_the_truth_and_the_fault_while_it_comes_an
     observer.prepare(Round(("getppid",), 0, alone=False, children=8, early=True))
     observer.begin()
     injected = 0
+    began = time.monotonic()
     for _ in range(8):
         with fault_on(observer, injector, syscall="getppid", retval=4711) as running:
             time.sleep(0.05)
         injected += sum(running.injected.values())
+    took = time.monotonic() - began
     observer.end_round()
+    assert took < 8 * 4, f"{took} s: others than the tracers and the children have had no processor"
     workers = observer.result()
     assert all(set(worker.tally) == {1, 4711} for worker in workers), workers
     assert sum(worker.tally[4711] for worker in workers) == injected

@@ -49,9 +49,10 @@
 #include "sleep.h"
 #include "thread.h"
 
-enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128, TURNS = 8, DETOUR = 255 };
+enum { LINE_MAX_BYTES = 1 << 20, STOPS_AT_ONCE = 128, TURNS = 8, DETOUR = 255, HOT = 250 /* stops in TURN_EVERY */ };
 
 static const uint64_t MILLISECOND = 1000000, FOREVER = UINT64_MAX;
+static const uint64_t TURN_EVERY = 25 * 1000000ULL, OTHERS_TURN = 1000000;
 static const uint64_t LETTING_GO = 300 * 1000000ULL, WITHOUT_RULES = 1000 * 1000000ULL, LOOKED_AT_WITHIN = 100 * 1000000ULL;
 static const long OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC;
 
@@ -92,6 +93,7 @@ static struct legacy *legacy;
 static int marks = -1, armed = -1;
 static struct queue new_programs;
 static bool is_letting_go, is_at_odds;
+static unsigned stops_met; /* since others had their turn */
 static uint64_t let_go_by;
 static uint32_t detach_asked;
 static bool had_rule;
@@ -829,6 +831,7 @@ static bool meet_stops(void)
     int count = 0, most = ++turn % TURNS ? 1 : STOPS_AT_ONCE;
     while (count < most && (met[count].tid = waitpid(-1, &met[count].status, WNOHANG | __WALL)) > 0)
         count++;
+    stops_met += (unsigned)count;
     for (int i = 0; i < count; i++) {
         struct thread *thread = thread_find(met[i].tid);
         if (WIFSTOPPED(met[i].status))
@@ -837,6 +840,25 @@ static bool meet_stops(void)
             has_ended(thread);
     }
     return count == most;
+}
+
+/*
+ * Threads that are hit all the time, and we, hand the processors to each other so fast that nobody else may get any: neither the agent that
+ * wants to end the fault, nor kernel threads (seen for minutes). While we sleep these threads stop, and everybody has his turn: all
+ * tracers sleep at the same time.
+ */
+static void give_others_a_turn(void)
+{
+    static uint64_t last;
+    uint64_t turn = now() / TURN_EVERY, until = turn * TURN_EVERY + OTHERS_TURN;
+    if (turn == last)
+        return;
+    bool is_hot = stops_met > HOT && turn == last + 1;
+    last = turn;
+    stops_met = 0;
+    struct timespec time = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
+    if (is_hot && !is_letting_go)
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL);
 }
 
 /* ---- commands ---- */
@@ -1033,6 +1055,7 @@ int main(int argc, char **argv)
         uint64_t next = keep_time(), said_by = report_flush(now());
         if (is_letting_go && (has_let_go() || now() >= let_go_by))
             break;
+        give_others_a_turn();
         if (!may_be_more)
             sleep_until(said_by < next ? said_by : next);
     }
