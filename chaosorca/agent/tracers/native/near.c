@@ -10,7 +10,7 @@
 enum { IN_A_ROW = 3, ROUND = 4096, TRIAL = 16, FEW = 8 };
 
 /* The thread ran on, or something else did: then others who are stopped should not have waited for that. */
-static const uint64_t TOO_LONG = 300000, AT_REST = 50000000, LONGEST_REST = 60000000000, SHARE = 100;
+static const uint64_t TOO_LONG = 300000, AT_REST = 50000000, LONGEST_REST = 2000000000;
 
 static pid_t last;
 static int stops; /* of the same thread, in a row */
@@ -87,14 +87,10 @@ void near_back(void)
 {
     sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
     uint64_t time = now();
-    uint64_t took = time - gave_way_at;
-    if (took > TOO_LONG) {
+    if (time - gave_way_at > TOO_LONG) {
         roam();
-        /* Whom it traces has waited, too: for no more than a hundredth of the time. */
-        rest = rest > took * SHARE ? rest : took * SHARE;
-        rest = rest < LONGEST_REST ? rest : LONGEST_REST;
         rests_until = time + rest;
-        rest *= 2;
+        rest = rest * 2 < LONGEST_REST ? rest * 2 : LONGEST_REST;
     } else if (rest > AT_REST) {
         rest -= rest / 1000;
     }
