@@ -178,7 +178,9 @@ def test_both_ends_are_counted_each_in_its_role(servers: list[Container]) -> Non
     agree(server, GET_200=1600)
     # From one container to another packets do overtake each other now and then, when a sender changes its processor.
     reordered = client.unparsed()
-    assert sum(client.counted().values()) + reordered.pop("reordered", 0) == 1600
+    lost = reordered.pop("reordered", 0)
+    assert lost <= 16
+    assert 1600 - lost <= sum(client.counted().values()) <= 1600
     assert client.counted().keys() == {"client GET 200"}
     assert reordered == {}
 

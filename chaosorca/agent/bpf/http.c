@@ -24,6 +24,7 @@
 #define SYN 2
 #define RST 4
 #define ACK 16
+#define MOST_LOOKS 16384 /* some 50 microseconds */
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, fresh, u32, struct connection, 1);
 PROGRAMS(parser, 1); /* this one, for the filters that go on to it */
@@ -151,18 +152,23 @@ static long has_come(UNUSED u32 index, struct awaited *awaited)
 }
 
 /* Packets that a sender hands over on two processors overtake each other by some microseconds: the one before this is on its way
- * through the other one, which is not kept waiting. */
+ * through the other one. We let go of the connection while we wait for it. */
 static __always_inline bool take_in_order(struct connection *c, const struct packet *packet, u32 direction)
 {
     struct exchange *e = &c->exchange;
     if (!take(e))
         return false;
-    if (e->ignored || !c->known[direction] || !matters(&e->streams[direction], packet->seq - c->next[direction]))
+    if (packet->flags & RST || e->ignored || !c->known[direction] || !matters(&e->streams[direction], packet->seq - c->next[direction]))
         return true;
     release(e);
     struct awaited awaited = {&c->next[direction], packet->seq};
-    bpf_loop(MOST_TRIES, has_come, &awaited, 0);
-    return take(e);
+    bpf_loop(MOST_LOOKS, has_come, &awaited, 0);
+    if (!take(e))
+        return false;
+    if (bpf_map_lookup_elem(&connections, &packet->key) == c)
+        return true;
+    release(e); /* it has ended meanwhile, and may be another one now */
+    return false;
 }
 
 static __always_inline void read_payload(struct __sk_buff *skb, struct reading *reading, struct connection *c, struct packet *packet)

@@ -135,9 +135,10 @@ static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
             return 0;
         call.watched = *watched;
     }
-    long nr = call.nr = ctx->args[1];
+    long nr = ctx->args[1];
     if (nr < 0)
         return 0;
+    call.nr = nr;
     if (nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN) {
         struct figures *figures = figures_of(call.watched.target, nr);
         if (figures)

@@ -144,6 +144,8 @@ class HttpMonitor:
         except ProcessLookupError:
             return
         except PermissionError as error:
+            if target.name in self._targets:
+                return  # it is about to end: the next time tells
             raise AgentError(
                 f"HTTP of container {target.name!r} is not monitored: its network cannot be entered: {error}"
             ) from error

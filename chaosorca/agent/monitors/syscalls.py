@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import threading
@@ -110,7 +111,8 @@ class SyscallMonitor:
             self._cgroups.pop(name, None)
             self._counted.discard(name)
             self._version += 1
-            self._tell()
+            with contextlib.suppress(AgentError):  # of another target, whose calls could not be counted before either
+                self._tell()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
             self._timed_by.pop(name, None)
@@ -197,7 +199,7 @@ class SyscallMonitor:
                 self._program[table].delete(key)
 
     def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
-        """Have a target be in these control groups. What changes is only heard of by `_tell`."""
+        """Have a target be in these control groups. Threads that remember by whom they are watched hear of it by `_tell`."""
         if self._program is None:
             return
         before = self._cgroups.get(name, set())
@@ -223,9 +225,9 @@ class SyscallMonitor:
         elif not self._links:
             self._epoch += 1
         self._program[".bss"].put(0, (*watched, self._version % (1 << 32), self._epoch))
-        self._told = self._version
         if any(watched) and not self._links:
             self._begin_counting(self._program)
+        self._told = self._version
 
     def _begin_counting(self, program: Program) -> None:
         try:
