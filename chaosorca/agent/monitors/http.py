@@ -138,9 +138,9 @@ class HttpMonitor:
                 f"HTTP of container {target.name!r} is not monitored: it is on the host's network, "
                 "where its requests cannot be told from others'"
             )
-        self.prepare()
+        program = self.prepare()
         try:
-            target.ask_one(lambda pid: self._watch_by(target, pid))
+            target.ask_one(lambda pid: self._watch_by(program, target, pid))
         except ProcessLookupError:
             return
         except PermissionError as error:
@@ -150,8 +150,7 @@ class HttpMonitor:
                 f"HTTP of container {target.name!r} is not monitored: its network cannot be entered: {error}"
             ) from error
 
-    def _watch_by(self, target: Target, pid: int) -> None:
-        program = self.prepare()
+    def _watch_by(self, program: Program, target: Target, pid: int) -> None:
         namespace = procfs.namespace(self._proc, pid, "net")
         with self._lock:
             before = self._targets.get(target.name)
@@ -212,12 +211,7 @@ class HttpMonitor:
                     for role, histogram in zip(_ROLES, figures.durations, strict=True)
                     if any(histogram.slots)
                 },
-                unparsed={
-                    (name, reason): sum(numbers)
-                    for name, by_tls in both.items()
-                    for reason, *numbers in zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
-                    if any(numbers)
-                },
+                unparsed={(name, reason): count for name, by_tls in both.items() for reason, count in _unparsed(by_tls).items()},
                 in_flight={
                     (name, role_name): sum(
                         self._waiting(figures, self._targets[name].number + by_tls * _TARGETS, role)
@@ -238,11 +232,11 @@ class HttpMonitor:
                 return []
             told = [self._no_tls] if self._no_tls else self._tls.problems(watched.number)
             strangers = self._tls.strangers(watched.number)
-        unparsed = self.figures().unparsed
-        if count := unparsed.get((name, "TLS"), 0):
+            unparsed = _unparsed(self._both(watched.number))
+        if count := unparsed.get("TLS", 0):
             who = f"processes: {', '.join(strangers)}" if strangers else "by whom is not known"
             told.append(f"TLS connections that could not be looked into, not being by OpenSSL's libssl: {count} ({who})")
-        if count := unparsed.get((name, "HTTP/2"), 0):
+        if count := unparsed.get("HTTP/2", 0):
             told.append(f"connections with HTTP/2, which is not followed: {count}")
         return told
 
@@ -291,3 +285,9 @@ class HttpMonitor:
 
     def _names_of_targets(self) -> dict[int, str]:
         return {watched.number: name for name, watched in self._targets.items()}
+
+
+def _unparsed(by_tls: tuple[_Figures, _Figures]) -> dict[str, int]:
+    """What could not be followed, by reason."""
+    sums = zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
+    return {reason: sum(numbers) for reason, *numbers in sums if any(numbers)}
