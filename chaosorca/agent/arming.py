@@ -20,7 +20,7 @@ from chaosorca.agent.libbpf import Program
 from chaosorca.agent.proc import FileId
 from chaosorca.agent.tracers.callers import numbers_passed, syscall_function
 from chaosorca.agent.tracers.sites import Site, find_sites
-from chaosorca.agent.uprobes import Uprobes
+from chaosorca.agent.uprobes import Identities, Uprobes
 from chaosorca.model.errors import AgentError
 
 SIGNALS = (23, 28)
@@ -29,6 +29,9 @@ is sent only where there is no handler for it."""
 
 _OFFSETS = {
     "TASK_PID": ("task_struct", "pid"),
+    "TASK_TGID": ("task_struct", "tgid"),
+    "TASK_START": ("task_struct", "start_time"),
+    "TASK_PARENT": ("task_struct", "parent"),
     "TASK_PTRACE": ("task_struct", "ptrace"),
     "TASK_BLOCKED": ("task_struct", "blocked"),
     "TASK_SIGHAND": ("task_struct", "sighand"),
@@ -40,7 +43,9 @@ _LAYOUTS = {
     "armed": ("=I", "=IIQQQII32x8x64x"),
     "seen": ("=II", "=Q"),
     "deaf": ("=II", "=Q"),
+    "untraced": ("=II", "=Q"),
     "watched": ("=I", "=B"),
+    "tracers": ("=I", "=B"),
     "new_code": ("=I", "=Q"),
     "dropped": ("=I", "=Q"),
 }
@@ -97,6 +102,7 @@ class Arming:
         self._one_by_one = one_by_one
         self._lock = threading.RLock()
         self._uprobes: Uprobes | None = None
+        self._identities = Identities()
         self._known: dict[FileId, tuple[tuple[int, int, int], _Code]] = {}
         self._links: dict[tuple[FileId, int], Callable[[], None] | None] = {}
         self._users: dict[tuple[FileId, int], set[int]] = {}
@@ -170,7 +176,7 @@ class Arming:
 
     def seen(self, number: int) -> dict[int, int]:
         """How many calls of a target's faulted system calls the probes have seen, by number."""
-        return {nr: count for (target, nr), count in self._program["seen"].entries() if target == number}
+        return self._counted("seen", number)
 
     def new_code(self, number: int) -> int:
         """How often a target has mapped code so far."""
@@ -190,11 +196,22 @@ class Arming:
 
     def deaf(self, number: int) -> dict[int, int]:
         """How many of them were let pass because the thread had blocked the signal, by number."""
-        return {nr: count for (target, nr), count in self._program["deaf"].entries() if target == number}
+        return self._counted("deaf", number)
+
+    def untraced(self, number: int) -> dict[int, int]:
+        """How many of them were let pass because no tracer of ours had the thread, by number."""
+        return self._counted("untraced", number)
+
+    def _counted(self, table: str, number: int) -> dict[int, int]:
+        return {nr: count for (target, nr), count in self._program[table].entries() if target == number}
+
+    def know_tracer(self, pid: int) -> None:
+        """Threads that this process traces may be armed, until it ends."""
+        self._program["tracers"].put(pid, 1)
 
     def forget(self, number: int) -> None:
         """Drop what was counted for a target."""
-        for name in ("seen", "deaf"):
+        for name in ("seen", "deaf", "untraced"):
             self._program[name].delete_those(lambda key: key[0] == number)
 
     def cannot(self, pids: Collection[int]) -> str:
@@ -246,10 +263,13 @@ class Arming:
         found: dict[FileId, Path] = {}
         for one in mapped.values():
             try:
-                found[one.identity()] = one.path
+                found[self._identities.of(one, self._has_probes)] = one.path
             except OSError:  # it is gone, or what `_code` says of it
                 found[one.id] = one.path
         return [(path, file) for file, path in found.items()]
+
+    def _has_probes(self, file: FileId) -> bool:
+        return (file, _MMAP) in self._links
 
     def _code(self, path: Path, file: FileId) -> _Code:
         with self._lock:

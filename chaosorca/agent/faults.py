@@ -20,7 +20,7 @@ from chaosorca.agent.arming import Arming
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
 from chaosorca.agent.tracers.ptrace import PtraceSession
-from chaosorca.agent.tracers.session import Calls, OnCalls, Session
+from chaosorca.agent.tracers.session import Calls, OnCalls, Session, traced_by
 from chaosorca.agent.tracers.strace import StraceSession
 from chaosorca.agent.tracers.uprobe import UprobeSession
 from chaosorca.model.abort import parse_abort_when
@@ -51,6 +51,9 @@ class Injection:
     begins: float
     deadline: float
     not_attached: dict[int, str] = field(default_factory=dict)
+    traced_by_others: set[int] = field(default_factory=set)
+    """Those of them that somebody else traces now."""
+
     abort: AbortWatch | None = None
     fired: Counter[str] = field(default_factory=Counter)
     ended: float | None = None
@@ -301,11 +304,13 @@ class Faults:
         if injector in ("auto", "uprobe"):
             try:
                 self.arming.prepare()
+                cgroups = self._cgroups_of(target)
+                if not cgroups():
+                    raise AgentError("the container has no control group of its own in the unified hierarchy, by which it is known")
                 cannot = uprobe_cannot(fault, self._arch)
                 why = f"it cannot do {cannot}" if cannot else self.arming.cannot(pids)
                 if not why or injector == "uprobe":
                     self.arming.try_out(pids, [self._numbers[name] for name in fault.syscalls])
-                    cgroups = self._cgroups_of(target)
                     session = UprobeSession(self._numbers, on_calls, self._spawner, self._marks, self.arming, cgroups, self._proc)
                     return session, why
             except AgentError as error:
@@ -333,16 +338,29 @@ class Faults:
             for injection in injections:
                 self._end(injection, given_up)
             return
-        known = injections[0].not_attached
-        not_attached = {pid: why for pid, why in known.items() if pid in pids}
+        known, others = injections[0].not_attached, injections[0].traced_by_others
+        not_attached = {pid: why for pid, why in known.items() if pid in pids and pid not in others}
         newcomers = [pid for pid in pids if pid not in not_attached and self._is_free(pid)]
         if newcomers:
             not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))
+        traced = {pid: why for pid in pids if pid not in not_attached and (why := self._why_traced(session, pid))}
         for injection in injections:
-            injection.not_attached = dict(not_attached)
-            self._look_at_coverage(injection)
-            now = [*session.warnings(), *self._never_made(injection), *_uncovered(injection.coverage)]
-            injection.warnings = list(dict.fromkeys([*injection.foreseen, *now]))
+            injection.not_attached = not_attached | traced
+            injection.traced_by_others = set(traced)
+            self._look_at(injection)
+
+    def _look_at(self, injection: Injection) -> None:
+        """See what there is to warn of now."""
+        self._look_at_coverage(injection)
+        now = [*injection.session.warnings(), *self._never_made(injection), *_uncovered(injection.coverage)]
+        injection.warnings = list(dict.fromkeys([*injection.foreseen, *now]))
+
+    def _why_traced(self, session: Session, pid: int) -> str:
+        """Who else traces a process that has come; empty if nobody does."""
+        tracer = procfs.tracer_of(self._proc, pid, pid)
+        if not tracer or session.is_attached(pid):
+            return ""
+        return traced_by(self._proc, pid, tracer)
 
     def _abort_reason(self, injection: Injection) -> str | None:
         requests = self._requests(injection.target.name) if injection.abort else None
@@ -350,10 +368,13 @@ class Faults:
 
     def _end(self, injection: Injection, reason: str) -> None:
         others = [one for one in self.active_on(injection.target.name) if one is not injection]
+        with contextlib.suppress(OSError):  # it ends whatever there is to be said of it
+            self._look_at(injection)
         if others:
             injection.session.remove(injection.key)
         else:
             injection.session.stop()
+            injection.warnings = list(dict.fromkeys([*injection.warnings, *injection.session.untold()]))
         injection.ended, injection.reason = time.time(), reason
         self._on_change(injection.target.name)
 

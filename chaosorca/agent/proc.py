@@ -23,16 +23,6 @@ class CodeFile:
     name: str
     path: Path
 
-    def identity(self) -> FileId:
-        """What containers of one image have in common of a file, which each sees on a device of its own: its number, and when it
-        was last changed, to the nanosecond.
-
-        Raises:
-            OSError: it cannot be looked at.
-        """
-        status = self.path.stat()
-        return status.st_ino, status.st_ctime_ns
-
 
 @dataclass(frozen=True)
 class Io:

@@ -9,6 +9,36 @@ from pathlib import Path
 
 from chaosorca.agent import kernel
 from chaosorca.agent.libbpf import Program
+from chaosorca.agent.proc import CodeFile, FileId
+
+_MOST_KNOWN = 4096
+
+
+class Identities:
+    """What files are known by that probes are on. A place with two probes would have each of its calls counted twice."""
+
+    def __init__(self) -> None:
+        self._known: dict[FileId, tuple[FileId, tuple[int, int]]] = {}
+
+    def of(self, file: CodeFile, has_probes: Callable[[FileId], bool]) -> FileId:
+        """What containers of one image have in common of a file, which each sees on a device of its own: its number, and when it
+        was last changed, to the nanosecond. While it has probes it stays the same, whatever becomes of its owner, mode and names.
+
+        Arguments:
+            has_probes: tells whether there are any on what is known by this.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        status = file.path.stat()
+        identity, content = (status.st_ino, status.st_ctime_ns), (status.st_size, status.st_mtime_ns)
+        before, content_before = self._known.pop(file.id, (identity, content))
+        if content == content_before and has_probes(before):
+            identity = before
+        self._known[file.id] = identity, content  # the last one now
+        while len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        return identity
 
 
 class Uprobes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chaosorca.agent import arming, kernel
 from chaosorca.agent.arming import Arming
+from chaosorca.agent.proc import CodeFile
 from chaosorca.agent.tracers.sites import Site
+from chaosorca.agent.uprobes import Identities
 from chaosorca.model.errors import AgentError
 
 MAPS = """\
@@ -245,3 +248,20 @@ def test_of_the_files_that_were_read_the_latest_are_known(monkeypatch: pytest.Mo
         one._code(tmp_path / name, (1, ord(name)))
         assert len(one._known) <= 2
     assert read == ["a", "b", "c", "b"]
+
+
+def test_a_file_is_known_by_the_same_as_long_as_it_has_probes_whatever_becomes_of_its_mode(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"code")
+    file, identities = CodeFile((1, 77), "/bin/program", program), Identities()
+
+    def is_another(change: Callable[[], object], has_probes: bool) -> bool:
+        before = identities.of(file, lambda known: has_probes)
+        time.sleep(0.01)
+        change()
+        return identities.of(file, lambda known: known == before and has_probes) != before
+
+    assert not is_another(lambda: program.chmod(0o700), has_probes=True)
+    assert not is_another(lambda: os.link(program, tmp_path / "other"), has_probes=True)
+    assert is_another(lambda: program.chmod(0o755), has_probes=False)
+    assert is_another(lambda: program.write_bytes(b"other code"), has_probes=True)

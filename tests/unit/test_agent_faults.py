@@ -12,6 +12,7 @@ from chaosorca.agent.cgroups import Cgroup
 from chaosorca.agent.faults import Faults
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.targets import Target
+from chaosorca.agent.tracers.ptrace import PtraceSession
 from chaosorca.agent.tracers.session import Restarts
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
@@ -27,6 +28,9 @@ class Session:
         self.trouble: Exception | None = None
         self.supervised = 0
         self.stopped = False
+        self.attached: list[int] = []
+        self.lost: list[str] = []
+        self.strangers: set[int] = set()
 
     def supervise(self, pids: Collection[int]) -> str | None:
         self.supervised += 1
@@ -35,10 +39,11 @@ class Session:
         return None
 
     def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
+        self.attached += pids
         return {}
 
     def is_attached(self, pid: int) -> bool:
-        return True
+        return pid not in self.strangers
 
     def ended(self) -> dict[int, str]:
         return {}
@@ -51,6 +56,9 @@ class Session:
 
     def warnings(self) -> list[str]:
         return []
+
+    def untold(self) -> list[str]:
+        return self.lost
 
     def add(self, *_: Any) -> None:
         pass
@@ -106,3 +114,52 @@ def test_a_fault_that_could_not_begin_leaves_nothing(
         all_of_them.start(target, parse_fault("x86_64", "read", error="EIO"), "new", "run", "auto", 0)
     assert session.stopped
     assert not any(one["active"] for one in all_of_them.status())
+
+
+def test_a_process_that_somebody_else_traces_is_told_of_until_it_is_free(
+    faults: tuple[Faults, dict[str, Session]], tmp_path: Path
+) -> None:
+    all_of_them, sessions = faults
+    session = sessions["a"]
+
+    def is_traced_by(tracer: int) -> None:
+        (tmp_path / "20/task/20").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "20/task/20/status").write_text(f"State:\tS (sleeping)\nTracerPid:\t{tracer}\n")
+
+    (tmp_path / "77").mkdir()
+    (tmp_path / "77/comm").write_text("gdb\n")
+    (tmp_path / "a/cgroup.procs").write_text("10\n20\n")
+    session.strangers = {20}
+    is_traced_by(77)
+    all_of_them.tick()
+    told = [{"pid": 20, "reason": "thread 20 is being traced by process 77 (gdb)"}]
+    assert [one["not_attached"] for one in all_of_them.status()] == [told, [], []]
+    assert session.attached == []
+    is_traced_by(0)
+    all_of_them.tick()
+    assert [one["not_attached"] for one in all_of_them.status()] == [[], [], []]
+    assert session.attached == [20]
+
+
+def test_what_is_lost_at_the_end_is_told_in_the_end(faults: tuple[Faults, dict[str, Session]]) -> None:
+    all_of_them, sessions = faults
+    sessions["b"].lost = ["3 calls are not in the figures"]
+    assert {one["container"]: one["warnings"] for one in all_of_them.stop("test")} == {
+        "a": [],
+        "b": ["3 calls are not in the figures"],
+        "c": [],
+    }
+
+
+def test_uprobes_are_refused_where_the_container_cannot_be_told_by_its_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Faults("x86_64", Ledger(), lambda name: None, lambda name: None, proc=tmp_path)
+    monkeypatch.setattr(one.arming, "prepare", lambda: None)
+    monkeypatch.setattr(PtraceSession, "__init__", lambda *_: None)
+    target = Target("web", "id", Cgroup({"memory": tmp_path}, None), proc=tmp_path)
+    fault = parse_fault("x86_64", "read", error="EIO")
+    session, why = one._open("auto", target, fault, [10])
+    assert (session.injector, "no control group of its own in the unified hierarchy" in why) == ("ptrace", True)
+    with pytest.raises(AgentError, match="no control group of its own in the unified hierarchy"):
+        one._open("uprobe", target, fault, [10])

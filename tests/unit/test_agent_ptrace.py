@@ -270,7 +270,7 @@ def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_what_was_seen_is_told_by_name(begin: Callable[..., PtraceSession]) -> None:
     session = begin()
     assert session.seen() == {}
-    session._state[1024 + 257 * 8] = 3
+    session._state[64 * 24 + 257 * 8] = 3
     assert session.seen() == {"openat": 3}
 
 

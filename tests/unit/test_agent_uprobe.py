@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chaosorca.agent.tracers import ptrace
+from chaosorca.agent.tracers import ptrace, uprobe
 from chaosorca.agent.tracers.tracer import EXEC, Asked
 from chaosorca.agent.tracers.uprobe import UprobeSession
 from chaosorca.model.errors import AgentError
@@ -62,6 +62,8 @@ class Arming:
         self.probes: set[int] = set()
         self.mapped = 0
         self.refused: set[int] = set()
+        self.uncovered: set[int] = set()
+        self.passed_by: dict[int, int] = {}
         self.gate: threading.Event | None = None
         self.waiting = threading.Event()
 
@@ -83,6 +85,12 @@ class Arming:
     def deaf(self, number: int) -> dict[int, int]:
         return {}
 
+    def untraced(self, number: int) -> dict[int, int]:
+        return self.passed_by
+
+    def cannot(self, pids: Collection[int]) -> str:
+        return next((f"/bin/{pid} enters the kernel at 0x10 by int 0x80" for pid in pids if pid in self.uncovered), "")
+
     def armed_by(self, key: int) -> int:
         return 0
 
@@ -92,7 +100,7 @@ class Arming:
     def prepare(self, *_: Any) -> None:
         pass
 
-    set_cgroups = set_rule = drop_rule = forget = watch = prepare
+    set_cgroups = set_rule = drop_rule = forget = watch = know_tracer = prepare
 
 
 @pytest.fixture
@@ -163,4 +171,30 @@ def test_processes_may_come_while_new_code_is_looked_at(begin: Callable[[], tupl
     before = session._traced
     session.attach([12], 1)
     assert (before, session._traced) == ({10, 11}, {10, 11, 12}), "who goes through the one is not disturbed"
+    session.stop()
+
+
+def test_code_that_comes_later_and_makes_calls_another_way_is_told_as_long_as_it_is_there(
+    begin: Callable[[], tuple[UprobeSession, Arming]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, arming = begin()
+    session.add(1, OPENAT, 60, 0)
+    arming.uncovered = {30}
+    session.supervise([10, 30])
+    told = ["/bin/30 enters the kernel at 0x10 by int 0x80: calls from there are not hit"]
+    assert session.warnings() == told
+    session.supervise([10, 30, 31])
+    assert session.warnings() == told
+    monkeypatch.setattr(uprobe, "_LOOKS_AT_ALL_EVERY", 0.0)
+    session.supervise([10, 31])
+    assert session.warnings() == []
+    session.stop()
+
+
+def test_calls_that_nobody_of_ours_could_stop_are_told(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
+    session, arming = begin()
+    arming.passed_by = {X86["openat"]: 12}
+    assert session.warnings() == [
+        "12 calls of openat were let pass, because their processes had only just come, or are traced by others"
+    ]
     session.stop()

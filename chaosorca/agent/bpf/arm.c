@@ -20,6 +20,9 @@ const volatile u32 OTHER_SIGNAL;
 const volatile u32 NR_MMAP;
 const volatile u32 PROT_EXEC;
 const volatile u32 TASK_PID;
+const volatile u32 TASK_TGID;
+const volatile u32 TASK_START;
+const volatile u32 TASK_PARENT;
 const volatile u32 TASK_PTRACE;
 const volatile u32 TASK_BLOCKED;
 const volatile u32 TASK_SIGHAND;
@@ -63,6 +66,7 @@ struct call_key {
 struct calls {
     u32 rule;
     u32 count;
+    u64 born; /* when the thread began: numbers of threads are used again */
 };
 
 struct armed {
@@ -85,17 +89,24 @@ LRU_HASH(calls, struct call_key, struct calls, 65536);
 HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
 HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
+HASH(untraced, struct rule_key, u64, 8192); /* and because no tracer of ours has the thread */
 HASH(watched, u32, u8, 65536); /* threads that have blocked the signals: their tracer stops them at each call */
+HASH(tracers, u32, u8, 4096); /* ours, by process */
 HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
 DROPS
 
-/* SplitMix64 of the seed, the thread and its call: no state that processors would have to share. */
-static __always_inline u64 draw(u64 seed, u32 thread, u32 count)
+static __always_inline u64 mix(u64 seed, u64 number)
 {
-    u64 z = seed + ((u64)thread << 32 | count) * 0x9e3779b97f4a7c15;
+    u64 z = seed + number * 0x9e3779b97f4a7c15;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
     z = (z ^ z >> 27) * 0x94d049bb133111eb;
     return z ^ z >> 31;
+}
+
+/* SplitMix64 of the seed, the system call, the thread and its call: no state that processors would have to share. */
+static __always_inline u64 draw(u64 seed, u32 nr, u32 thread, u32 count)
+{
+    return mix(mix(seed, nr), (u64)thread << 32 | count);
 }
 
 static __always_inline bool selects(struct rule *rule, u32 thread, u32 nr)
@@ -104,15 +115,19 @@ static __always_inline bool selects(struct rule *rule, u32 thread, u32 nr)
         return true;
     struct call_key key = {.thread = thread, .nr = nr};
     struct calls none = {.rule = rule->id};
+    bpf_probe_read_kernel(&none.born, sizeof(none.born), (char *)bpf_get_current_task() + TASK_START);
     struct calls *made = lookup_or_init(&calls, &key, &none);
     if (!made)
         return false;
-    if (made->rule != rule->id)
-        *made = none;
+    if (made->rule != rule->id || made->born != none.born) {
+        made->rule = rule->id;
+        made->born = none.born;
+        made->count = 0;
+    }
     u32 count = ++made->count;
     if (count < rule->first || (rule->last && count > rule->last) || (count - rule->first) % rule->step)
         return false;
-    return !rule->threshold || draw(rule->seed, thread, count) < rule->threshold;
+    return !rule->threshold || draw(rule->seed, nr, thread, count) < rule->threshold;
 }
 
 /* The number, where the code does not say it: what the register holds that the cookie names, or the memory that it points to. */
@@ -158,17 +173,41 @@ static __always_inline bool holds(u64 flags, u32 condition)
     return (all >> (condition >> 1) ^ condition) & 1;
 }
 
-/* The signal that stops the current thread: one that it has not blocked, and for which it does nothing without a tracer. 0: none. */
+/* Whether a signal does something to its thread if nobody traces that: it has a handler. */
+static __always_inline bool is_handled(u64 actions, u32 signal)
+{
+    u64 handler = 0;
+    /* struct k_sigaction begins with the handler, and is of 32 bytes. */
+    bpf_probe_read_kernel(&handler, sizeof(handler), (char *)actions + SIGHAND_ACTION + 32 * (signal - 1));
+    return handler > 1;
+}
+
+/* The signal that stops the current thread: one that it has not blocked, if possible one that does nothing should the tracer end just
+ * now. 0: none. */
 static __always_inline u32 arming_signal(char *task)
 {
-    u64 blocked = 0, actions = 0, handler = 0;
+    u64 blocked = 0, actions = 0;
     bpf_probe_read_kernel(&blocked, sizeof(blocked), task + TASK_BLOCKED);
-    if (!(blocked >> (SIGNAL - 1) & 1))
-        return SIGNAL;
     bpf_probe_read_kernel(&actions, sizeof(actions), task + TASK_SIGHAND);
-    /* struct k_sigaction begins with the handler, and is of 32 bytes. */
-    bpf_probe_read_kernel(&handler, sizeof(handler), (char *)actions + SIGHAND_ACTION + 32 * (OTHER_SIGNAL - 1));
-    return blocked >> (OTHER_SIGNAL - 1) & 1 || handler > 1 ? 0 : OTHER_SIGNAL;
+    bool can_first = !(blocked >> (SIGNAL - 1) & 1);
+    if (can_first && !is_handled(actions, SIGNAL))
+        return SIGNAL;
+    if (!(blocked >> (OTHER_SIGNAL - 1) & 1) && !is_handled(actions, OTHER_SIGNAL))
+        return OTHER_SIGNAL;
+    return can_first ? SIGNAL : 0;
+}
+
+/* Nobody but a tracer of ours may see the signal: neither the program itself, nor a debugger. */
+static __always_inline bool is_ours(char *task)
+{
+    u32 traced = 0, tracer = 0;
+    u64 parent = 0;
+    bpf_probe_read_kernel(&traced, sizeof(traced), task + TASK_PTRACE);
+    if (!traced)
+        return false;
+    bpf_probe_read_kernel(&parent, sizeof(parent), task + TASK_PARENT);
+    bpf_probe_read_kernel(&tracer, sizeof(tracer), (char *)parent + TASK_TGID);
+    return bpf_map_lookup_elem(&tracers, &tracer);
 }
 
 SEC("uprobe")
@@ -193,12 +232,12 @@ int at_site(struct registers *ctx)
     u32 thread = bpf_get_current_pid_tgid();
     if (bpf_map_lookup_elem(&watched, &thread) || (!rule->all && !selects(rule, thread, key.nr)))
         return 0;
-    /* Nobody but a tracer may see the signal. */
     char *task = (char *)bpf_get_current_task();
-    u32 traced = 0;
-    bpf_probe_read_kernel(&traced, sizeof(traced), task + TASK_PTRACE);
-    if (!traced)
+    if (!is_ours(task)) {
+        if (!add_one(&untraced, &key))
+            drop();
         return 0;
+    }
     u32 signal = arming_signal(task);
     if (!signal) {
         /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
@@ -220,7 +259,8 @@ int at_site(struct registers *ctx)
         drop();
         return 0;
     }
-    bpf_send_signal_thread(signal);
+    if (bpf_send_signal_thread(signal))
+        bpf_map_delete_elem(&armed, &thread); /* else it would be taken for the reason of the next one */
     return 0;
 }
 
@@ -256,5 +296,6 @@ int on_sched_process_exit(void)
     u32 thread = bpf_get_current_pid_tgid();
     bpf_map_delete_elem(&armed, &thread);
     bpf_map_delete_elem(&watched, &thread);
+    bpf_map_delete_elem(&tracers, &thread);
     return 0;
 }

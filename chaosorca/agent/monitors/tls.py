@@ -19,7 +19,7 @@ from chaosorca.agent.elf import Elf
 from chaosorca.agent.libbpf import Program
 from chaosorca.agent.proc import CodeFile, FileId
 from chaosorca.agent.targets import Target
-from chaosorca.agent.uprobes import Uprobes
+from chaosorca.agent.uprobes import Identities, Uprobes
 from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")
@@ -69,6 +69,7 @@ class TlsProbes:
         self._uprobes: Uprobes | None = None
         self._looker: threading.Thread | None = None
         self._targets: dict[int, _Watched] = {}
+        self._identities = Identities()
         self._attached: dict[FileId, Callable[[], None] | None] = {}
         self._problems: dict[FileId, str] = {}
 
@@ -187,7 +188,7 @@ class TlsProbes:
         """The TLS libraries in a process's root folder."""
         root = self._proc / str(pid) / "root"
         with contextlib.suppress(OSError):
-            return _by_identity(
+            return self._by_identity(
                 CodeFile((0, 0), f"/{path.relative_to(root)}", path)
                 for folder in _FOLDERS
                 for path in root.glob(f"{folder}/libssl*")
@@ -197,7 +198,7 @@ class TlsProbes:
 
     def _libraries(self, pid: int) -> dict[FileId, CodeFile]:
         """The TLS libraries that a process has loaded."""
-        return _by_identity(one for one in procfs.code_files(self._proc, pid) if "libssl" in one.name)
+        return self._by_identity(one for one in procfs.code_files(self._proc, pid) if "libssl" in one.name)
 
     def _attach_all(self, libraries: dict[FileId, CodeFile]) -> None:
         for file in libraries.keys() - self._attached.keys():
@@ -223,6 +224,13 @@ class TlsProbes:
             attached.callback(self._prepared.put(_ON_CALL, path, calls))
             return attached.pop_all().close
 
+    def _by_identity(self, files: Iterable[CodeFile]) -> dict[FileId, CodeFile]:
+        found = {}
+        for one in files:
+            with contextlib.suppress(OSError):
+                found[self._identities.of(one, self._attached.__contains__)] = one
+        return found
+
     def _take_unused_away(self) -> None:
         used = set().union(*(watched.files() for watched in self._targets.values()))
         unused = self._attached.keys() - used
@@ -235,11 +243,3 @@ class TlsProbes:
 
 def _text(name: bytes) -> str:
     return name.split(b"\0", 1)[0].decode(errors="replace")
-
-
-def _by_identity(files: Iterable[CodeFile]) -> dict[FileId, CodeFile]:
-    found = {}
-    for one in files:
-        with contextlib.suppress(OSError):
-            found[one.identity()] = one
-    return found

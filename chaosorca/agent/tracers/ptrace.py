@@ -19,7 +19,7 @@ from pathlib import Path
 
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.histogram import histogram_of
-from chaosorca.agent.tracers.session import Calls, OnCalls, Restarts
+from chaosorca.agent.tracers.session import Calls, OnCalls, Restarts, traced_by
 from chaosorca.agent.tracers.tracer import ENDED, FOREIGN, LOST, PROGRAM, Asked, Tracer
 from chaosorca.model.arguments import FileArgument, file_arguments
 from chaosorca.model.errno import errno_name, errno_number
@@ -31,7 +31,7 @@ from chaosorca.model.when import when_bounds
 _SPENT = 1
 _EFFECT_BITS = {1: "delay_enter", 2: "error", 4: "retval", 8: "signal", 16: "delay_exit"}
 _REPLACED, _RETURNED = 0x100, 0x200
-_SLOT = struct.Struct("=QQ")
+_SLOT = struct.Struct("=QQQ")
 _SLOTS, _NR_MAX = 64, 1024
 _SEEN_AT = _SLOTS * _SLOT.size
 _STATE_SIZE = _SEEN_AT + 8 * _NR_MAX
@@ -149,7 +149,7 @@ class PtraceSession:
         slot = next((slot for slot in range(_SLOTS) if slot not in taken), None)
         if slot is None:
             raise AgentError(f"a container can have {_SLOTS} faults at a time: stop one first")
-        _SLOT.pack_into(self._state, slot * _SLOT.size, 0, seed)
+        _SLOT.pack_into(self._state, slot * _SLOT.size, 0, 0, seed)
         rule = _Rule(fault, slot, time.monotonic() + seconds)
         self._give_marks()
         self._rules[key] = rule
@@ -225,10 +225,12 @@ class PtraceSession:
         ]
         if self._lost:
             result.append(f"{self._lost} calls that were tampered with are not in the figures: the agent did not read for too long")
-        if self._untold:
-            untold = "calls that were tampered with are not in the figures: their tracer ended before it told of them"
-            result.append(f"{self._untold} {untold}")
-        return result
+        return result + self.untold()
+
+    def untold(self) -> list[str]:
+        """See `Session.untold`."""
+        untold = "calls that were tampered with are not in the figures: their tracer ended before it told of them"
+        return [f"{self._untold} {untold}"] if self._untold else []
 
     def stop(self) -> None:
         """See `Session.stop`."""
@@ -242,6 +244,7 @@ class PtraceSession:
                 self._end_tracer(tracer)
             else:
                 tracer.stop()
+                self._untold += tracer.untold
         self._rules.clear()
         self._close_state()
 
@@ -312,7 +315,7 @@ class PtraceSession:
             if tracer is None or tracer in own:
                 continue  # it has ended, or is attached
             if tracer:
-                return f"thread {tid} is being traced by process {tracer} ({procfs.command_name(self._proc, tracer)})"
+                return traced_by(self._proc, tid, tracer)
             error = asked.refused.get(tid)
             return f"thread {tid} could not be attached: {errno_name(error) if error else 'it did not stop in time'}"
         return None

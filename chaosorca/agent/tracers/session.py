@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from chaosorca.agent import proc as procfs
 from chaosorca.agent.histogram import Histogram
 from chaosorca.model.fault import Fault
 
@@ -59,6 +61,11 @@ class Restarts:
         return None
 
 
+def traced_by(proc: Path, tid: int, tracer: int) -> str:
+    """Why a thread that somebody else traces is not attached."""
+    return f"thread {tid} is being traced by process {tracer} ({procfs.command_name(proc, tracer)})"
+
+
 class Session(Protocol):
     """The faults of one container, and its threads' tracers."""
 
@@ -99,6 +106,9 @@ class Session(Protocol):
 
     def warnings(self) -> list[str]:
         """What a user should know of the processes."""
+
+    def untold(self) -> list[str]:
+        """What is missing in the figures, for good once it has stopped."""
 
     def stop(self) -> None:
         """Let go of all threads. Idempotent."""

@@ -302,6 +302,10 @@ class StraceSession:
         """See `Session.warnings`."""
         return []
 
+    def untold(self) -> list[str]:
+        """See `Session.untold`."""
+        return []
+
     def stop(self) -> None:
         """See `Session.stop`."""
         for tracer in self._tracers:

@@ -57,7 +57,7 @@ class UprobeSession(PtraceSession):
         self._traced: set[int] = set()
         self._watched: set[int] = set()
         self._passed_by = 0
-        self._unprobed = ""
+        self._unprobed = self._uncovered = ""
         self._probing = threading.Lock()  # a probe of a fault that has ended meanwhile would stay
         super().__init__(numbers, on_calls, spawner, marks, proc, program)
         self._looker = threading.Thread(target=self._look_at_new_code, name="looker", daemon=True)
@@ -101,6 +101,7 @@ class UprobeSession(PtraceSession):
         if time.monotonic() - self._looked_at > _LOOKS_AT_ALL_EVERY:
             self._looked_at, new = time.monotonic(), self._traced
         self._probe_on(new)
+        self._judge(new)
         reason = super().supervise(pids)
         if (deaf := sum(self._arming.deaf(self._number).values())) != self._passed_by:
             self._passed_by = deaf
@@ -122,7 +123,12 @@ class UprobeSession(PtraceSession):
             "injector 'ptrace' would hit them"
             for nr, count in self._arming.deaf(self._number).items()
         ]
-        return super().warnings() + deaf + ([f"{self._unprobed}: calls from there are not hit"] if self._unprobed else [])
+        untraced = [
+            f"{count} calls of {self._names[nr]} were let pass, because their processes had only just come, or are traced by others"
+            for nr, count in self._arming.untraced(self._number).items()
+        ]
+        unprobed = [f"{why}: calls from there are not hit" for why in (self._unprobed, self._uncovered) if why]
+        return super().warnings() + deaf + untraced + unprobed
 
     def stop(self) -> None:
         """See `Session.stop`."""
@@ -139,6 +145,7 @@ class UprobeSession(PtraceSession):
             self._arming.watch(tid, False)
 
     def _prepare_tracer(self, tracer: Tracer) -> None:
+        self._arming.know_tracer(tracer.pid)
         answer = tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
         if answer is None or answer.value:
             raise AgentError("the tracer could not open the map of armed threads")
@@ -164,6 +171,14 @@ class UprobeSession(PtraceSession):
             self._probe(pids)
         except AgentError as error:
             self._unprobed = str(error)
+        except OSError as error:  # whatever has become of a file
+            self._unprobed = f"a probe could not be put: {error}"
+
+    def _judge(self, pids: Collection[int]) -> None:
+        """Look whether all calls of code that has come since the beginning come by a probe."""
+        why = self._arming.cannot(pids)
+        if why or pids is self._traced:
+            self._uncovered = why
 
     def _watch_deaf(self, pids: Collection[int]) -> None:
         """Have threads that keep the signals blocked which would stop them be stopped at each call; Redis's helpers are such."""
@@ -195,8 +210,8 @@ class UprobeSession(PtraceSession):
 
     def _take_event(self, kind: int, key: int, thread: int, value: int) -> None:
         super()._take_event(kind, key, thread, value)
-        if kind == ENDED and key in self._rules:
-            self._arming.drop_rule(self._number, self._numbers_of(self._rules[key].fault))
+        if kind == ENDED and (rule := self._rules.get(key)) is not None:
+            self._arming.drop_rule(self._number, self._numbers_of(rule.fault))
         elif kind == EXEC:
             self._new_programs.put(thread)
 
@@ -216,3 +231,4 @@ class UprobeSession(PtraceSession):
             self._probe_on([tid])
             for tracer in self._tracers:  # all others know no such thread
                 tracer.ask(f"go {tid}")
+            self._judge([tid])

@@ -208,6 +208,11 @@ bool rule_take(const struct rule *rule, struct slot *slot)
     return true;
 }
 
+void rule_give_back(struct slot *slot)
+{
+    __atomic_sub_fetch(&slot->used, 1, __ATOMIC_RELAXED);
+}
+
 int64_t rule_result(const struct rule *rule)
 {
     return rule->effects & ERROR ? -(int64_t)rule->error : rule->retval;

@@ -56,7 +56,8 @@ struct rule {
 /* What all tracers of a container share, and has to outlive one that is killed: the agent keeps this memory. */
 struct state {
     struct slot {
-        uint64_t used;   /* calls hit so far */
+        uint64_t used;   /* of its budget: calls that are hit, or are to be */
+        uint64_t hit;    /* calls hit so far */
         uint64_t random; /* the generator's state */
     } slots[SLOTS];
     uint64_t seen[NR_MAX]; /* calls made, of any kind, by number */
@@ -86,6 +87,9 @@ bool rule_draw(const struct rule *rule, struct slot *slot);
 
 /* Whether the budget lets the rule act on a call; if so, it is taken from it. Never for a placebo. */
 bool rule_take(const struct rule *rule, struct slot *slot);
+
+/* The call that was taken from the budget is not made, and another one may be hit in its place. */
+void rule_give_back(struct slot *slot);
 
 /* The result that the rule forges. */
 int64_t rule_result(const struct rule *rule);

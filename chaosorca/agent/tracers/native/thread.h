@@ -32,7 +32,7 @@ struct thread {
     bool is_foreign;
     bool is_watched;     /* it cannot be armed, and stops at each call, where the others are */
     bool follows;        /* it is armed, and shall stop at its next call all the same */
-    int owed;            /* the signal that armed it, if it has not arrived yet */
+    uint64_t owed;       /* the signals that have armed it and not arrived yet, each a bit by its number */
     struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */
     struct count *counts;          /* by system call; only where some rule counts */
     struct thread *next;           /* in the table */

@@ -151,13 +151,18 @@ static struct {
 } met_last;
 
 /* Read what there is in the kernel's map for a thread, or take it. */
-static bool read_armed(struct thread *thread, struct armed_call *call, bool taking)
+static bool read_armed(pid_t tid, struct armed_call *call, bool taking)
 {
-    uint32_t key = (uint32_t)thread->tid;
+    uint32_t key = (uint32_t)tid;
     union bpf_attr attr = {.map_fd = (uint32_t)armed};
     attr.key = (uint64_t)(uintptr_t)&key;
     attr.value = (uint64_t)(uintptr_t)call;
     return !syscall(SYS_bpf, taking ? BPF_MAP_LOOKUP_AND_DELETE_ELEM : BPF_MAP_LOOKUP_ELEM, &attr, sizeof(attr));
+}
+
+static uint64_t bit(int signal)
+{
+    return 1ULL << (signal - 1);
 }
 
 static bool is_from_kernel(struct thread *thread)
@@ -273,6 +278,24 @@ static void let_go(struct thread *thread, int signal)
 
 static void leave(struct thread *thread, int64_t result);
 
+static bool take(struct active_rule *active)
+{
+    bool is_taken = rule_take(active->rule, active->slot);
+    legacy->taken += is_taken;
+    return is_taken;
+}
+
+static void give_back(struct active_rule *active)
+{
+    rule_give_back(active->slot);
+    legacy->taken--;
+}
+
+static void count_hit(struct active_rule *active, int number)
+{
+    __atomic_add_fetch(&active->slot->hit, (uint64_t)number, __ATOMIC_RELAXED);
+}
+
 /* The call is jumped over: it never enters the kernel. */
 static void skip(struct thread *thread)
 {
@@ -281,6 +304,8 @@ static void skip(struct thread *thread)
     if (skip_call(thread->tid, thread->begin, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
         int pass_on = thread->pass_on;
         thread->pass_on = 0;
+        count_hit(thread->rule, -1);
+        give_back(thread->rule);
         forget_call(thread, false, 0);
         next_call(thread, pass_on);
         return;
@@ -333,13 +358,6 @@ static bool is_decided_in_kernel(const struct rule *rule, const struct thread *t
     return !stops_at_calls(thread) && !rule->path && !rule->process;
 }
 
-static bool take(struct active_rule *active)
-{
-    bool is_taken = rule_take(active->rule, active->slot);
-    legacy->taken += is_taken;
-    return is_taken;
-}
-
 static bool selects(struct active_rule *active, const struct call *call, struct thread *thread, const uint64_t arguments[6])
 {
     const struct rule *rule = active->rule;
@@ -366,22 +384,29 @@ static void begin_call(struct thread *thread, struct active_rule *active, int nr
     thread->began = began;
     thread->held = 0;
     thread->done = 0;
-    active->calls++;
+    active->calls += 2; /* it stays while we look at it */
+    count_hit(active, 1);
     if (active->rule->effects & DELAY_ENTER && !active->is_cut)
         hold(thread, HELD_ENTRY, active->rule->enter_ns);
     else
         enter(thread);
-    if (active->rule->budget && active->slot->used >= active->rule->budget) {
+    if (active->rule->budget && __atomic_load_n(&active->slot->hit, __ATOMIC_RELAXED) >= active->rule->budget) {
         active->why = SPENT;
         close_rule(active);
     }
+    active->calls--;
+    rule_check_ended(active);
 }
 
+/* The call that a thread was to be hit at is let pass. */
 static void unchoose(struct thread *thread)
 {
     struct active_rule *active = thread->chosen;
+    bool is_taken = active && !thread->is_undecided;
     thread->chosen = NULL;
     thread->is_undecided = false;
+    if (is_taken)
+        give_back(active);
     if (active) {
         active->chosen--;
         active->calls--;
@@ -552,11 +577,21 @@ static void close_rule(struct active_rule *active)
     active->is_closed = true;
 }
 
+static void let_pass(struct thread *thread)
+{
+    if (thread->chosen && thread->chosen->is_cut) {
+        unchoose(thread);
+        thread->follows = false;
+    }
+}
+
 /* It hits no more calls, and those that it holds go on now. The caller keeps it from being forgotten meanwhile. */
 static void cut_rule(struct active_rule *active)
 {
     close_rule(active);
     active->is_cut = true;
+    if (active->chosen)
+        thread_each(let_pass);
     while (active->held.first)
         release(active->held.first);
     while (active->held_after.first)
@@ -643,8 +678,11 @@ static bool is_ours_or_gone(pid_t tid)
 
 static bool seize(pid_t tid, struct attachment *attachment)
 {
+    struct armed_call left;
     if (thread_find(tid))
         return false;
+    if (armed >= 0) /* by a tracer that is gone: it would be taken for the reason of a signal of the program's own */
+        read_armed(tid, &left, true);
     if (ptrace(PTRACE_SEIZE, tid, 0, OPTIONS)) {
         int error = errno;
         if (!is_ours_or_gone(tid))
@@ -685,12 +723,19 @@ static void attach(uint32_t asked, pid_t pid)
     check_attached(attachment);
 }
 
+static void leave_new_programs(struct thread *thread)
+{
+    if (thread->state == HELD_EXEC) {
+        queue_remove(&new_programs, thread);
+        thread->state = RUNNING;
+    }
+}
+
 static void has_ended(struct thread *thread)
 {
     unchoose(thread);
     has_stopped(thread);
-    if (thread->state == HELD_EXEC)
-        queue_remove(&new_programs, thread);
+    leave_new_programs(thread);
     forget_call(thread, false, 0);
     thread_remove(thread);
 }
@@ -763,19 +808,23 @@ static bool at_signal(struct thread *thread, int signal)
 {
     struct armed_call call;
     bool may_be_ours = signal == SIGURG || signal == SIGWINCH;
-    bool is_armed = read_armed(thread, &call, may_be_ours);
+    bool is_armed = read_armed(thread->tid, &call, may_be_ours);
     bool is_ours = may_be_ours && (is_armed ? signal == call.signal && !call.own_came_first : is_from_kernel(thread));
-    if (thread->owed && (!is_armed || call.signal == thread->owed)) { /* the call has been seen to */
-        if (!is_ours || signal != thread->owed)
+    uint64_t arrived = bit(signal);
+    if (thread->owed && (!is_armed || thread->owed & bit(call.signal))) { /* the call has been seen to */
+        if (!is_ours || !(thread->owed & arrived))
             return false;
-        thread->owed = 0;
+        thread->owed &= ~arrived;
         next_call(thread, is_armed ? own_signal(thread, &call) : 0);
         return true;
     }
     if (!is_armed)
         return false;
     near_stopped(thread->tid, call.processor);
-    thread->owed = signal == call.signal ? 0 : call.signal; /* if that is the program's own, ours has become one with it */
+    if (signal == call.signal) /* if that is the program's own, ours has become one with it */
+        thread->owed &= ~arrived;
+    else
+        thread->owed |= bit(call.signal);
     at_armed(thread, &call, is_ours ? own_signal(thread, &call) : signal);
     return true;
 }
@@ -813,7 +862,7 @@ static void at_stop(pid_t tid, int status)
 
 static void let_new_program_go(struct thread *thread)
 {
-    queue_remove(&new_programs, thread);
+    leave_new_programs(thread);
     next_call(thread, 0);
 }
 
@@ -1019,6 +1068,13 @@ static uint64_t keep_time(void)
     return last < next ? last : next;
 }
 
+/* A thread that is let go of by our end alone may be in a call that was delayed. */
+static void tell_of_call(struct thread *thread)
+{
+    leave_new_programs(thread);
+    forget_call(thread, false, 0);
+}
+
 /* ---- the process ---- */
 
 int main(int argc, char **argv)
@@ -1059,6 +1115,7 @@ int main(int argc, char **argv)
         if (!may_be_more)
             sleep_until(said_by < next ? said_by : next);
     }
+    thread_each(tell_of_call);
     /* Nobody waits for us any more: now the agent may take its time to read. */
     if (detach_asked)
         answer(detach_asked, 0);
