@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from itertools import pairwise
 from statistics import mean, stdev
@@ -87,6 +88,26 @@ def test_threads_and_children_draw_for_themselves(injector: str, observers: Obse
     assert len(patterns) == len(workers) == 9
     assert all(0.2 < worker.tally[EIO] / 2000 < 0.3 for worker in workers)
     assert sum(injected.values()) == sum(worker.tally[EIO] for worker in workers)
+
+
+def test_system_calls_draw_for_themselves(injector: str, observers: Observers) -> None:
+    round_ = Round(("getppid", "read"), 500)
+    (worker,), _injected = observe(observers.get("dynamic"), injector, round_, syscall="getppid,read", error="EIO", probability=0.5)
+    hits = [[result == EIO for result in worker.of(step).results] for step in (0, 1)]
+    assert all(180 < sum(one) < 320 for one in hits)
+    assert 180 < sum(one == other for one, other in zip(*hits, strict=True)) < 320
+
+
+def test_calls_that_are_held_when_the_fault_ends_have_been_hit(injector: str, observers: Observers) -> None:
+    observer = observers.get("dynamic")
+    observer.prepare(Round(("getppid",), 0, alone=False, threads=8, early=True, recorded=32))
+    start_fault(container=observer.name, injector=injector, syscall="getppid", delay_enter="200ms")
+    observer.begin()
+    time.sleep(0.7)
+    (stopped,) = stop_fault(container=observer.name)["stopped"]
+    observer.end_round()
+    workers = observer.result()
+    assert stopped["injected"]["getppid"] == sum(second > 0.02 for worker in workers for second in worker.seconds) >= 16
 
 
 def test_a_probability_is_of_those_that_when_allows(injector: str, observers: Observers) -> None:

@@ -113,6 +113,8 @@ static void test_dice_and_budget(void)
     for (hits = 0; hits < 200 && rule_take(&rule, &slot); hits++)
         CHECK(slot.used == (uint64_t)hits + 1);
     CHECK(hits == 100 && slot.used == 100 && !rule_take(&rule, &slot));
+    rule_give_back(&slot);
+    CHECK(rule_take(&rule, &slot) && !rule_take(&rule, &slot));
     rule.placebo = true;
     slot = (struct slot){0};
     CHECK(rule_draw(&rule, &slot) && !rule_take(&rule, &slot) && !slot.used);

@@ -1,0 +1,58 @@
+"""A process that somebody else traces, in a container under a fault: it is told of, and its tracer sees no signal of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from conftest import wait_for
+from docker.models.containers import Container
+
+from chaosorca.actions.faults import start_fault, stop_fault
+from chaosorca.engine.agent import find_agent
+from chaosorca.engine.client import connect
+
+DEBUGGER = """
+    use POSIX ":sys_wait_h"; my $child = fork;
+    if (!$child) {
+        syscall(101, 0, 0, 0, 0); kill 'STOP', $$;
+        for (1 .. 300) { $denied++ unless open F, '<', '/etc/hostname'; select undef, undef, undef, 0.005 }
+        exit($denied ? 1 : 0);
+    }
+    my %seen; my $left;
+    while (waitpid($child, 0) == $child) {
+        $left = ${^CHILD_STATUS_NATIVE};
+        last unless WIFSTOPPED($left);
+        my $signal = WSTOPSIG($left); $seen{$signal}++;
+        syscall(101, 7, $child, 1, $signal == 19 ? 0 : $signal);
+    }
+    print "{", join(",", map { qq("$_":$seen{$_}) } sort keys %seen), qq(,"exit":), WEXITSTATUS($left), "}\\n";
+"""
+"""Traces its child at once, lets it open a file 300 times, and tells by which signals it was stopped. 101 is ptrace: 0 is
+PTRACE_TRACEME, 7 PTRACE_CONT; 19 is the SIGSTOP by which the child waits for it."""
+
+
+@pytest.mark.parametrize("injector", ["uprobe", "ptrace"])
+def test_a_debugger_that_comes_is_told_of_and_not_disturbed(injector: str, run_container: Callable[..., Container]) -> None:
+    target = run_container(["sleep", "infinity"])
+    started = start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname", injector=injector)
+    client = connect().api
+    run = client.exec_create(target.id, ["perl", "-e", DEBUGGER])["Id"]
+    output = client.exec_start(run, stream=True)
+
+    def told() -> list[str]:
+        agent = find_agent(connect())
+        assert agent is not None
+        (fault,) = [one for one in agent.ask("status")["faults"] if one["fault"] == started["fault"]]
+        return [one["reason"] for one in fault["not_attached"]]
+
+    wait_for(lambda: bool(told()))
+    (reason,) = told()
+    assert "is being traced by process" in reason and "(perl)" in reason
+    assert json.loads(b"".join(output)) == {"19": 1, "exit": 0}, "it was stopped by its own signal only, and no call was hit"
+    wait_for(lambda: not told())
+    (stopped,) = stop_fault(container=target.name)["stopped"]
+    assert sum(stopped["injected"].values()) == 0
+    if injector == "uprobe":
+        assert any("are traced by others" in warning for warning in stopped["warnings"])
