@@ -1071,6 +1071,7 @@ static uint64_t keep_time(void)
 /* A thread that is let go of by our end alone may be in a call that was delayed. */
 static void tell_of_call(struct thread *thread)
 {
+    unchoose(thread);
     leave_new_programs(thread);
     forget_call(thread, false, 0);
 }
