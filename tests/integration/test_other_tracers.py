@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -14,23 +13,21 @@ from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 
 DEBUGGER = """
-    use POSIX ":sys_wait_h"; my $child = fork;
+    my $child = fork;
     if (!$child) {
         syscall(101, 0, 0, 0, 0); kill 'STOP', $$;
         for (1 .. 300) { $denied++ unless open F, '<', '/etc/hostname'; select undef, undef, undef, 0.005 }
         exit($denied ? 1 : 0);
     }
-    my %seen; my $left;
-    while (waitpid($child, 0) == $child) {
-        $left = ${^CHILD_STATUS_NATIVE};
-        last unless WIFSTOPPED($left);
-        my $signal = WSTOPSIG($left); $seen{$signal}++;
+    my $status = pack("i", 0);
+    while (syscall(61, $child, $status, 0, 0) == $child && (unpack("i", $status) & 0xff) == 0x7f) {
+        my $signal = unpack("i", $status) >> 8; push @seen, $signal;
         syscall(101, 7, $child, 1, $signal == 19 ? 0 : $signal);
     }
-    print "{", join(",", map { qq("$_":$seen{$_}) } sort keys %seen), qq(,"exit":), WEXITSTATUS($left), "}\\n";
+    print "@seen, exit ", unpack("i", $status) >> 8;
 """
 """Traces its child at once, lets it open a file 300 times, and tells by which signals it was stopped. 101 is ptrace: 0 is
-PTRACE_TRACEME, 7 PTRACE_CONT; 19 is the SIGSTOP by which the child waits for it."""
+PTRACE_TRACEME, 7 PTRACE_CONT; 61 is wait4; 19 is the SIGSTOP by which the child waits for it."""
 
 
 @pytest.mark.parametrize("injector", ["uprobe", "ptrace"])
@@ -50,7 +47,7 @@ def test_a_debugger_that_comes_is_told_of_and_not_disturbed(injector: str, run_c
     wait_for(lambda: bool(told()))
     (reason,) = told()
     assert "is being traced by process" in reason and "(perl)" in reason
-    assert json.loads(b"".join(output)) == {"19": 1, "exit": 0}, "it was stopped by its own signal only, and no call was hit"
+    assert b"".join(output) == b"19, exit 0", "it was stopped by its own signal only, and no call was hit"
     wait_for(lambda: not told())
     (stopped,) = stop_fault(container=target.name)["stopped"]
     assert sum(stopped["injected"].values()) == 0
