@@ -257,3 +257,6 @@ def test_each_program_counts_the_same_and_a_full_map_is_told_of(
     assert found["counts"]["execve:"] == found["timed"]["execve"] == 1, "made by a thread that is not its process's first"
     assert found["counts"]["exit_group:"] == 1
     assert "exit_group" not in found["timed"]
+    in_map = {"syscalls": (), "syscalls_plain": ("in_flight",)}[program]
+    assert [table for table in found["entries"] if table == "in_flight"] == list(in_map)
+    assert all(0 < found["entries"][table] < 100 for table in in_map), "whatever threads are in now, and no more"

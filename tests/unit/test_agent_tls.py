@@ -36,10 +36,13 @@ class Map:
     def entries(self) -> list[tuple[Any, Any]]:
         return list(self.content.items())
 
+    def __len__(self) -> int:
+        return len(self.content)
+
 
 class Kernel:
     def __init__(self) -> None:
-        self.maps = {name: Map() for name in ("tls_cgroups", "secured", "strangers", "processes")}
+        self.maps = {name: Map() for name in ("tls_cgroups", "secured", "strangers", "processes", "calls")}
 
     def __getitem__(self, name: str) -> Map:
         return self.maps[name]
@@ -202,3 +205,10 @@ def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
     assert (one.name, one.path) == ("/opt/with space", tmp_path / "10" / "map_files" / "1000-2000")
     assert procfs.virtual_pages(tmp_path, 10) == 100
     assert (procfs.code_files(tmp_path, 11), procfs.virtual_pages(tmp_path, 11)) == ([], 0)
+
+
+def test_what_is_in_use_of_its_maps_is_told(probes: TlsProbes) -> None:
+    assert TlsProbes().entries() == {}
+    probes.watch(3, Target(cgroups=(7, 8)))
+    probes._program["strangers"].put((3, 9), b"java")
+    assert probes.entries() == {"tls_cgroups": 2, "processes": 0, "strangers": 1, "calls": 0}

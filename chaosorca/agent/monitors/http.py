@@ -220,7 +220,7 @@ class HttpMonitor:
                     for name in both
                     for role, role_name in enumerate(_ROLES)
                 },
-                entries={"connections": self._connections, "secured": self._secured, "counts": len(counts)},
+                entries={"connections": self._connections, "secured": self._secured, "counts": len(counts), **self._tls.entries()},
                 dropped=dropped,
             )
 

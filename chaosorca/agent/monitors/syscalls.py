@@ -32,7 +32,9 @@ _LAYOUTS = {
     "ended_io": ("=I", "=QQQQ"),
     "dropped": ("=I", "=Q"),
 }
-"""Of the maps in bpf/syscalls.c; what a thread is in is the kernel's alone."""
+"""Of the maps in bpf/syscalls.c; what a thread is in is the kernel's alone,"""
+_OWN_LAYOUTS = {"syscalls_plain": {"in_flight": ("=I", "=QQ6I")}}
+"""but where it is in a map that can be full."""
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
 """How many system calls of all targets are kept, by target and number; fewer where they would take more bytes than that."""
@@ -246,12 +248,17 @@ class SyscallMonitor:
 def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
     """The first program that this kernel takes."""
     *better, last = _PROGRAMS
+
+    def load(name: str) -> Program:
+        layouts = _LAYOUTS | _OWN_LAYOUTS.get(name, {})
+        return Program(name, layouts, constants, capacities=capacities, later=_COUNTING)
+
     for name in better:
         try:
-            return Program(name, _LAYOUTS, constants, capacities=capacities, later=_COUNTING)
+            return load(name)
         except AgentError as error:
             _log.info("%s: a slower one is taken", error)
-    return Program(last, _LAYOUTS, constants, capacities=capacities, later=_COUNTING)
+    return load(last)
 
 
 def _capacities(processors: int) -> dict[str, int]:

@@ -40,6 +40,8 @@ _LAYOUTS = {
     "calls": ("=I", "=QQQQIHH"),
 }
 """Of the maps in bpf/tls.c."""
+_COUNTED = ("tls_cgroups", "processes", "strangers", "calls")
+"""What is counted at each scrape; `secured` is large, and `sweep` tells of it."""
 _GONE = (FileNotFoundError, ProcessLookupError)
 _log = logging.getLogger("chaosorca.agent")
 
@@ -120,6 +122,10 @@ class TlsProbes:
     def sweep(self, asked: bytes) -> int:
         """Give up on old requests; return how many connections there are."""
         return int(SWEEP.unpack(self._program.run("sweep_tls", asked))[2]) if self._program else 0
+
+    def entries(self) -> dict[str, int]:
+        """How many entries are in use, by map; those of connections are told by `sweep`."""
+        return {table: len(self._program[table]) for table in _COUNTED} if self._program else {}
 
     def problems(self, number: int) -> list[str]:
         """What is wrong with the libraries that a target's processes use now."""
