@@ -193,7 +193,8 @@ def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence
 
 
 SCRIPT = """
-import json, os, sys, threading
+import ctypes, json, mmap, os, struct, subprocess, sys, threading
+from pathlib import Path
 from chaosorca.agent.monitors import syscalls
 from chaosorca.agent.targets import Target, own_cgroup
 
@@ -216,9 +217,29 @@ if os.fork() == 0:
     threading.Thread(target=os.execv, args=("/bin/true", ["true"])).start()
     threading.Event().wait()
 os.wait()
+
+# A 32-bit program: getpid, which is writev's number, 1000 times, and exit_group.
+code = bytes.fromhex("bee8030000 b814000000 cd80 4e 75f6 b8fc000000 31db cd80")
+at, header, size = 0x08048000, 84, 84 + len(code)
+elf = struct.pack("<16s2H5I6H", b"\x7fELF\x01\x01\x01", 2, 3, 1, at + header, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+elf += struct.pack("<8I", 1, 0, at, at, size, size, 5, 4096) + code
+Path("/tmp/of-32-bit").write_bytes(elf)
+os.chmod("/tmp/of-32-bit", 0o755)
+try:
+    subprocess.run(["/tmp/of-32-bit"], check=True)
+    ran = True
+except OSError:  # a kernel without
+    ran = False
+# The same by a 64-bit one.
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex("b814000000 cd80 c3"))
+getpid = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+found = [getpid() for _ in range(7)] if ran else []
+assert set(found) <= {os.getpid()}
 counts, durations = monitor.figures()
 program = monitor.program()
 print(json.dumps({
+    "of_32_bit": ran,
     "counts": {call + ":" + error: count for (_, call, error), count in counts.items()},
     "timed": {call: sum(one.slots) for (_, call), one in durations.items()},
     "dropped": program.dropped(),
@@ -251,12 +272,17 @@ def test_each_program_counts_the_same_and_a_full_map_is_told_of(
         assert found["entries"]["calls"] == capacity
         return
     assert found["dropped"] == 0
+    in_map = {"syscalls": (), "syscalls_plain": ("in_flight",)}[program]
+    assert [table for table in found["entries"] if table == "in_flight"] == list(in_map)
+    assert all(0 < found["entries"][table] < 100 for table in in_map), "whatever threads are in now, and no more"
     assert found["counts"]["getppid:"] == found["timed"]["getppid"] == 16_000
     (missing,) = (call for call in found["counts"] if re.fullmatch(r"f?access(at2?)?:ENOENT", call))
     assert found["counts"][missing] >= 16_000
     assert found["counts"]["execve:"] == found["timed"]["execve"] == 1, "made by a thread that is not its process's first"
     assert found["counts"]["exit_group:"] == 1
     assert "exit_group" not in found["timed"]
-    in_map = {"syscalls": (), "syscalls_plain": ("in_flight",)}[program]
-    assert [table for table in found["entries"] if table == "in_flight"] == list(in_map)
-    assert all(0 < found["entries"][table] < 100 for table in in_map), "whatever threads are in now, and no more"
+    if found["of_32_bit"]:
+        by_64_bit = {"syscalls": 7, "syscalls_plain": 0}[program]
+        assert found["counts"]["compat:20:"] == found["timed"]["compat:20"] == 1000 + by_64_bit
+        assert found["counts"]["compat:252:"] == 1
+        assert found["counts"].get("writev:", 0) == 7 - by_64_bit

@@ -4,6 +4,7 @@
  * A call counts once, at its exit, if its entry was seen. Calls that never return to where they were made (exit, exit_group,
  * rt_sigreturn) count at their entry. The child's return from fork or clone has no entry of its own and does not count.
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
+ * Calls of 32-bit x86 have numbers of their own, which are told apart by OF_32_BIT.
  *
  * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and one
  * at each end at whether anything is kept of the thread. How many containers are watched makes no difference to them. A thread that is
@@ -17,9 +18,12 @@
 #define TIMED_BY_CALL 1
 #define TIMED_BY_THREAD 2
 
+#define OF_32_BIT (1u << 31)
+
 const volatile u32 NR_EXIT;
 const volatile u32 NR_EXIT_GROUP;
 const volatile u32 NR_RT_SIGRETURN;
+const volatile u32 CODE_SEGMENT_AT; /* in the registers of x86-64; 0: this is another machine */
 const volatile u32 IOAC_READ; /* 0: this kernel does not tell */
 const volatile u32 IOAC_WRITTEN;
 const volatile u32 IOAC_READS;
@@ -119,11 +123,21 @@ static __always_inline bool is_timed_here(const struct call *call)
     return true;
 }
 
+static __always_inline bool never_returns(u32 nr)
+{
+    if (nr & OF_32_BIT) {
+        nr -= OF_32_BIT;
+        return nr == 1 /* exit */ || nr == 252 /* exit_group */ || nr == 119 /* sigreturn */ || nr == 173 /* rt_sigreturn */;
+    }
+    return nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN;
+}
+
 /* A function of its own, as its like below: what is not watched does not even have its registers saved. */
 static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct call *own = remembered();
-    struct call call = {.group = current_group(), .version = switches.version, .epoch = switches.epoch};
+    struct task_struct *task = current();
+    struct call *own = remembered(task);
+    struct call call = {.group = group_of(task), .version = switches.version, .epoch = switches.epoch};
     if (own && own->group == call.group && own->version == call.version) {
         call.watched = own->watched;
     } else {
@@ -138,9 +152,9 @@ static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
     long nr = ctx->args[1];
     if (nr < 0)
         return 0;
-    call.nr = nr;
-    if (nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN) {
-        struct figures *figures = figures_of(call.watched.target, nr);
+    call.nr = is_32_bit(task, ctx) ? nr | OF_32_BIT : nr;
+    if (never_returns(call.nr)) {
+        struct figures *figures = figures_of(call.watched.target, call.nr);
         if (figures)
             figures->succeeded++;
         else

@@ -12,7 +12,10 @@
 
 #ifndef PLAIN
 
+#include <bpf/bpf_core_read.h>
+
 #define AS_IN_KERNEL __attribute__((preserve_access_index))
+#define TS_COMPAT 2
 
 struct kernfs_node {
     u64 id;
@@ -26,7 +29,12 @@ struct css_set {
     struct cgroup *dfl_cgrp;
 } AS_IN_KERNEL;
 
+struct thread_info {
+    u32 status;
+} AS_IN_KERNEL;
+
 struct task_struct {
+    struct thread_info thread_info;
     struct css_set *cgroups;
     struct bpf_local_storage *bpf_storage;
 } AS_IN_KERNEL;
@@ -49,9 +57,15 @@ static __always_inline u64 current_cgroup(void)
 }
 
 /* What changes when the thread is put into another control group. */
-static __always_inline u64 current_group(void)
+static __always_inline u64 group_of(const struct task_struct *task)
 {
-    return (u64)current()->cgroups;
+    return (u64)task->cgroups;
+}
+
+/* Whether the call that the thread is in is one of 32-bit x86. */
+static __always_inline bool is_32_bit(const struct task_struct *task, UNUSED const struct bpf_raw_tracepoint_args *ctx)
+{
+    return bpf_core_field_exists(task->thread_info.status) && task->thread_info.status & TS_COMPAT;
 }
 
 static __always_inline bool may_be_remembered(void)
@@ -64,9 +78,9 @@ static __always_inline bool may_be_in_call(void)
     return may_be_remembered();
 }
 
-static __always_inline struct call *remembered(void)
+static __always_inline struct call *remembered(struct task_struct *task)
 {
-    return bpf_task_storage_get(&in_flight, current(), 0, 0);
+    return bpf_task_storage_get(&in_flight, task, 0, 0);
 }
 
 static __always_inline bool begin_call(struct call *own, const struct call *call)
@@ -85,7 +99,7 @@ static __always_inline bool end_call(struct call *call)
     if (!own)
         return false;
     if (!own->began) {
-        if (own->version != switches.version || own->group != current_group())
+        if (own->version != switches.version || own->group != group_of(current()))
             bpf_task_storage_delete(&in_flight, current());
         return false;
     }
@@ -100,6 +114,10 @@ static __always_inline void forget_call(void)
 
 #else
 
+#define USER_32 0x23 /* the code segment of 32-bit programs */
+
+struct task_struct;
+
 HASH(in_flight, u32, struct call, 65536);
 
 static __always_inline u64 current_cgroup(void)
@@ -107,9 +125,23 @@ static __always_inline u64 current_cgroup(void)
     return bpf_get_current_cgroup_id();
 }
 
-static __always_inline u64 current_group(void)
+static __always_inline struct task_struct *current(void)
+{
+    return NULL; /* it is not needed */
+}
+
+static __always_inline u64 group_of(UNUSED const struct task_struct *task)
 {
     return 0;
+}
+
+/* Whether the program is one of 32-bit x86, by its code segment: a 64-bit one that makes such a call is not told apart. */
+static __always_inline bool is_32_bit(UNUSED const struct task_struct *task, const struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 segment = 0;
+    if (CODE_SEGMENT_AT)
+        bpf_probe_read_kernel(&segment, sizeof(segment), (const char *)ctx->args[0] + CODE_SEGMENT_AT);
+    return segment == USER_32;
 }
 
 static __always_inline bool may_be_remembered(void)
@@ -122,7 +154,7 @@ static __always_inline bool may_be_in_call(void)
     return true;
 }
 
-static __always_inline struct call *remembered(void)
+static __always_inline struct call *remembered(UNUSED struct task_struct *task)
 {
     return NULL;
 }

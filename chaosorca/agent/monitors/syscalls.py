@@ -19,6 +19,9 @@ from chaosorca.model.errors import AgentError
 from chaosorca.model.syscalls import syscall_names, syscall_numbers
 
 TIMED_BY_CALL, TIMED_BY_THREAD = 1, 2
+_OF_32_BIT, _OF_X32 = 1 << 31, 1 << 30
+_CODE_SEGMENT_AT = {"x86_64": 17 * 8}
+"""Where `struct pt_regs` has it."""
 _GROUPS = 4096
 """Of how many last bits of a control group's id the kernel looks whether it may be watched; see bpf/syscalls.c."""
 _FIGURES = "=QQ" + kernel.SLOTS * "Q"
@@ -55,6 +58,7 @@ class SyscallMonitor:
             capacities: how many entries the kernel's maps have; as many as this machine's processors let them have if not given.
         """
         self._capacities = capacities
+        self._code_segment_at = _CODE_SEGMENT_AT.get(arch, 0)
         self._names = syscall_names(arch)
         self._numbers = syscall_numbers(arch)
         self._lock = threading.Lock()
@@ -76,7 +80,8 @@ class SyscallMonitor:
             if self._program is None:
                 offsets = kernel.io_accounting_offsets()
                 numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
-                program = _load({**numbers, **offsets}, self._capacities or _capacities(possible_processors()))
+                constants = {**numbers, **offsets, "CODE_SEGMENT_AT": self._code_segment_at}
+                program = _load(constants, self._capacities or _capacities(possible_processors()))
                 self.io_of_ended_threads = bool(offsets)
                 self._program = program
 
@@ -182,6 +187,9 @@ class SyscallMonitor:
         return self._program
 
     def _name(self, number: int) -> str:
+        for mark, interface in ((_OF_32_BIT, "compat"), (_OF_X32, "x32")):
+            if number & mark:
+                return f"{interface}:{number - mark}"
         return self._names.get(number, f"unknown:{number}")
 
     def _names_of_targets(self) -> dict[int, str]:
