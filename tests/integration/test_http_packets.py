@@ -50,6 +50,9 @@ class Talk:
     def server(self, *data: str, flags: str = "A") -> Talk:
         return self.send(*[self.packet("server", one, flags) for one in data or ("",)])
 
+    def send_all(self, said: list[tuple[str, str]]) -> Talk:
+        return self.send(*[self.packet(side, data) for side, data in said])
+
     def sweep(self, seconds: float) -> Talk:
         self.steps.append(["sweep", seconds])
         return self
@@ -141,6 +144,76 @@ def closed_by_client() -> Talk:
     return opened().client(GET, flags="FA").server(OK[:20]).server(OK[20:], flags="FA").client()
 
 
+def frame(kind: int, flags: int, stream: int, content: str) -> str:
+    """A frame of HTTP/2."""
+    header = len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return header.decode("latin-1") + content
+
+
+HEADERS, DATA = frame(1, 4, 3, "\x82\x86\x84\xbe"), frame(0, 1, 3, "\0\0\0\0\x02ab")
+REQUEST_ALONE = frame(1, 5, 2**31 - 1, "\x82\x86\x84\xbe")
+PING, WINDOW = frame(6, 0, 0, "\x02\x04\x10\x10\x09\x0e\x07\x07"), frame(8, 0, 0, "\0\0\x20\0")
+JOINED_TWO = {
+    "a request": [("client", REQUEST_ALONE), ("server", HEADERS + DATA)],
+    "a request with a body": [("client", HEADERS + DATA), ("server", HEADERS + DATA + frame(1, 5, 3, "\xbf"))],
+    "a body that goes on in other packets": [("client", HEADERS + DATA[:9]), ("client", DATA[9:])],
+    "several requests": [("client", HEADERS * 3)],
+    "an answer first": [("server", HEADERS + DATA)],
+    "a stream that goes on": [("server", "x" * 1000), ("server", DATA), ("client", WINDOW)],
+    "a stream that is much read": [("client", WINDOW + frame(8, 0, 5, "\0\0\x20\0"))],
+    "a ping": [("server", PING), ("client", frame(6, 1, 0, PING[9:]))],
+    "a ping and a request": [("client", PING + HEADERS + DATA)],
+}
+NOT_TWO = {
+    "nothing but zeros": ["\0" * 9, "\0" * 64, "\0" * 1400],
+    "ones, of two and of four bytes": ["\0\1" * 100, "\0\0\0\1" * 100, "\1\0\0\0" * 100, "\0" + "\1\0\0\0" * 100],
+    "PostgreSQL that begins": [
+        "\0\0\0\x08\x04\xd2\x16\x2f",
+        "\0\0\0\x08\x04\xd2\x16\x30",
+        "\0\0\x04\x08\0\3\0\0user\0" + "x" * 1020,
+    ],
+    "PostgreSQL": ["Q\0\0\0\x0dSELECT 1\0", "D\0\0\0\x0b\0\1\0\0\0\1\x31", "\0\0\0\4\0\0\0\1" * 20, "Z\0\0\0\5I"],
+    "MySQL": [
+        "\x09\0\0\3SELECT 1",
+        "\0\1\0\1" + "\4" + "x" * 255,
+        "\1\0\0\1\1",
+        "\7\0\0\1\0\0\0\2\0\0\0",
+        "\0\4\0\x06\0\0\0\0" + "x" * 1020,
+    ],
+    "Redis": ["*1\r\n$4\r\nPING\r\n", "$9\r\n\0\0\4\1\5\0\0\0\1\r\n", ":1\r\n"],
+    "Kafka": [
+        "\0\0\4\x08\0\1\0\x0b\0\0\0\5\0\x07rdkafka" + "\0" * 1015,
+        "\0\0\4\x08\0\0\0\5\0\0\0\1\0\0\0\0\0\0\0\0\0\1" + "\0" * 1014,
+        "\0\0\4\1\0\0\0\5\0\0\0\0" + "\0" * 1017,
+        "\0\0\x08\6\0\0\0\0\0" + "\0" * 2045,
+    ],
+    "SSH that is encrypted from here on": ["\0\0\4\x0c\5\x14" + "\1" * 1034],
+    "MongoDB": ["\0\1\0\0\1\0\0\0\0\0\0\0\xdd\7\0\0" + "\0" * 240],
+    "SMB": ["\0\0\4\1\xfeSMB" + "\0" * 1021],
+    "Oracle": ["\0\x20\0\0\6\0\0\0\0\0" + "\1" * 22],
+    "DRDA": ["\0\x20\xd0\1\0\1\0\x1a" + "\1" * 24],
+    "Thrift": ["\0\0\4\1\x80\1\0\1\0\0\0\4ping" + "\0" * 1013],
+    "ZooKeeper": ["\0\0\4\x08\0\0\0\7\0\0\0\4" + "\0\0\0\1" * 256, "\0\0\0\x08\xff\xff\xff\xfe\0\0\0\x0b"],
+    "DNS": ["\0\x1d\0\1\1\0\0\1\0\0\0\0\0\0\3www\7example\3com\0\0\1\0\1"],
+    "VNC": ["\0\0\0\1\0\0\0\0\0\x20\0\x20\0\0\0\0" + "\0" * 2000],
+    "frames that do not lie end to end": [
+        HEADERS + "x",
+        HEADERS + "x" * 20,
+        HEADERS[:-1],
+        WINDOW + DATA,
+        PING + "\0" * 9,
+        HEADERS + "\0" * 9,
+    ],
+    "frames that there are not": [
+        frame(1, 0x44, 3, "x"),
+        frame(1, 1, 3, "x"),
+        frame(1, 4, 4, "x"),
+        frame(1, 4, 2**31 + 1, "x"),
+        frame(1, 4, 1, ""),
+    ],
+}
+
+
 CASES = [
     Case("one after the other", opened().client(GET).server(OK).client(GET).server(NO), {"GET 200": 1, "GET 404": 1}),
     Case("over IPv6", opened(version=6).client(GET).server(OK), {"GET 200": 1}),
@@ -187,6 +260,16 @@ CASES = [
         {"CONNECT 404": 1, "GET 200": 1},
     ),
     Case("HTTP/2", opened().client("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET).server(OK), {}, {"HTTP/2": 1}),
+    *[
+        Case(f"HTTP/2 that was joined: {name}", Talk().send_all(said).client(HEADERS).server(OK, GET), {}, {"HTTP/2": 1})
+        for name, said in JOINED_TWO.items()
+    ],
+    *[Case(f"no HTTP/2: {name}", Talk().client(*said).server(*said), {}) for name, said in NOT_TWO.items()],
+    Case(
+        "HTTP/2 by an upgrade",
+        opened().client(GET).server("HTTP/1.1 101 Switching Protocols\r\n\r\n" + frame(4, 0, 0, "")).client(HEADERS),
+        {"GET 101": 1},
+    ),
     Case("TLS that may still be told of", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(60), {}),
     Case("TLS", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(0), {}, {"TLS": 1}),
     Case("TLS that was reset", opened().client(HELLO, flags="RA").sweep(0), {}),

@@ -26,6 +26,22 @@ connection.sendall(bytes.fromhex("16030100050100000100"))
 connection.recv(1)
 """
 
+JOINED = """
+import os, socket, ssl, time
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.set_alpn_protocols(["h2"])
+connection = context.wrap_socket(socket.create_connection(("127.0.0.1", 444)))
+connection.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes.fromhex("000000040000000000"))
+connection.recv(1000)
+open("/tmp/connected", "w").close()
+while not os.path.exists("/tmp/go-on"):
+    time.sleep(0.02)
+for _ in range(3):
+    connection.sendall(bytes.fromhex("000008060000000000 0102030405060708"))
+    connection.recv(1000)
+"""
+
 
 @pytest.fixture(scope="module")
 def containers(client: docker.DockerClient, image: str) -> Iterator[list[Container]]:
@@ -201,3 +217,13 @@ def test_what_cannot_be_seen_is_told(containers: list[Container], client: docker
     status = next(one for one in find_agent(client).ask("status")["targets"] if one["name"] == containers[0].name)
     assert any("TLS" in warning and ": 1 (processes: python3)" in warning for warning in status["warnings"])
     assert any("HTTP/2" in warning for warning in status["warnings"])
+
+
+def test_http_2_that_was_there_before_is_told(containers: list[Container]) -> None:
+    container = containers[1]
+    stop_monitoring(container=container.name)
+    container.exec_run(["python3", "-c", JOINED], detach=True)
+    wait_for(lambda: container.exec_run(["test", "-e", "/tmp/connected"]).exit_code == 0)
+    start_monitoring(container=container.name)
+    run(container, "touch", "/tmp/go-on")
+    wait_for(lambda: unparsed(container) == {"HTTP/2": 2}, 5)

@@ -105,20 +105,6 @@ static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *p
     return true;
 }
 
-static __always_inline u32 look_at_payload(struct __sk_buff *skb, u32 at, u32 end)
-{
-    u8 bytes[HTTP_BEGINNING] = {};
-    u32 length = end - at;
-    if (at >= end)
-        return HTTP_ON;
-    if (length > sizeof(bytes))
-        length = sizeof(bytes);
-    length = ((length - 1) & (sizeof(bytes) - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
-    if (bpf_skb_load_bytes(skb, at, bytes, length))
-        return HTTP_ON;
-    return look(bytes, length);
-}
-
 /* Begin to follow a connection, by a packet of its client's. */
 static __always_inline struct connection *follow(const struct packet *packet, u8 role, bool joined)
 {
@@ -202,7 +188,7 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
         return;
     }
     if (!e->spoken || stream->phase == HTTP_OUT_OF_STEP) {
-        u32 seen = look_at_payload(skb, at, end);
+        u32 seen = look(skb, at, end);
         if (seen == HTTP_TLS && !e->spoken) {
             e->ignored = TLS_UNTOLD;
             stream->began = bpf_ktime_get_ns();
@@ -253,12 +239,16 @@ int http(struct __sk_buff *skb)
         }
         c = follow(&packet, role, false);
     } else if (!c) {
-        u32 seen = look_at_payload(skb, packet.at, packet.end);
+        u32 seen = look(skb, packet.at, packet.end);
         if (seen == HTTP_ANSWER)
             add(&figures->unparsed[REASON_JOINED], 1);
-        if (seen != HTTP_REQUEST && seen != HTTP_TLS)
+        if (seen != HTTP_REQUEST && seen != HTTP_TLS && seen != HTTP_TWO)
             return 0;
         c = follow(&packet, role, true);
+        if (c && seen == HTTP_TWO) {
+            add(&figures->unparsed[REASON_HTTP_2], 1);
+            c->exchange.ignored = IGNORED;
+        }
     }
     if (packet.flags & SYN) /* it counts as a byte */
         packet.seq++;

@@ -280,17 +280,84 @@ static __always_inline void read_piece(struct reading *reading, u32 at, u32 end,
         lose(reading, REASON_MALFORMED);
 }
 
+/* The header of a frame of HTTP/2 (RFC 9113). */
+enum { HTTP_FRAME_HEADER = 9, HTTP_LONGEST_FRAME = 1 << 14 };
+enum { HTTP_DATA, HTTP_HEADERS_FRAME, HTTP_PING = 6, HTTP_WINDOW_UPDATE = 8 };
+enum { HTTP_END_HEADERS = 4, HTTP_OF_DATA = 0x09, HTTP_OF_HEADERS = 0x2d };
+
+struct http_frame {
+    u32 length; /* of what is behind its header */
+    u32 stream;
+    u8 type;
+    u8 flags;
+};
+
+static __always_inline struct http_frame http_frame_of(const u8 *header)
+{
+    return (struct http_frame){
+        .length = header[0] << 16 | header[1] << 8 | header[2],
+        .type = header[3],
+        .flags = header[4],
+        .stream = (u32)header[5] << 24 | header[6] << 16 | header[7] << 8 | header[8],
+    };
+}
+
+/* Whether it is of a kind that is sent again and again, and can hardly be anything else. */
+static __always_inline bool http_is_frame(const struct http_frame *frame)
+{
+    if (frame->length == 0 || frame->length > HTTP_LONGEST_FRAME || frame->stream >> 31)
+        return false;
+    switch (frame->type) {
+    case HTTP_HEADERS_FRAME:
+        return frame->stream & 1 && frame->flags & HTTP_END_HEADERS && !(frame->flags & ~HTTP_OF_HEADERS);
+    case HTTP_PING:
+        return frame->stream == 0 && frame->length == 8 && frame->flags <= 1;
+    case HTTP_WINDOW_UPDATE:
+        return frame->length == 4 && frame->flags == 0;
+    }
+    return false;
+}
+
+/* Whether a piece of a connection that was not seen to begin is HTTP/2: a frame, and nothing behind it or another one. */
+static __always_inline bool http_is_two(void *source, u32 at, u32 end, const u8 *bytes)
+{
+    struct http_frame frame = http_frame_of(bytes);
+    if (!http_is_frame(&frame))
+        return false;
+    at += HTTP_FRAME_HEADER + frame.length;
+    if (at == end)
+        return true;
+    u8 header[HTTP_FRAME_HEADER];
+    if (at > end || end - at < HTTP_FRAME_HEADER || HTTP_LOAD(source, at, header, sizeof(header)))
+        return false;
+    struct http_frame next = http_frame_of(header);
+    if (frame.type == HTTP_HEADERS_FRAME && next.type == HTTP_DATA)
+        return next.stream == frame.stream && next.length <= HTTP_LONGEST_FRAME && !(next.flags & ~HTTP_OF_DATA);
+    return http_is_frame(&next);
+}
+
 /* What the first bytes of a piece say that begins here; HTTP_ON: nothing. */
 enum { HTTP_BEGINNING = 32, HTTP_TLS = 16 };
 
-static __always_inline u32 look(const u8 *bytes, u32 length)
+static __always_inline u32 look(void *source, u32 at, u32 end)
 {
+    u8 bytes[HTTP_BEGINNING] = {};
+    u32 length = end - at;
+    if (at >= end)
+        return HTTP_ON;
+    if (length > sizeof(bytes))
+        length = sizeof(bytes);
+    length = ((length - 1) & (sizeof(bytes) - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
+    if (HTTP_LOAD(source, at, bytes, length))
+        return HTTP_ON;
     if (bytes[0] >= 0x14 && bytes[0] <= 0x17 && bytes[1] == 3 && bytes[2] <= 4)
         return HTTP_TLS;
     if (length >= 12 && http_code_of(bytes))
         return HTTP_ANSWER;
     if (length >= 16 && http_method_of(bytes))
         return HTTP_REQUEST;
+    if (length > HTTP_FRAME_HEADER && http_is_two(source, at, end, bytes))
+        return HTTP_TWO;
     return HTTP_ON;
 }
 

@@ -152,15 +152,6 @@ int on_call(struct registers *ctx)
     return 0;
 }
 
-static __always_inline u32 look_at_text(const void *text, u32 length)
-{
-    u8 bytes[HTTP_BEGINNING] = {};
-    if (length > sizeof(bytes))
-        length = sizeof(bytes);
-    length = ((length - 1) & (sizeof(bytes) - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
-    return bpf_probe_read_user(bytes, length, text) ? HTTP_ON : look(bytes, length);
-}
-
 static __always_inline void read_text(struct reading *reading, const struct call *call, u32 length)
 {
     struct exchange *e = reading->exchange;
@@ -173,7 +164,7 @@ static __always_inline void read_text(struct reading *reading, const struct call
         return;
     }
     if (stream->phase == HTTP_OUT_OF_STEP) {
-        if (look_at_text(reading->source, length) != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
+        if (look(reading->source, 0, length) != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
             return;
         stream->phase = HTTP_FIRST_LINE;
     }
@@ -209,15 +200,18 @@ int on_return(struct registers *ctx)
     struct secured *c = bpf_map_lookup_elem(&secured, &key);
     struct reading reading = {.source = (void *)call.buffer};
     if (!c) { /* it began before the probes */
-        u32 seen = look_at_text((void *)call.buffer, length), target = call.target + BY_TLS;
-        if (seen == HTTP_ANSWER) {
-            struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
-            if (figures)
-                add(&figures->unparsed[REASON_JOINED], 1);
-        }
-        if (seen != HTTP_REQUEST)
+        u32 seen = look(reading.source, 0, length), target = call.target + BY_TLS;
+        struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
+        if (figures && seen == HTTP_ANSWER)
+            add(&figures->unparsed[REASON_JOINED], 1);
+        if (seen != HTTP_REQUEST && seen != HTTP_TWO)
             return 0;
         c = begin(&key);
+        if (c && figures && seen == HTTP_TWO) {
+            add(&figures->unparsed[REASON_HTTP_2], 1);
+            c->exchange.ignored = IGNORED;
+            return 0;
+        }
     }
     if (!c || !reading_for(&reading, c, call.target))
         return 0;
