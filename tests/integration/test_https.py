@@ -41,6 +41,27 @@ for _ in range(3):
     connection.sendall(bytes.fromhex("000008060000000000 0102030405060708"))
     connection.recv(1000)
 """
+PROXY = """
+import socket, ssl, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/certificate.pem", "/key.pem")
+listening = socket.create_server(("127.0.0.1", 8500))
+client = context.wrap_socket(listening.accept()[0], server_side=True)
+client.recv(4096)
+server = socket.create_connection(("127.0.0.1", 443))
+client.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+client.settimeout(0.05)
+server.settimeout(0.05)
+while True:
+    for one, other in ((client, server), (server, client)):
+        try:
+            data = one.recv(65536)
+        except TimeoutError:
+            continue
+        if not data:
+            raise SystemExit
+        other.sendall(data)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +126,9 @@ class Told:
         if role == "server":
             assert {f"server {key}": number for key, number in (self._log() - self._logged).items()} == wanted
         assert unparsed(self._container) - self._unparsed == Counter()
+
+    def counted(self) -> dict[str, int]:
+        return dict(count(self._container) - self._counted)
 
     def unparsed(self) -> dict[str, int]:
         return dict(unparsed(self._container) - self._unparsed)
@@ -195,6 +219,29 @@ def test_a_library_that_is_loaded_later(containers: list[Container]) -> None:
     run(containers[2], "touch", "/go")
     wait_for(lambda: count(containers[2]) - client == {"client GET 200": 5}, 5)
     server.agrees("server", GET_200=5)
+
+
+def test_tls_within_tls(containers: list[Container]) -> None:
+    """Curl's requests to a proxy by TLS: its reading and writing has another in it."""
+    told = Told(containers[0])
+    containers[0].exec_run(["python3", "-c", PROXY], detach=True)
+    page = f"https://127.0.0.1:{NGINX}/"
+    curl = [
+        "curl",
+        "-sk",
+        "--proxy-insecure",
+        "-x",
+        "https://127.0.0.1:8500",
+        "-o",
+        "/dev/null",
+        "--retry-connrefused",
+        "--retry",
+        "9",
+    ]
+    run(containers[0], *curl, "--retry-delay", "1", f"{page}?[1-5]")
+    expected = {"client GET 200": 5, "client CONNECT 200": 1, "server GET 200": 5, "server CONNECT 200": 1}
+    wait_for(lambda: told.counted() == expected, 5)
+    assert told.unparsed() == {}
 
 
 def test_a_restart_is_followed(containers: list[Container]) -> None:

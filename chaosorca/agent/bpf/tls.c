@@ -39,12 +39,15 @@ struct registers {
     u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 
+enum { UNDER_WAY = 1, WITHIN_ANOTHER };
+
 /* What a thread is about. */
 struct call {
     u64 ssl;
     u64 buffer;
     u64 length_at; /* where the library writes how much it was */
     u64 began; /* if it writes */
+    u64 stack; /* where its stack was */
     u32 target;
     u16 cookie;
     u16 under_way;
@@ -74,6 +77,7 @@ struct stranger {
 
 HASH(tls_cgroups, u64, u32, 4096);
 LRU_HASH(calls, u32, struct call, 16384);
+LRU_HASH(outer_calls, u32, struct call, 1024); /* where TLS goes within TLS: what is under way around that in `calls` */
 LRU_HASH(secured, struct ssl_key, struct secured, 16384);
 LRU_HASH(processes, u32, u32, 8192); /* that have called these functions */
 LRU_HASH(strangers, struct stranger_key, struct stranger, 1024); /* that have received from connections by TLS, but have not */
@@ -140,15 +144,23 @@ int on_call(struct registers *ctx)
         begin(&key);
         return 0;
     }
-    struct call call = {.ssl = ctx->di, .buffer = ctx->si, .target = *target, .cookie = cookie, .under_way = 1};
+    struct call call = {.ssl = ctx->di, .buffer = ctx->si, .target = *target, .cookie = cookie, .stack = ctx->sp};
     call.length_at = ctx->cx;
+    call.under_way = UNDER_WAY;
     if (cookie & WRITES)
         call.began = bpf_ktime_get_ns();
     struct call *noted = bpf_map_lookup_elem(&calls, &thread);
-    if (noted)
-        *noted = call; /* which is cheaper */
-    else
+    if (!noted) {
         bpf_map_update_elem(&calls, &thread, &call, BPF_ANY);
+        return 0;
+    }
+    if (noted->under_way && call.stack < noted->stack) {
+        bpf_map_update_elem(&outer_calls, &thread, noted, BPF_ANY);
+        call.under_way = WITHIN_ANOTHER;
+    } else if (call.stack == noted->stack && noted->under_way) { /* the same, by another probe */
+        call.under_way = noted->under_way;
+    }
+    *noted = call; /* which is cheaper */
     return 0;
 }
 
@@ -183,13 +195,19 @@ int on_return(struct registers *ctx)
     u64 both = bpf_get_current_pid_tgid();
     u32 thread = both;
     struct call *noted = bpf_map_lookup_elem(&calls, &thread);
-    if (!noted || !noted->under_way)
+    if (!noted || !noted->under_way || ctx->sp != noted->stack + sizeof(u64))
         return 0;
+    struct call call = *noted;
     noted->under_way = 0; /* a file may have more than one probe by the names that it has in several containers */
+    if (call.under_way == WITHIN_ANOTHER) {
+        struct call *outer = bpf_map_lookup_elem(&outer_calls, &thread);
+        if (outer)
+            *noted = *outer;
+        bpf_map_delete_elem(&outer_calls, &thread);
+    }
     s32 result = ctx->ax;
     if (result <= 0)
         return 0;
-    struct call call = *noted;
     u64 length = result;
     if (call.cookie & LENGTH_APART && bpf_probe_read_user(&length, sizeof(length), (void *)call.length_at))
         return 0;

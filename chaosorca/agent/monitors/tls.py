@@ -37,7 +37,7 @@ _LAYOUTS = {
     "secured": ("=QII", "=416s"),
     "processes": ("=I", "=I"),
     "strangers": ("=II", "=16s"),
-    "calls": ("=I", "=QQQQIHH"),
+    "calls": ("=I", "=QQQQQIHH"),
 }
 """Of the maps in bpf/tls.c."""
 _COUNTED = ("tls_cgroups", "processes", "strangers", "calls")
