@@ -31,9 +31,11 @@ class Cgroup:
 
     def ids(self) -> list[int]:
         """What `bpf_get_current_cgroup_id()` says for processes in it and below it: the inodes of its directories."""
-        if self.unified is None:
-            return []
-        return [path.stat().st_ino for path in _tree(self.unified)]
+        found = []
+        for path in _tree(self.unified) if self.unified else []:
+            with contextlib.suppress(OSError):  # it went
+                found.append(path.stat().st_ino)
+        return found
 
     def pids(self) -> list[int]:
         """The processes in it and below it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from chaosorca.agent.paths import HOST_CGROUPS
 from chaosorca.model.errors import AgentError
 
 _Answer = TypeVar("_Answer")
+_EXITING = 0x4
+"""In the flags of /proc/PID/stat: it is about to end, or has (linux/sched.h, PF_EXITING)."""
 
 
 @dataclass
@@ -67,14 +70,24 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
         AgentError: no such process, or it is in no control group of the container's own.
     """
     name, pid = container["name"], int(container["pid"])
-    try:
+    cgroup: Cgroup | None = None
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
         cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS), container["id"])
-    except (FileNotFoundError, ProcessLookupError):
-        raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again") from None
-    except ValueError:
-        raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart") from None
+    if cgroup is None:
+        # Of a process that is about to end the kernel says that it is in the host's control groups of version 1.
+        if _is_ending(proc, pid):
+            raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again")
+        raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart")
     host, shared = bool(container.get("host_network")), bool(container.get("shared_network"))
     return Target(name, container["id"], cgroup, host, shared, proc=proc)
+
+
+def _is_ending(proc: Path, pid: int) -> bool:
+    try:
+        text = (proc / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return bool(int(text.rpartition(")")[2].split()[6]) & _EXITING)
 
 
 def own_cgroup(proc: Path = Path("/proc")) -> Cgroup | None:

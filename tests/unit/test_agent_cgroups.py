@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from chaosorca.agent import cgroups
 from chaosorca.agent.cgroups import Cgroup, cgroup_of
 from chaosorca.agent.targets import find_target
 from chaosorca.model.errors import AgentError
@@ -184,23 +185,43 @@ def test_a_group_that_went_has_nothing_in_it(tmp_path: Path) -> None:
         assert (group.exists(), group.pids(), group.ids()) == (False, [], [])
 
 
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_group_that_goes_while_it_is_looked_at_is_left_out(tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "g", {"a/cgroup.procs": "", "b/cgroup.procs": ""})
+    found = [root, root / "a", root / "b"]
+    expected = [path.stat().st_ino for path in found]
+    del expected[gone]
+    found[gone] = tmp_path / "gone"
+    monkeypatch.setattr(cgroups, "_tree", lambda _: found)
+    assert Cgroup({}, root).ids() == expected
+
+
+RUNNING, EXITING, ZOMBIE = (f"10 (a) b) {state} 1 10 10 0 -1 {flags} 9\n" for state, flags in (("S", 256), ("R", 260), ("Z", 268)))
+
+
 @pytest.mark.parametrize(
-    ("cgroup", "says"),
+    ("cgroup", "stat", "says"),
     [
-        (None, "container 'web' has ended: its process 10 is gone"),
-        ("0::/\n", "container 'web' shares a control group with the host"),
+        (None, None, "container 'web' has ended: its process 10 is gone"),
+        ("0::/\n", RUNNING, "container 'web' shares a control group with the host"),
+        ("0::/\n", None, "container 'web' has ended: its process 10 is gone"),
+        ("0::/\n", EXITING, "container 'web' has ended: its process 10 is gone"),
+        ("0::/\n", ZOMBIE, "container 'web' has ended: its process 10 is gone"),
     ],
 )
-def test_a_target_that_cannot_be_found_is_an_error_of_the_agent(tmp_path: Path, cgroup: str | None, says: str) -> None:
+def test_a_target_that_cannot_be_found_is_an_error_of_the_agent(
+    tmp_path: Path, cgroup: str | None, stat: str | None, says: str
+) -> None:
     tree(tmp_path, {"self/mountinfo": HOST_V2.replace("HOST", "/host/cgroup")})
-    if cgroup is not None:
-        tree(tmp_path, {"10/cgroup": cgroup})
+    tree(tmp_path, {f"10/{name}": text for name, text in (("cgroup", cgroup), ("stat", stat)) if text is not None})
     with pytest.raises(AgentError, match=says):
         find_target({"name": "web", "id": ID, "pid": 10}, tmp_path)
 
 
-def test_a_target_has_the_containers_name_and_control_group(tmp_path: Path) -> None:
-    tree(tmp_path, {"self/mountinfo": HOST_V2.replace("HOST", "/host/cgroup"), "10/cgroup": f"0::/docker/{ID}\n"})
+@pytest.mark.parametrize("stat", [RUNNING, ZOMBIE])  # a first thread may have ended before the others
+def test_a_target_has_the_containers_name_and_control_group(tmp_path: Path, stat: str) -> None:
+    tree(tmp_path, {"self/mountinfo": HOST_V2.replace("HOST", "/host/cgroup")})
+    tree(tmp_path, {"10/cgroup": f"0::/docker/{ID}\n", "10/stat": stat})
     target = find_target({"name": "web", "id": ID, "pid": "10", "host_network": True}, tmp_path)
     assert (target.name, target.id, target.host_network) == ("web", ID, True)
     assert target.cgroup == Cgroup({}, Path(f"/host/cgroup/docker/{ID}"))
