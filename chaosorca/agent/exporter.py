@@ -178,11 +178,10 @@ def _escaped(value: str) -> str:
 class FirstSeenAsZero:
     """Gives each client new series of `chaosorca_` counters and histograms as 0 first.
 
-    Figures of resources are left alone: they did not begin at 0 when the container was first watched.
+    Figures of resources are left alone: they did not begin at 0 when the container was first watched. For one thread at a time.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._seen: OrderedDict[str, set[_Key]] = OrderedDict()
         self._seen_by_any: set[_Key] = set()
 
@@ -195,26 +194,25 @@ class FirstSeenAsZero:
             left_out: containers that are down. Their series end, and go on as they were when they are up again.
         """
         result = list(metrics)
-        with self._lock:
-            before = self._seen.pop(client, self._seen_by_any)
-            now: set[_Key] = set()
-            for family in result:
-                if isinstance(family, Histograms):
-                    now.update((family.name, key) for key in family.values)
-                    family.values.update({key: Histogram() for key in family.values if (family.name, key) not in before})
-                    continue
-                if family.type != "counter" or not family.name.startswith("chaosorca_"):
-                    continue
-                for index, sample in enumerate(family.samples):
-                    key = (sample.name, tuple(sorted(sample.labels.items())))
-                    now.add(key)
-                    if key not in before:
-                        family.samples[index] = Sample(sample.name, sample.labels, 0)
-            for family in result if left_out else ():
-                _leave_out(family, left_out)
-            self._seen[client] = self._seen_by_any = now
-            while len(self._seen) > _CLIENTS_KEPT:
-                self._seen.popitem(last=False)
+        before = self._seen.pop(client, self._seen_by_any)
+        now: set[_Key] = set()
+        for family in result:
+            if isinstance(family, Histograms):
+                now.update((family.name, key) for key in family.values)
+                family.values.update({key: Histogram() for key in family.values if (family.name, key) not in before})
+                continue
+            if family.type != "counter" or not family.name.startswith("chaosorca_"):
+                continue
+            for index, sample in enumerate(family.samples):
+                key = (sample.name, tuple(sorted(sample.labels.items())))
+                now.add(key)
+                if key not in before:
+                    family.samples[index] = Sample(sample.name, sample.labels, 0)
+        for family in result if left_out else ():
+            _leave_out(family, left_out)
+        self._seen[client] = self._seen_by_any = now
+        while len(self._seen) > _CLIENTS_KEPT:
+            self._seen.popitem(last=False)
         return result
 
 
@@ -247,14 +245,16 @@ def in_text(collected: list[Any]) -> bytes:
 def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.ThreadingHTTPServer:
     """Serve `/metrics` on all addresses of the agent's container, in threads of its own."""
     first = FirstSeenAsZero()
+    one_at_a_time = threading.Lock()  # or an older snapshot would take away what a newer one has shown already
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.split("?")[0] != "/metrics":
                 self.send_error(404)
                 return
-            snapshot = take_snapshot()
-            collected = first.apply(self.client_address[0], families(snapshot), snapshot.not_running)
+            with one_at_a_time:
+                snapshot = take_snapshot()
+                collected = first.apply(self.client_address[0], families(snapshot), snapshot.not_running)
             body = in_text(collected)
             self.send_response(200)
             self.send_header("Content-Type", exposition.CONTENT_TYPE_LATEST)

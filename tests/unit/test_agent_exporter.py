@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -255,10 +258,18 @@ def test_a_snapshot_says_how_long_it_took() -> None:
     assert 0 <= taken.seconds < 1
 
 
-def test_metrics_are_served_over_http_and_nothing_else_is() -> None:
-    server = serve(0, full)
-    address = f"http://127.0.0.1:{server.server_address[1]}"
+@contextmanager
+def served(take: Any) -> Iterator[str]:
+    server = serve(0, take)
     try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_metrics_are_served_over_http_and_nothing_else_is() -> None:
+    with served(full) as address:
         for expected in (0.0, 5.0):
             with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
                 assert answer.headers["Content-Type"].startswith("text/plain; version=")
@@ -266,6 +277,29 @@ def test_metrics_are_served_over_http_and_nothing_else_is() -> None:
             assert f'chaosorca_syscalls_total{{container="web",error="",syscall="openat"}} {expected}' in lines
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}/", timeout=5)
-    finally:
-        server.shutdown()
-        server.server_close()
+
+
+def test_an_older_snapshot_does_not_take_away_what_a_newer_one_has_shown() -> None:
+    taking, newer_was_shown = threading.Event(), threading.Event()
+    snapshots = iter([Snapshot(), full(), full()])
+
+    def take() -> Snapshot:
+        snapshot = next(snapshots)
+        if not taking.is_set():
+            taking.set()
+            newer_was_shown.wait(0.5)  # in vain: the other one has to wait
+        return snapshot
+
+    def scrape() -> list[str]:
+        with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
+            return [line for line in answer.read().decode().splitlines() if line.startswith("chaosorca_http_unparsed_total")]
+
+    with served(take) as address:
+        first = threading.Thread(target=scrape)
+        first.start()
+        taking.wait(5)
+        series = 'chaosorca_http_unparsed_total{container="web",reason="pipelined"}'
+        assert scrape() == [f"{series} 0.0"]
+        newer_was_shown.set()
+        first.join()
+        assert scrape() == [f"{series} 3.0"]
