@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ pytest.importorskip("capstone")
 
 from chaosorca.agent import kernel
 from chaosorca.agent import proc as procfs
+from chaosorca.agent.cgroups import Cgroup
 from chaosorca.agent.monitors import http
 from chaosorca.agent.monitors.http import HttpMonitor, _Watched
+from chaosorca.agent.targets import Target
 
 ROOT = Path(__file__).parents[2]
 BPF = Path(http.__file__).parents[1] / "bpf"
@@ -53,7 +56,10 @@ class Map:
         self.content = entries
 
     def get(self, key: Any) -> Any:
-        return self.content.get(key)
+        return self.content.get(key, [figures()])
+
+    def put(self, key: Any, value: Any) -> None:
+        self.content[key] = value
 
     def entries(self) -> list[tuple[Any, Any]]:
         return list(self.content.items())
@@ -66,7 +72,7 @@ class Kernel:
     """The program without a kernel: two processors, and what a look for old requests finds."""
 
     def __init__(self) -> None:
-        self.maps = {"counts": Map({}), "connections": Map({}), "per_target": Map({})}
+        self.maps = {name: Map({}) for name in ("counts", "connections", "per_target", "untold")}
         self.found_waiting = 0
         self.asked = 0
 
@@ -150,6 +156,17 @@ def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watc
     assert program.asked == 1, "it looks every few seconds only"
 
 
+def test_a_machine_that_was_just_booted_has_no_old_requests(
+    watching: tuple[HttpMonitor, Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, program = watching
+    told = []
+    monkeypatch.setattr(program, "run", lambda _, asked: told.append(http.SWEEP.unpack(asked)) or asked)
+    monkeypatch.setattr(http.time, "monotonic", lambda: 20.0)
+    monitor.give_up_on_old()
+    assert told == [(0, 15_000_000_000, 0)]
+
+
 def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Kernel]) -> None:
     monitor, program = watching
     by_tls = 3 + http._TARGETS
@@ -216,3 +233,50 @@ def test_there_is_a_socket_on_each_device_as_it_comes_and_goes(tmp_path: Path, m
     devices("lo")
     watched.follow_devices(tmp_path, 7)
     assert list(watched.sockets) == ["lo"]
+
+
+class Host:
+    """Process 7 of a container, whose network has one device; nothing of it is in a kernel."""
+
+    def __init__(self, proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (proc / "7" / "ns").mkdir(parents=True)
+        (proc / "7" / "ns" / "net").write_text("")
+        (proc / "7" / "net").mkdir()
+        (proc / "7" / "net" / "dev").write_text("Inter-| Receive\n face |bytes\n  eth0: 1 2 3 4 5 6 7 8 9 10")
+        (proc / "cgroup.procs").write_text("7\n")
+        self.target = Target("web", "1" * 64, Cgroup({}, proc), proc=proc)
+        self.monitor, self.kernel = HttpMonitor(proc), Kernel()
+        self.monitor._program = self.kernel  # type: ignore[assignment]
+        monkeypatch.setattr(http, "Program", lambda *_, **__: self.kernel)
+        monkeypatch.setattr(kernel, "PacketSocket", Socket)
+        monkeypatch.setattr(Socket, "opened", [])
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def test_a_scrape_does_not_wait_for_libraries_to_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, figures_were_read = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> list[str]:
+        reading.set()
+        assert figures_were_read.wait(5)
+        return []
+
+    for slow_one in ("watch", "problems", "unwatch"):
+        monkeypatch.setattr(host.monitor._tls, slow_one, slow)
+    for do in (lambda: host.monitor.watch(host.target), lambda: host.monitor.warnings("web"), lambda: host.monitor.unwatch("web")):
+        reading.clear()
+        figures_were_read.clear()
+        doing = threading.Thread(target=do)
+        doing.start()
+        assert reading.wait(5)
+        scrape = threading.Thread(target=host.monitor.figures, daemon=True)
+        scrape.start()
+        scrape.join(1)
+        assert not scrape.is_alive()
+        figures_were_read.set()
+        doing.join()
+    assert host.monitor._targets == {}

@@ -106,7 +106,8 @@ class HttpMonitor:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._lock = threading.Lock()
+        self._changing = threading.Lock()  # who is watched: taken before `_lock`, and for long
+        self._lock = threading.Lock()  # what readers need, who are not to wait
         self._preparing = threading.Lock()
         self._lost: Counter[tuple[int, int]] = Counter()
         self._dropped_before = 0  # of those that are watched no longer
@@ -140,7 +141,8 @@ class HttpMonitor:
             )
         program = self.prepare()
         try:
-            target.ask_one(lambda pid: self._watch_by(program, target, pid))
+            with self._changing:
+                target.ask_one(lambda pid: self._watch_by(program, target, pid))
         except ProcessLookupError:
             return
         except PermissionError as error:
@@ -152,42 +154,48 @@ class HttpMonitor:
 
     def _watch_by(self, program: Program, target: Target, pid: int) -> None:
         namespace = procfs.namespace(self._proc, pid, "net")
-        with self._lock:
-            before = self._targets.get(target.name)
-            if before and before.namespace == namespace:
-                before.follow_devices(self._proc, pid)
-                self._tls.watch(before.number, target)
-                return
-            number = before.number if before else self._free_number()
-            if not before:
-                table = program["per_target"]
-                for one in (number, number + _TARGETS):
-                    table.put(one, [[0] * _Figures.NUMBERS for _processor in table.get(one)])
-                program["untold"].put(number, 0)
-            watched = _Watched(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
-            try:
-                watched.follow_devices(self._proc, pid)
-            except OSError:
-                watched.close()
-                raise
-            self._targets[target.name] = watched
+        watched = self._targets.get(target.name)
+        if watched and watched.namespace == namespace:
+            watched.follow_devices(self._proc, pid)
+        else:
+            watched = self._open(program, watched, namespace, pid)
+            with self._lock:
+                before, self._targets[target.name] = self._targets.get(target.name), watched
             if before:
                 before.close()
-            self._tls.watch(number, target)
+        self._tls.watch(watched.number, target)
+
+    def _open(self, program: Program, before: _Watched | None, namespace: int, pid: int) -> _Watched:
+        """Follow a network namespace, which may be another one of a target that is watched already."""
+        number = before.number if before else self._free_number()
+        if not before:
+            table = program["per_target"]
+            for one in (number, number + _TARGETS):
+                table.put(one, [[0] * _Figures.NUMBERS for _processor in table.get(one)])
+            program["untold"].put(number, 0)
+        watched = _Watched(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
+        try:
+            watched.follow_devices(self._proc, pid)
+        except OSError:
+            watched.close()
+            raise
+        return watched
 
     def unwatch(self, name: str) -> None:
         """Stop following a target's requests and forget its counts."""
-        with self._lock:
-            watched = self._targets.pop(name, None)
+        with self._changing:
+            watched = self._targets.get(name)
             if watched is None or self._program is None:
                 return
             watched.close()
             self._tls.unwatch(watched.number)
-            lost = sum(count for (number, _role), count in self._lost.items() if number % _TARGETS == watched.number)
-            self._dropped_before += sum(one.dropped for one in self._both(watched.number)) + lost
-            self._program["counts"].delete_those(lambda key: key[0] % _TARGETS == watched.number)
-            self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
-            self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != watched.number})
+            with self._lock:
+                del self._targets[name]
+                lost = sum(count for (number, _role), count in self._lost.items() if number % _TARGETS == watched.number)
+                self._dropped_before += sum(one.dropped for one in self._both(watched.number)) + lost
+                self._program["counts"].delete_those(lambda key: key[0] % _TARGETS == watched.number)
+                self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
+                self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != watched.number})
 
     def figures(self) -> HttpFigures:
         """All that there is now, by one reading of each map."""
@@ -230,9 +238,9 @@ class HttpMonitor:
             watched = self._targets.get(name)
             if watched is None:
                 return []
-            told = [self._no_tls] if self._no_tls else self._tls.problems(watched.number)
-            strangers = self._tls.strangers(watched.number)
             unparsed = _unparsed(self._both(watched.number))
+        told = [self._no_tls] if self._no_tls else self._tls.problems(watched.number)
+        strangers = self._tls.strangers(watched.number)
         if count := unparsed.get("TLS", 0):
             who = f"processes: {', '.join(strangers)}" if strangers else "by whom is not known"
             told.append(f"TLS connections that could not be looked into, not being by OpenSSL's libssl: {count} ({who})")
@@ -249,7 +257,8 @@ class HttpMonitor:
             self._looked_for_old = now
             numbers = [one for watched in self._targets.values() for one in (watched.number, watched.number + _TARGETS)]
             before = {number: self._figures_of(number) for number in numbers}
-            asked = SWEEP.pack(int((now - _UNANSWERED_AFTER) * 1e9), int((now - _TLS_UNTOLD_AFTER) * 1e9), 0)
+            before_these = (int(max(0.0, now - seconds) * 1e9) for seconds in (_UNANSWERED_AFTER, _TLS_UNTOLD_AFTER))
+            asked = SWEEP.pack(*before_these, 0)
             self._connections = SWEEP.unpack(self._program.run("sweep", asked))[2]
             self._secured = self._tls.sweep(asked)
             for number in numbers:
