@@ -241,7 +241,7 @@ class Program:
         per_cpu = kind in _PER_CPU_MAPS
         values = PerCpuLayout(value, possible_processors()) if per_cpu else Layout(value)
         most = library.bpf_map__max_entries(found)
-        return Table(library.bpf_map__fd(found), Layout(key), values, most, kind in _ARRAYS)
+        return Table(library.bpf_map__fd(found), Layout(key), values, most, kind in _ARRAYS, name)
 
     def _set_constants(self, values: Mapping[str, int]) -> None:
         if not values:
@@ -290,8 +290,9 @@ class Program:
 class Table:
     """A map. Its keys and values are numbers or tuples of numbers, or lists of these: one for each possible processor."""
 
-    def __init__(self, fd: int, key: Layout, value: Layout, most: int, is_array: bool = False) -> None:
+    def __init__(self, fd: int, key: Layout, value: Layout, most: int, is_array: bool = False, name: str = "") -> None:
         self.is_array = is_array
+        self._name = name
         self._fd = fd
         self._most = most
         self._key = key
@@ -309,8 +310,18 @@ class Table:
         return self._value.unpack(value.raw) if found else None
 
     def put(self, key: Any, value: Any) -> None:
-        """Give a key a value."""
-        _check(_library().bpf_map_update_elem(self._fd, self._key.pack(key), self._value.pack(value), 0))
+        """Give a key a value.
+
+        Raises:
+            AgentError: there is no room for it.
+        """
+        result = _library().bpf_map_update_elem(self._fd, self._key.pack(key), self._value.pack(value), 0)
+        if result == -errno.E2BIG:
+            raise AgentError(
+                f"the kernel's map {self._name!r} is full with {self._most} entries: "
+                "stop the monitoring of another container, or another fault, first"
+            )
+        _check(result)
 
     def delete(self, key: Any) -> bool:
         """Take a key away; return whether it was there."""

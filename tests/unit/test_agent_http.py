@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from chaosorca.agent.cgroups import Cgroup
 from chaosorca.agent.monitors import http
 from chaosorca.agent.monitors.http import HttpMonitor, _Watched
 from chaosorca.agent.targets import Target
+from chaosorca.model.errors import AgentError
 
 ROOT = Path(__file__).parents[2]
 BPF = Path(http.__file__).parents[1] / "bpf"
@@ -280,3 +283,21 @@ def test_a_scrape_does_not_wait_for_libraries_to_be_read(host: Host, monkeypatch
         figures_were_read.set()
         doing.join()
     assert host.monitor._targets == {}
+
+
+@pytest.mark.parametrize("refused", [errno.EAFNOSUPPORT, errno.EINVAL, errno.ENOMEM, errno.EPERM])
+def test_whatever_the_kernel_refuses_is_told_of_http(host: Host, refused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(refused, os.strerror(refused))
+
+    monkeypatch.setattr(kernel, "PacketSocket", refuse)
+    why = re.escape(f"[Errno {refused}] {os.strerror(refused)}")
+    with pytest.raises(AgentError, match=f"^HTTP of container 'web' is not monitored: its network cannot be listened to: {why}$"):
+        host.monitor.watch(host.target)
+    assert host.monitor._targets == {}
+    monkeypatch.setattr(kernel, "PacketSocket", Socket)
+    host.monitor.watch(host.target)
+    monkeypatch.setattr(kernel, "PacketSocket", refuse)
+    host.monitor._targets["web"].namespace = 1
+    host.monitor.watch(host.target)  # of one that is followed the next time tells
+    assert list(host.monitor._targets) == ["web"]

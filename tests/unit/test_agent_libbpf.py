@@ -75,6 +75,21 @@ def test_what_is_put_is_there_until_it_is_deleted(monkeypatch: pytest.MonkeyPatc
     assert (calls.get((1, 2)), calls.entries()) == (None, [])
 
 
+@pytest.mark.parametrize(
+    ("refused", "kind", "says"),
+    [
+        (errno.E2BIG, AgentError, "the kernel's map 'watched_cgroups' is full with 16 entries: stop the monitoring of another"),
+        (errno.ENOMEM, OSError, "Cannot allocate memory"),
+    ],
+)
+def test_a_map_that_takes_no_more_is_named(monkeypatch: pytest.MonkeyPatch, refused: int, kind: type[Exception], says: str) -> None:
+    library = Library()
+    monkeypatch.setattr(library, "bpf_map_update_elem", lambda *_: -refused)
+    monkeypatch.setattr(libbpf, "_library", lambda: library)
+    with pytest.raises(kind, match=says):
+        Table(3, Layout("=Q"), Layout("=II"), 16, name="watched_cgroups").put(7, (1, 0))
+
+
 @pytest.mark.parametrize("count", [0, 1, libbpf._BATCH - 1, libbpf._BATCH, libbpf._BATCH + 1, 3 * libbpf._BATCH])
 @pytest.mark.parametrize("batches", [0, errno.EINVAL, errno.EOPNOTSUPP, 524])
 def test_all_entries_are_read_with_and_without_batches(monkeypatch: pytest.MonkeyPatch, count: int, batches: int) -> None:

@@ -1,10 +1,118 @@
-"""What system calls are called; that they are counted is tested on real containers."""
+"""Whose system calls are counted, and what they are called, by programs without a kernel."""
 
 from __future__ import annotations
 
+import errno
+from collections import Counter
+from typing import Any
+
 import pytest
 
+from chaosorca.agent.monitors import syscalls
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
+from chaosorca.agent.targets import Target
+from chaosorca.model.errors import AgentError
+
+
+class Map:
+    """A map that has room for so many entries."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.content: dict[Any, Any] = {}
+        self.most = most
+
+    def put(self, key: Any, value: Any) -> None:
+        if key not in self.content and len(self.content) == self.most:
+            raise AgentError("the kernel's map is full")
+        self.content[key] = value
+
+    def delete(self, key: Any) -> None:
+        self.content.pop(key, None)
+
+    def delete_those(self, chosen: Any) -> None:
+        self.content = {key: value for key, value in self.content.items() if not chosen(key)}
+
+    def entries(self) -> list[tuple[Any, Any]]:
+        return list(self.content.items())
+
+
+class Kernel:
+    """A program that nothing else than the test counts for."""
+
+    def __init__(self) -> None:
+        self.maps = {name: Map() for name in syscalls._LAYOUTS}
+        self.attached: list[str] = []
+        self.asked: Counter[str] = Counter()
+        self.refuses = False
+
+    def __getitem__(self, name: str) -> Map:
+        return self.maps[name]
+
+    def attach(self, function: str) -> str:
+        self.asked[function] += 1
+        if self.refuses:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        self.attached.append(function)
+        return function
+
+    def detach(self, link: str) -> None:
+        self.attached.remove(link)
+
+    def watched(self) -> dict[int, int]:
+        """Targets by control group."""
+        return {cgroup: target for cgroup, (target, _timed_by) in self["watched_cgroups"].content.items()}
+
+
+class Group:
+    """A control group."""
+
+    def __init__(self, *ids: int) -> None:
+        self.inodes = list(ids)
+        self.unified: Any = "/unified"
+
+    def ids(self) -> list[int]:
+        return self.inodes
+
+    def exists(self) -> bool:
+        return True
+
+
+def container(name: str, *ids: int) -> Any:
+    return Target(name, "", Group(*ids))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def monitor(kernel: Kernel) -> SyscallMonitor:
+    made = SyscallMonitor("x86_64")
+    made._program = kernel  # type: ignore[assignment]
+    return made
+
+
+def test_control_groups_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, kernel: Kernel) -> None:
+    web = container("web", 5, 6, 7)
+    monitor.watch(web)
+    web.cgroup.inodes = [7, 8, 9, 10, 11]
+    with pytest.raises(AgentError, match="is full"):
+        monitor.watch(web)
+    web.cgroup.inodes = [8, 11]
+    monitor.watch(web)
+    assert kernel.watched() == {8: 1, 11: 1}
+    monitor.unwatch("web")
+    assert (kernel.watched(), kernel.attached) == ({}, [])
+
+
+def test_calls_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, kernel: Kernel) -> None:
+    monitor.watch(container("web", 5))
+    with pytest.raises(AgentError, match="is full"):
+        monitor.leave_timing_to_tracer("web", ("read", "write", "openat", "close", "sendto"))
+    assert len(kernel["untimed"].content) == 4
+    monitor.leave_timing_to_tracer("web", ())
+    assert kernel["untimed"].content == {}
 
 
 @pytest.mark.parametrize(

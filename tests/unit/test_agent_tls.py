@@ -14,6 +14,7 @@ pytest.importorskip("capstone")
 from chaosorca.agent import proc as procfs
 from chaosorca.agent.monitors import tls
 from chaosorca.agent.monitors.tls import TlsProbes
+from chaosorca.model.errors import AgentError
 
 LIBRARY = "/usr/lib/libssl.so.3"
 
@@ -179,6 +180,28 @@ def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: An
     target.running = []
     look(probes)
     assert probes.problems(1) == []
+
+
+def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = probes._program["tls_cgroups"]
+
+    def put(key: Any, value: Any) -> None:
+        if len(groups.content) == 2:
+            raise AgentError("the kernel's map 'tls_cgroups' is full")
+        groups.content[key] = value
+
+    monkeypatch.setattr(groups, "put", put)
+    target = Target(10, cgroups=(7, 8, 9))
+    probes.watch(1, target)
+    assert probes.problems(1) == ["not all of its HTTPS is followed: the kernel's map 'tls_cgroups' is full"]
+    target.groups = [7, 8]
+    look(probes)
+    assert (groups.content, probes.problems(1)) == ({7: 1, 8: 1}, [])
+    target.groups = [8, 9]
+    look(probes)
+    assert (groups.content, probes.problems(1)) == ({8: 1, 9: 1}, [])
+    probes.unwatch(1)
+    assert groups.content == {}
 
 
 def test_strangers_are_told_by_name(probes: Any) -> None:

@@ -132,7 +132,8 @@ class HttpMonitor:
         """Begin to follow a target's requests, or follow it to the network namespace that it has now.
 
         Raises:
-            AgentError: the container is on the host's network, where its requests cannot be told from others'.
+            AgentError: the container is on the host's network, where its requests cannot be told from others', or the kernel
+                refuses it.
         """
         if target.host_network:
             raise AgentError(
@@ -145,11 +146,11 @@ class HttpMonitor:
                 target.ask_one(lambda pid: self._watch_by(program, target, pid))
         except ProcessLookupError:
             return
-        except PermissionError as error:
+        except OSError as error:
             if target.name in self._targets:
                 return  # it is about to end: the next time tells
             raise AgentError(
-                f"HTTP of container {target.name!r} is not monitored: its network cannot be entered: {error}"
+                f"HTTP of container {target.name!r} is not monitored: its network cannot be listened to: {error}"
             ) from error
 
     def _watch_by(self, program: Program, target: Target, pid: int) -> None:

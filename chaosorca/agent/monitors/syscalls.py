@@ -146,9 +146,11 @@ class SyscallMonitor:
             if name not in self._targets or self._program is None or known == (numbers, timed_by):
                 return
             table = self._program["untimed"]
+            before = self._untimed.get(name, set())
+            self._untimed[name] = before | numbers  # what may be there if it gets full
             for number in numbers:
                 table.put((self._targets[name], number), 1)
-            for number in self._untimed.get(name, set()) - numbers:
+            for number in before - numbers:
                 table.delete((self._targets[name], number))
             self._untimed[name], self._timed_by[name] = numbers, timed_by
             self._set_cgroups(name, self._cgroups.get(name, set()), rewrite=True)
@@ -218,10 +220,11 @@ class SyscallMonitor:
         table = self._program["watched_cgroups"]
         for cgroup in before - ids:
             table.delete(cgroup)
+        self._cgroups[name] = before & ids
+        self._version += 1
         for cgroup in ids if rewrite else ids - before:
             table.put(cgroup, (self._targets[name], self._timed_by.get(name, 0)))
-        self._cgroups[name] = ids
-        self._version += 1
+            self._cgroups[name].add(cgroup)
 
     def _tell(self) -> None:
         """Tell the kernel whose calls may be counted, and have it count while there is anybody."""

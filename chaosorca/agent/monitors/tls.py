@@ -56,6 +56,8 @@ class _Watched:
     """The process in whose root folder libraries were looked for,"""
     usual: frozenset[FileId] = frozenset()
     """and what was there."""
+    trouble: str = ""
+    """Why it is not followed, if it is not."""
 
     def files(self) -> set[FileId]:
         """Its TLS libraries."""
@@ -128,10 +130,14 @@ class TlsProbes:
         return {table: len(self._program[table]) for table in _COUNTED} if self._program else {}
 
     def problems(self, number: int) -> list[str]:
-        """What is wrong with the libraries that a target's processes use now."""
+        """What is wrong with following a target now, and with the libraries that its processes use."""
         with self._lock:
             watched = self._targets.get(number)
-            return sorted({self._problems[file] for file in watched.files() & self._problems.keys()} if watched else ())
+            if watched is None:
+                return []
+            return [watched.trouble] * bool(watched.trouble) + sorted(
+                {self._problems[file] for file in watched.files() & self._problems.keys()}
+            )
 
     def strangers(self, number: int) -> list[str]:
         """Names of a target's processes that have received by TLS and were never seen to call the library."""
@@ -168,9 +174,14 @@ class TlsProbes:
             now = set(watched.target.cgroup.ids()) - {1}  # 1 would be everybody's
             for cgroup in watched.cgroups - now:
                 program["tls_cgroups"].delete(cgroup)
-            for cgroup in now - watched.cgroups:
-                program["tls_cgroups"].put(cgroup, number)
-            watched.cgroups = now
+            watched.cgroups &= now
+            watched.trouble = ""
+            try:
+                for cgroup in now - watched.cgroups:
+                    program["tls_cgroups"].put(cgroup, number)
+                    watched.cgroups.add(cgroup)
+            except AgentError as error:
+                watched.trouble = f"not all of its HTTPS is followed: {error}"
         pids = watched.target.pids()
         if pids and watched.first not in pids:
             found = self._usual(pids[0])
