@@ -90,8 +90,6 @@ def monit_start(configuration: dict[str, Any], name: str) -> None:
                 stop_monitoring(container=target["id"], configuration=configuration)
         raise
     for target in targets:
-        for warning in target["warnings"]:
-            click.echo(f"warning: {warning}", err=True)
         click.echo(f"monitoring {target['name']}: {', '.join(target['monitors'])}")
 
 

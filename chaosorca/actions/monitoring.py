@@ -2,6 +2,8 @@
 
 import contextlib
 
+from logzero import logger
+
 from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect
@@ -23,7 +25,8 @@ def start_monitoring(
     secrets: dict = None,
 ) -> list:
     """
-    Begin to monitor running containers from the outside. What is monitored already is kept, and added to.
+    Begin to monitor running containers from the outside. What is monitored already is kept, and added to. A monitor that
+    cannot watch a container is left out with a warning, as long as another one can.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -57,6 +60,9 @@ def start_monitoring(
                     agent.ask("unwatch", container=one["name"])
             retire_agent(client)
         raise
+    for one in watched:
+        for warning in one["warnings"]:
+            logger.warning("monitoring of %s: %s", one["name"], warning)
     return watched
 
 

@@ -18,6 +18,7 @@ from chaosorca.agent.doctor import OWN_NAME, Doctor
 from chaosorca.agent.engine_events import EngineEvents
 from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.io_source import PROC
 from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.monitors.http import HttpMonitor
 from chaosorca.agent.monitors.resources import ResourceMonitor
@@ -47,7 +48,7 @@ class Agent:
         self._own = own_cgroup()
         self._syscalls = SyscallMonitor(arch)
         self._http = HttpMonitor()
-        self._resources = ResourceMonitor(self._ended_io)
+        self._resources = ResourceMonitor(self._syscalls.ended_io)
         self._faults = Faults(arch, self._ledger, self._fault_changed, self._requests_to, self._calls_of, self._syscalls.marks)
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
@@ -65,11 +66,15 @@ class Agent:
         if unknown:
             raise InvalidArgument(f"there is no monitor {unknown[0]!r}: there are {', '.join(MONITORS)}")
         self._look_at_code(container)
-        # Before any lock: loading takes its time, and scrapes go on meanwhile.
+        # Before any lock: loading takes its time, and scrapes go on meanwhile. What is refused is told when it is attached.
+        unprepared = ""
         if {"syscalls", "resources"} & set(monitors):
-            self._syscalls.prepare()
+            try:
+                self._syscalls.prepare()
+            except AgentError as error:
+                unprepared = str(error)
         if "http" in monitors:
-            with contextlib.suppress(AgentError):  # that is told when it is attached, and the others go on
+            with contextlib.suppress(AgentError):
                 self._http.prepare()
         if "resources" in monitors:
             self._resources.io_source()
@@ -81,19 +86,22 @@ class Agent:
                 self._ledger.forget(target.name)
             wanted = {*monitors, *self._monitors.get(target.name, ())}
             try:
-                self._attach(target, wanted)
+                refused = self._attach(target, wanted)
+                if refused.keys() >= set(monitors):
+                    raise AgentError("; ".join(refused[monitor] for monitor in monitors))
+                self._fault_changed(target.name)
             except BaseException:
                 if is_new:
                     self.unwatch(target.name)
                 raise
-            if "resources" in wanted and not self._syscalls.io_of_ended_threads:
-                target.warnings.append(
-                    "this kernel has no BTF: what a process of `docker exec` read and wrote is lost when it ends"
-                )
+            _warn_of_refused(target, wanted, refused)
+            wanted -= refused.keys()
+            if "resources" in wanted and self._resources.source(target) == PROC and target.name not in self._syscalls.ended_io():
+                why = refused.get("syscalls") or unprepared or "this kernel has no BTF"
+                target.warnings.append(f"what a process of `docker exec` read and wrote is lost when it ends: {why}")
             _warn_of_network(target, wanted)
             self._targets[target.name] = target
             self._monitors[target.name] = wanted
-            self._fault_changed(target.name)
             return {**(told := self._describe(target)), "warnings": told["warnings"] + self.names.warnings(), "new": is_new}
 
     def unwatch(self, container: str) -> dict[str, Any]:
@@ -240,31 +248,34 @@ class Agent:
             agent_resident_bytes=own.resident_bytes,
         )
 
-    def _attach(self, target: Target, wanted: set[str]) -> None:
-        """Have the monitors watch a target; those of `wanted` that cannot, but need not, are taken out of it with a warning."""
-        try:
-            # The resource monitor, too, wants the kernel's count of what ended threads had read and written.
-            if wanted & {"syscalls", "resources"}:
+    def _attach(self, target: Target, wanted: set[str]) -> dict[str, str]:
+        """Have the monitors watch a target; return why for those that cannot."""
+        refused: dict[str, str] = {}
+        # The resource monitor, too, wants the kernel's count of what ended threads had read and written.
+        if "syscalls" in wanted or ("resources" in wanted and self._syscalls.program() is not None):
+            try:
                 self._syscalls.watch(target, counting="syscalls" in wanted)
-        except AgentError:
-            if "syscalls" in wanted:
-                raise
-        try:
-            if "http" in wanted:
+            except AgentError as error:
+                refused["syscalls"] = str(error)
+        if "http" in wanted:
+            try:
                 self._http.watch(target)
-        except AgentError as error:
-            wanted.remove("http")
-            target.warnings.append(str(error))
+            except AgentError as error:
+                refused["http"] = str(error)
+        return refused
 
     def _follow(self, target: Target) -> None:
         """A container that was restarted has new control groups and a new network namespace."""
         if target.cgroup.exists():
-            wanted = set(self._monitors[target.name])
+            wanted = self._monitors[target.name]
             try:
-                self._attach(target, wanted)
-                self._monitors[target.name] = wanted  # without what the new one's network does not allow
-            except (AgentError, OSError):
+                refused = self._attach(target, wanted)
+            except OSError:
                 _log.debug("container %s is on its way down or up", target.name, exc_info=True)
+                return
+            _warn_of_refused(target, wanted, refused)
+            # The new one's network does not allow it; what else is refused is tried again.
+            self._monitors[target.name] = wanted - (refused.keys() & {"http"})
 
     def _followed(self) -> dict[str, set[str]]:
         """The ids of containers that are monitored or have a fault, by name."""
@@ -289,9 +300,6 @@ class Agent:
         # Whoever asked it to retire may have failed to remove it: it does not refuse for ever.
         if time.monotonic() - self._retired_at < _RETIRED_FOR:
             raise AgentError("the agent is being removed because it had nothing to do: try again")
-
-    def _ended_io(self) -> Any:
-        return self._syscalls.ended_io() if self._syscalls.io_of_ended_threads else None
 
     def _fault_changed(self, container: str) -> None:
         injections = self._faults.active_on(container)
@@ -325,6 +333,10 @@ class Agent:
             "monitors": sorted(self._monitors[target.name]),
             "warnings": target.warnings + self._http.warnings(target.name),
         }
+
+
+def _warn_of_refused(target: Target, wanted: set[str], refused: dict[str, str]) -> None:
+    target.warnings += [why for monitor, why in refused.items() if monitor in wanted and why not in target.warnings]
 
 
 def _warn_of_network(target: Target, monitors: set[str]) -> None:

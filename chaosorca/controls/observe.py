@@ -84,8 +84,6 @@ def before_experiment_control(
                 watched.append(target["name"])
                 if target["new"]:
                     _started.containers.append(target["name"])
-                for warning in target["warnings"]:
-                    logger.warning("observe: %s", warning)
         measure.wait_for_scrapes(open_prometheus(configuration), watched, _SCRAPES)
         logger.info("observe: monitoring %s", ", ".join(watched))
     except (OrcaError, ChaosException) as error:

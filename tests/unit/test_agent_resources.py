@@ -49,7 +49,7 @@ def host(tmp_path: Path) -> Host:
     return made
 
 
-def monitor(host: Host, ended: Callable[[], dict[str, Io] | None] = dict, source: str = PROC) -> ResourceMonitor:
+def monitor(host: Host, ended: Callable[[], dict[str, Io]] = lambda: {"web": Io()}, source: str = PROC) -> ResourceMonitor:
     return ResourceMonitor(ended, host.proc, lambda: IoSource(source, ""))
 
 
@@ -74,8 +74,8 @@ def test_io_of_ended_threads_is_added(host: Host) -> None:
 
 def test_io_is_the_processes_own_figure_where_the_kernel_does_not_tell(host: Host) -> None:
     host.io(FIRST, 100, 10, whole=(900, 90))
-    assert monitor(host, lambda: None).read([host.target])["web"].io == Io(900, 90, 7, 3)
-    assert monitor(host, dict).read([host.target])["web"].io == Io(100, 10, 7, 3)
+    assert monitor(host, lambda: {"db": Io()}).read([host.target])["web"].io == Io(900, 90, 7, 3)
+    assert monitor(host).read([host.target])["web"].io == Io(100, 10, 7, 3)
 
 
 def test_io_never_goes_down(host: Host) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from chaosorca.agent.monitors import syscalls
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
+from chaosorca.agent.proc import Io
 from chaosorca.agent.targets import Target
 from chaosorca.model.errors import AgentError
 
@@ -113,6 +114,35 @@ def test_calls_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, 
     assert len(kernel["untimed"].content) == 4
     monitor.leave_timing_to_tracer("web", ())
     assert kernel["untimed"].content == {}
+
+
+def test_who_has_no_control_group_in_the_unified_hierarchy_is_refused(monitor: SyscallMonitor) -> None:
+    web = container("web")
+    web.cgroup.unified = None
+    with pytest.raises(AgentError, match="the system calls of container 'web' cannot be told apart"):
+        monitor.watch(web)
+    monitor.watch(container("db"))  # it is about to end: the control groups of version 1 go last
+
+
+def test_whose_calls_cannot_be_counted_has_the_io_of_its_ended_threads(monitor: SyscallMonitor, kernel: Kernel) -> None:
+    monitor.io_of_ended_threads = True
+    kernel.refuses = True
+    with pytest.raises(AgentError, match="system calls cannot be counted: this kernel lets no program see them"):
+        monitor.watch(container("web", 5))
+    tried = kernel.asked.total()
+    monitor.watch(container("db", 6), counting=False)
+    assert kernel.asked.total() == tried
+    kernel["ended_io"].content = {1: (1, 2, 3, 4), 9: (5, 5, 5, 5)}
+    assert monitor.ended_io() == {"web": Io(1, 2, 3, 4), "db": Io()}
+    assert list(kernel["ended_io"].content) == [1]
+    kernel.refuses = False
+    monitor.watch(container("web", 5))
+    assert kernel.attached == ["on_sys_exit", "on_sys_enter"]
+
+
+def test_without_type_information_the_io_of_ended_threads_is_nobodys(monitor: SyscallMonitor) -> None:
+    monitor.watch(container("web", 5))
+    assert monitor.ended_io() == {}
 
 
 @pytest.mark.parametrize(

@@ -89,21 +89,21 @@ def test_the_control_group_of_a_container(
 )
 def test_the_figures_of_a_container(copy: tuple[Path, Cgroup], source: str, resources: Resources) -> None:
     tree, group = copy
-    monitor = ResourceMonitor(dict, tree / "proc", lambda: IoSource(source, ""))
+    monitor = ResourceMonitor(lambda: {"web": Io()}, tree / "proc", lambda: IoSource(source, ""))
     assert monitor.read([Target("web", "0123", group, proc=tree / "proc")]) == {"web": resources}
 
 
 @pytest.mark.parametrize(
     ("copy", "ended", "io"),
     [
-        (V1, None, Io(5_460_992, 4_202_496, 99, 33)),
+        (V1, {}, Io(5_460_992, 4_202_496, 99, 33)),
         (V1, {"web": Io(5_043_200, 4_194_304, 57, 26)}, Io(5_460_992, 4_202_496, 99, 33)),
-        (V1, {}, Io(417_792, 8_192, 42, 7)),
+        (V1, {"web": Io()}, Io(417_792, 8_192, 42, 7)),
     ],
     indirect=["copy"],
     ids=["the process's own", "told by the kernel", "nothing ended"],
 )
-def test_what_ended_children_did_is_in_the_figures(copy: tuple[Path, Cgroup], ended: dict[str, Io] | None, io: Io) -> None:
+def test_what_ended_children_did_is_in_the_figures(copy: tuple[Path, Cgroup], ended: dict[str, Io], io: Io) -> None:
     tree, group = copy
     monitor = ResourceMonitor(lambda: ended, tree / "proc", lambda: IoSource("/proc/PID/io", ""))
     assert monitor.read([Target("web", "0123", group, proc=tree / "proc")])["web"].io == io

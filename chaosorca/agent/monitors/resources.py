@@ -39,13 +39,13 @@ class ResourceMonitor:
 
     def __init__(
         self,
-        ended_io: Callable[[], dict[str, Io] | None],
+        ended_io: Callable[[], dict[str, Io]],
         proc: Path = Path("/proc"),
         choose: Callable[[], IoSource] = lambda: choose_io_source(own_cgroup()),
     ) -> None:
         """
         Arguments:
-            ended_io: what ended threads of each container had read and written; None where the kernel cannot tell.
+            ended_io: what ended threads of each container had read and written; not of those that the kernel does not tell it of.
             proc: the proc file system.
             choose: tells who is to be asked for what containers read and write, the first time that it matters.
         """
@@ -61,7 +61,7 @@ class ResourceMonitor:
         result: dict[str, Resources] = {}
         for target in targets:
             try:
-                result[target.name] = self._read(target, ended)
+                result[target.name] = self._read(target, ended.get(target.name))
             except OSError:
                 continue  # it ended while it was read
         return result
@@ -71,7 +71,7 @@ class ResourceMonitor:
         self._io.pop(name, None)
         self._sources.pop(name, None)
 
-    def _read(self, target: Target, ended: dict[str, Io] | None) -> Resources:
+    def _read(self, target: Target, ended: Io | None) -> Resources:
         pids = target.pids()
         if not pids:
             raise ProcessLookupError(target.name)
@@ -79,12 +79,12 @@ class ResourceMonitor:
             (None, None) if target.host_network else target.ask_one(lambda pid: procfs.network_bytes(self._proc, pid))
         )
         cpu, memory = target.cgroup.cpu_seconds(), target.cgroup.memory_bytes()
-        source = self._source(target)
+        source = self.source(target)
         io = self._io_of_processes(target.name, pids, ended) if source == PROC else target.cgroup.io()
         return Resources(cpu, memory, received, transmitted, io, source)
 
-    def _source(self, target: Target) -> str:
-        """Who is asked about a container: always the same one, or a counter would jump."""
+    def source(self, target: Target) -> str:
+        """Who is asked what a container reads and writes: always the same one, or a counter would jump."""
         if target.name not in self._sources:
             source = self.io_source().name
             if source != PROC:
@@ -95,10 +95,10 @@ class ResourceMonitor:
             self._sources[target.name] = source
         return self._sources[target.name]
 
-    def _io_of_processes(self, name: str, pids: list[int], ended: dict[str, Io] | None) -> Io:
+    def _io_of_processes(self, name: str, pids: list[int], ended: Io | None) -> Io:
         if ended is None:
             io = sum((procfs.process_io(self._proc, pid) for pid in pids), Io())
         else:
-            io = sum((procfs.thread_io(self._proc, pid) for pid in pids), ended.get(name, Io()))
+            io = sum((procfs.thread_io(self._proc, pid) for pid in pids), ended)
         self._io[name] = io | self._io.get(name, Io())
         return self._io[name]

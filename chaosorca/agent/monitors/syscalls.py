@@ -91,9 +91,12 @@ class SyscallMonitor:
         Arguments:
             target: the container.
             counting: else only what its ended threads had read and written is kept, which costs its calls nothing.
+
+        Raises:
+            AgentError: the kernel refuses it; what its ended threads had read and written may be kept nevertheless.
         """
         ids = set(target.cgroup.ids())
-        if 1 in ids or (not ids and target.cgroup.exists()):
+        if 1 in ids or target.cgroup.unified is None:
             raise AgentError(
                 f"the system calls of container {target.name!r} cannot be told apart: "
                 "it has no control group of its own in the unified hierarchy"
@@ -107,7 +110,11 @@ class SyscallMonitor:
                 self._counted.add(target.name)
                 self._version += 1
             self._set_cgroups(target.name, ids)
-            self._tell()
+            try:
+                self._tell()
+            except AgentError:
+                self._counted.discard(target.name)
+                raise
 
     def unwatch(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
@@ -179,10 +186,11 @@ class SyscallMonitor:
             return counts, durations
 
     def ended_io(self) -> dict[str, Io]:
-        """What ended threads of each container had read and written while it was watched."""
+        """What ended threads of each container had read and written while it was watched, of those that the kernel tells it of."""
         with self._lock:
-            names = self._names_of_targets()
-            return {names[target]: Io(*figures) for target, figures in self._entries_of("ended_io", names)}
+            names = self._names_of_targets() if self.io_of_ended_threads else {}
+            told = dict(self._entries_of("ended_io", names))
+            return {name: Io(*told.get(target, ())) for target, name in names.items()}
 
     def program(self) -> Program | None:
         """What is loaded, for what it costs; None before that."""
