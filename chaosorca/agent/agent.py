@@ -265,17 +265,24 @@ class Agent:
         return refused
 
     def _follow(self, target: Target) -> None:
-        """A container that was restarted has new control groups and a new network namespace."""
-        if target.cgroup.exists():
-            wanted = self._monitors[target.name]
-            try:
-                refused = self._attach(target, wanted)
-            except OSError:
-                _log.debug("container %s is on its way down or up", target.name, exc_info=True)
-                return
-            _warn_of_refused(target, wanted, refused)
-            # The new one's network does not allow it; what else is refused is tried again.
-            self._monitors[target.name] = wanted - (refused.keys() & {"http"})
+        """A container that was restarted has new control groups and a new network namespace; one that has ended has none.
+
+        One that was removed stays known all the same: between that and another's taking its name any time may pass, and its series
+        are to go on then. It costs nothing but its entries, until somebody stops its monitoring.
+        """
+        if not target.cgroup.exists():
+            self._syscalls.rest(target.name)
+            self._http.rest(target.name)
+            return
+        wanted = self._monitors[target.name]
+        try:
+            refused = self._attach(target, wanted)
+        except OSError:
+            _log.debug("container %s is on its way down or up", target.name, exc_info=True)
+            return
+        _warn_of_refused(target, wanted, refused)
+        # The new one's network does not allow it; what else is refused is tried again.
+        self._monitors[target.name] = wanted - (refused.keys() & {"http"})
 
     def _followed(self) -> dict[str, set[str]]:
         """The ids of containers that are monitored or have a fault, by name."""

@@ -162,6 +162,7 @@ def test_series_of_a_container_that_ends_end_and_go_on_when_it_is_back(run_conta
     container.kill()
     container.wait()
     wait_for(lambda: not [name for name in scrape(web) if f'"{container.name}"' in name])
+    wait_for(lambda: seen_of_calls() == set())
     container.start()
     wait_for(lambda: f'chaosorca_monitored{{container="{container.name}",monitor="syscalls"}}' in scrape(web))
     time.sleep(0.5)

@@ -42,6 +42,9 @@ class Monitor:
         if self.refused and options.get("counting", True):
             raise AgentError(self.refused)
 
+    def rest(self, name: str) -> None:
+        self.watched[name] = "at rest"
+
     def unwatch(self, name: str) -> None:
         self.watched.pop(name, None)
 
@@ -143,3 +146,15 @@ def test_what_is_refused_after_a_restart_is_told_once_and_calls_are_tried_again(
     for _ in range(3):
         host.agent._follow(target)
     assert (host.agent._monitors["web"], sorted(target.warnings)) == ({"syscalls"}, sorted([NO_HTTP, NO_EVENTS]))
+
+
+def test_who_has_ended_is_let_go_until_it_is_back(host: Host) -> None:
+    host.watch("syscalls", "http", "resources")
+    target = host.agent._targets["web"]
+    host.group.rename(host.group.parent / "ended")
+    host.agent._follow(target)
+    assert host.calls.watched == host.http.watched == {"web": "at rest"}
+    assert host.agent.status()["targets"][0]["monitors"] == ["http", "resources", "syscalls"]
+    (host.group.parent / "ended").rename(host.group)
+    host.agent._follow(target)
+    assert (host.calls.watched, host.http.watched) == ({"web": {"counting": True}}, {"web": {}})

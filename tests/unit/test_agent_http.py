@@ -301,3 +301,18 @@ def test_whatever_the_kernel_refuses_is_told_of_http(host: Host, refused: int, m
     host.monitor._targets["web"].namespace = 1
     host.monitor.watch(host.target)  # of one that is followed the next time tells
     assert list(host.monitor._targets) == ["web"]
+
+
+def test_the_network_of_a_container_that_has_ended_is_let_go_and_its_figures_stay(host: Host) -> None:
+    host.monitor.watch(host.target)
+    host.kernel.maps["counts"].content = {(0, 200, 0, 1): [2]}
+    before: Any = host.monitor._targets["web"].sockets["eth0"]
+    host.monitor.rest("web")
+    host.monitor.rest("web")
+    host.monitor.rest("nobody")
+    assert before.closed
+    assert host.monitor.figures().counts == {("web", "server", "GET", "200", "false"): 2}
+    host.monitor.watch(host.target)
+    watched = host.monitor._targets["web"]
+    assert (watched.number, watched.sockets["eth0"].closed, len(Socket.opened)) == (0, False, 2)  # type: ignore[attr-defined]
+    assert host.monitor.figures().counts == {("web", "server", "GET", "200", "false"): 2}

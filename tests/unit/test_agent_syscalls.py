@@ -145,6 +145,23 @@ def test_without_type_information_the_io_of_ended_threads_is_nobodys(monitor: Sy
     assert monitor.ended_io() == {}
 
 
+def test_nothing_is_attached_for_who_has_ended_and_the_counts_go_on(monitor: SyscallMonitor, kernel: Kernel) -> None:
+    web, db = container("web", 5), container("db", 6)
+    monitor.watch(web)
+    monitor.watch(db)
+    kernel["errors"].content = {(1, 0, 2): [3]}
+    counted = {("web", "read", "ENOENT"): 3}
+    monitor.rest("web")
+    assert (kernel.watched(), len(kernel.attached), monitor.counts()) == ({6: 2}, 2, counted)
+    for _ in range(2):
+        monitor.rest("db")
+    monitor.rest("nobody")
+    assert (kernel.watched(), kernel.attached, monitor.counts()) == ({}, [], counted)
+    web.cgroup.inodes = [7]
+    monitor.watch(web)
+    assert (kernel.watched(), len(kernel.attached), monitor.counts()) == ({7: 1}, 2, counted)
+
+
 @pytest.mark.parametrize(
     ("number", "name"),
     [

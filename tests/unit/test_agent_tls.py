@@ -170,6 +170,24 @@ def test_libraries_of_the_image_have_probes_before_anybody_loads_them(probes: An
     wait_for(lambda: probes.closed == ["usual"])
 
 
+def test_libraries_of_the_image_have_none_while_nobody_runs_it(probes: Any, tmp_path: Path) -> None:
+    target = Target(10)
+    process(tmp_path, 10, 100)
+    folder = tmp_path / "10" / "root" / "usr" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libssl.so.3").write_text("usual")
+    probes.watch(1, target)
+    target.running = []  # those of a container that is just beginning
+    look(probes)
+    assert probes.closed == []
+    target.groups = []
+    look(probes)
+    wait_for(lambda: probes.closed == ["usual"])
+    target.running, target.groups = [10], [8]
+    look(probes)
+    assert probes.attached == ["usual", "usual"]
+
+
 def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: Any, tmp_path: Path) -> None:
     target = Target(10)
     process(tmp_path, 10, 100, (LIBRARY, file(tmp_path, "odd")))

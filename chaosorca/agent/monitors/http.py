@@ -47,6 +47,8 @@ _UNANSWERED_AFTER = 60.0
 _TLS_UNTOLD_AFTER = 5.0
 _LOOK_EVERY = 5.0
 _TARGETS = 512
+_NOWHERE = 0
+"""In place of the number of a network namespace."""
 _LAYOUTS = {
     "connections": ("=4Q2HI", "=424s"),
     "counts": ("=IHBB", "=Q"),
@@ -181,6 +183,14 @@ class HttpMonitor:
             watched.close()
             raise
         return watched
+
+    def rest(self, name: str) -> None:
+        """Let go of the network of a target, which has ended; what was counted waits for its return."""
+        with self._changing:
+            watched = self._targets.get(name)
+            if watched is not None and watched.namespace != _NOWHERE:
+                watched.close()
+                watched.namespace = _NOWHERE
 
     def unwatch(self, name: str) -> None:
         """Stop following a target's requests and forget its counts."""

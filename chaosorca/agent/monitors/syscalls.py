@@ -116,6 +116,14 @@ class SyscallMonitor:
                 self._counted.discard(target.name)
                 raise
 
+    def rest(self, name: str) -> None:
+        """Have the kernel look for a target no more, which has ended; what was counted waits for its return."""
+        with self._lock:
+            if self._cgroups.get(name):
+                self._set_cgroups(name, set())
+                with contextlib.suppress(AgentError):  # of another target, whose calls could not be counted before either
+                    self._tell()
+
     def unwatch(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
         with self._lock:

@@ -170,19 +170,21 @@ class TlsProbes:
         """Follow a target to its control groups, and put probes on what its processes have loaded since."""
         watched = self._targets[number]
         program = self._prepared.program
-        with contextlib.suppress(*_GONE):
-            now = set(watched.target.cgroup.ids()) - {1}  # 1 would be everybody's
-            for cgroup in watched.cgroups - now:
-                program["tls_cgroups"].delete(cgroup)
-            watched.cgroups &= now
-            watched.trouble = ""
-            try:
-                for cgroup in now - watched.cgroups:
-                    program["tls_cgroups"].put(cgroup, number)
-                    watched.cgroups.add(cgroup)
-            except AgentError as error:
-                watched.trouble = f"not all of its HTTPS is followed: {error}"
+        now = set(watched.target.cgroup.ids()) - {1}  # 1 would be everybody's
+        for cgroup in watched.cgroups - now:
+            program["tls_cgroups"].delete(cgroup)
+        watched.cgroups &= now
+        watched.trouble = ""
+        try:
+            for cgroup in now - watched.cgroups:
+                program["tls_cgroups"].put(cgroup, number)
+                watched.cgroups.add(cgroup)
+        except AgentError as error:
+            watched.trouble = f"not all of its HTTPS is followed: {error}"
         pids = watched.target.pids()
+        if watched.first and not pids and not now:  # it has ended
+            watched.first, watched.usual = 0, frozenset()
+            self._take_unused_away()
         if pids and watched.first not in pids:
             found = self._usual(pids[0])
             self._attach_all(found)
