@@ -58,14 +58,15 @@ def name_and_id(client: docker.DockerClient, reference: str, known: Iterable[tup
 def selected_ids(
     client: docker.DockerClient, container: str | None, label: str | None, known: Iterable[tuple[str, str]]
 ) -> list[str]:
-    """The ids of the container of a name, or of all running ones with a label: of one that has ended, too, if it is `known`.
+    """The ids of the container of a name, or of all with a label, whatever their state: of one that was removed if it is `known`.
 
-    For what is to be undone, where a container that has ended is no error. Arguments are those of `select_containers` and
-    `name_and_id`.
+    For what is to be undone, where there need not be any container. Arguments are those of `select_containers` and `name_and_id`.
     """
     check_selection(container, label)
     if container is None:
-        return [one.id for one in select_containers(client, None, label)]
+        with engine_errors(f"looking for containers with label {label!r}"):
+            found = client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+        return [str(one.id) for one in sorted(found, key=lambda one: str(one.name))]
     known = list(known)
     found = name_and_id(client, container, known)
     # Whoever had the name before is meant too: it may be all that is known of a container that was made anew.

@@ -49,6 +49,8 @@ class FakeClient:
         raise docker.errors.NotFound(f"No such container: {reference}")
 
     def list(self, **options: Any) -> list[FakeContainer]:
+        if self._error:
+            raise self._error
         self.listed.append(options)
         wanted = options.get("filters", {}).get("label")
         if wanted is None:
@@ -98,6 +100,16 @@ def test_what_is_to_be_undone_is_on_whoever_has_or_had_the_name(
     reference: str, known: list[tuple[str, str]], ids: list[str]
 ) -> None:
     assert selected_ids(FakeClient(FakeContainer("web")), reference, None, known) == ids
+
+
+def test_what_is_to_be_undone_by_label_is_on_all_that_have_it_whatever_their_state() -> None:
+    ended = {"Running": False, "Status": "exited"}
+    client = FakeClient(FakeContainer("web", ended, {"app": "shop"}), FakeContainer("other"))
+    assert selected_ids(client, None, "app=shop", []) == [ID]
+    assert client.listed[0]["all"] is True
+    assert selected_ids(client, None, "app=none", []) == []
+    with pytest.raises(EngineError, match="looking for containers with label 'app=none'"):
+        selected_ids(FakeClient(error=docker.errors.APIError("500 Server Error")), None, "app=none", [])
 
 
 @pytest.mark.parametrize(

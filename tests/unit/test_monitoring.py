@@ -49,3 +49,12 @@ def test_warnings_are_logged_with_the_containers_name(
     with caplog.at_level(logging.WARNING):
         monitoring.start_monitoring(container="web")
     assert list(dict.fromkeys(caplog.messages)) == ["monitoring of web: it is odd", "monitoring of web: it is slow"]
+
+
+def test_stopping_by_label_is_success_whatever_became_of_the_containers(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SimpleNamespace(id="a" * 64, name="web")
+    monkeypatch.setattr(monitoring, "connect", lambda _: SimpleNamespace(containers=SimpleNamespace(list=lambda **_: [ended])))
+    agent.watched = {"web": "a" * 64, "other": "b" * 64}
+    assert monitoring.stop_monitoring(label="app=shop") == {"stopped": ["web"]}
+    assert monitoring.stop_monitoring(label="app=shop") == {"stopped": []}
+    assert agent.watched == {"other": "b" * 64}
