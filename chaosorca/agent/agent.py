@@ -96,9 +96,11 @@ class Agent:
                 raise
             _warn_of_refused(target, wanted, refused)
             wanted -= refused.keys()
-            if "resources" in wanted and self._resources.source(target) == PROC and target.name not in self._syscalls.ended_io():
-                why = refused.get("syscalls") or unprepared or "this kernel has no BTF"
-                target.warnings.append(f"what a process of `docker exec` read and wrote is lost when it ends: {why}")
+            if "resources" in wanted:
+                target.warnings += self._resources.warnings(target)
+                if self._resources.source(target) == PROC and target.name not in self._syscalls.ended_io():
+                    why = refused.get("syscalls") or unprepared or "this kernel has no BTF"
+                    target.warnings.append(f"what a process of `docker exec` read and wrote is lost when it ends: {why}")
             _warn_of_network(target, wanted)
             self._targets[target.name] = target
             self._monitors[target.name] = wanted

@@ -37,6 +37,14 @@ class Cgroup:
                 found.append(path.stat().st_ino)
         return found
 
+    def identity(self) -> int:
+        """What another control group at the same place does not have: the inode of its directory.
+
+        Raises:
+            OSError: it is gone.
+        """
+        return next(path.stat().st_ino for path in self._roots())
+
     def pids(self) -> list[int]:
         """The processes in it and below it."""
         root = next(iter(self._roots()), None)

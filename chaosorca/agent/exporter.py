@@ -89,15 +89,15 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ("container_memory_usage_bytes", "Memory in use, page cache included", GaugeMetricFamily, lambda r: r.memory_bytes),
         ("container_network_receive_bytes", "Bytes received", CounterMetricFamily, lambda r: r.received),
         ("container_network_transmit_bytes", "Bytes transmitted", CounterMetricFamily, lambda r: r.transmitted),
-        ("container_fs_reads_bytes", "Bytes read from storage", CounterMetricFamily, lambda r: r.io.read),
-        ("container_fs_writes_bytes", "Bytes written to storage", CounterMetricFamily, lambda r: r.io.written),
+        ("container_fs_reads_bytes", "Bytes read from storage", CounterMetricFamily, _of_io("read")),
+        ("container_fs_writes_bytes", "Bytes written to storage", CounterMetricFamily, _of_io("written")),
         (
             "container_fs_reads",
             "Reads: requests to devices, or calls (chaosorca_io_source)",
             CounterMetricFamily,
-            lambda r: r.io.reads,
+            _of_io("reads"),
         ),
-        ("container_fs_writes", "Writes: as container_fs_reads", CounterMetricFamily, lambda r: r.io.writes),
+        ("container_fs_writes", "Writes: as container_fs_reads", CounterMetricFamily, _of_io("writes")),
     ]
     for name, what, kind, figure in figures:
         family = kind(name, what, labels=["name"])
@@ -130,6 +130,10 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ["program"],
         snapshot.dropped,
     )
+
+
+def _of_io(figure: str) -> Callable[[Resources], float | None]:
+    return lambda resources: getattr(resources.io, figure, None)
 
 
 class Histograms:

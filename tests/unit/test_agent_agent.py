@@ -125,6 +125,13 @@ def test_nothing_is_lost_where_the_control_group_counts(host: Host, monkeypatch:
     assert host.watch("resources") == (["resources"], [])
 
 
+def test_what_is_not_told_of_resources_is_a_warning(host: Host) -> None:
+    (host.group / "memory.current").unlink()
+    monitors, (warning,) = host.watch("resources")
+    assert monitors == ["resources"]
+    assert warning.startswith("its memory in use cannot be told, and is left out: ")
+
+
 @pytest.mark.parametrize(
     ("monitors", "says"), [(["http"], NO_HTTP), (["syscalls"], NO_CALLS), (["syscalls", "http"], f"{NO_CALLS}; {NO_HTTP}")]
 )

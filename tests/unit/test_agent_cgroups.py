@@ -180,6 +180,20 @@ def test_ids_are_the_inodes_of_the_group_and_those_below(tmp_path: Path) -> None
     assert sorted(Cgroup({}, root).ids()) == sorted(path.stat().st_ino for path in below)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_another_group_at_the_same_place_is_another(tmp_path: Path, version: int) -> None:
+    place = tmp_path / "g"
+    group = Cgroup({"pids": place}, None) if version == 1 else Cgroup({}, place)
+    place.mkdir()
+    first = group.identity()
+    assert group.identity() == first
+    place.rename(tmp_path / "old")
+    with pytest.raises(FileNotFoundError):
+        group.identity()
+    place.mkdir()
+    assert group.identity() != first
+
+
 def test_a_group_that_went_has_nothing_in_it(tmp_path: Path) -> None:
     for group in (Cgroup({}, tmp_path / "gone"), Cgroup({"pids": tmp_path / "gone"}, None)):
         assert (group.exists(), group.pids(), group.ids()) == (False, [], [])

@@ -120,6 +120,11 @@ def test_every_sample_has_its_documented_name_and_labels() -> None:
     }
 
 
+def test_what_a_host_does_not_tell_has_no_sample() -> None:
+    nothing = Snapshot(resources={"web": Resources(None, None, None, None, None, "io.stat")})
+    assert [name for name in values(families(nothing)) if name.startswith("container_")] == []
+
+
 def test_every_family_has_a_type_and_a_help_text() -> None:
     lines = text(families(Snapshot())).splitlines()
     helped = [line.split()[2] for line in lines if line.startswith("# HELP")]

@@ -27,6 +27,11 @@ class Host:
         (self.group / "memory.current").write_text("4096\n")
         self.target = Target("web", "0123", Cgroup({}, self.group))
 
+    def restart(self) -> None:
+        """Have another control group at the same place."""
+        self.group.rename(self.group.with_name(f"ended-{self.group.stat().st_ino}"))
+        self.group.mkdir()
+
     def processes(self, *pids: int) -> None:
         (self.group / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
 
@@ -111,7 +116,8 @@ def test_io_is_the_control_groups_where_that_counts(host: Host) -> None:
     stat.write_text("8:0 rbytes=0 wbytes=8 rios=0 wios=1\n")
     assert watched.read([host.target])["web"].io == Io(0, 8, 0, 1), "a container that was restarted begins again"
     stat.unlink()
-    assert watched.read([host.target]) == {}, "who is asked does not change, or a counter would jump"
+    resources = watched.read([host.target])["web"]
+    assert (resources.io, resources.io_source) == (None, "io.stat"), "who is asked does not change, or a counter would jump"
     watched.forget("web")
     resources = watched.read([host.target])["web"]
     assert (resources.io, resources.io_source) == (Io(100, 10, 7, 3), PROC)
@@ -126,17 +132,50 @@ def test_who_is_asked_for_io_is_found_out_once_and_only_if_it_matters(host: Host
     assert (asked, watched.io_source().why) == ([1], "why")
 
 
-@pytest.mark.parametrize("missing", ["cpu.stat", "memory.current", "cgroup.procs"])
-def test_a_container_that_ends_meanwhile_has_no_figures_and_others_have(host: Host, tmp_path: Path, missing: str) -> None:
-    ended = tmp_path / "ended"
-    ended.mkdir()
-    other = Target("db", "4567", Cgroup({}, ended))
-    for name in ("cpu.stat", "memory.current", "cgroup.procs"):
-        (ended / name).write_bytes((host.group / name).read_bytes())
-    (ended / missing).unlink()
-    assert list(monitor(host).read([other, host.target])) == ["web"]
+@pytest.mark.parametrize(
+    ("missing", "left", "says"),
+    [
+        (
+            "cpu.stat",
+            Resources(None, 4096, 300, 40, Io(100, 10, 7, 3), PROC),
+            "its processor time cannot be told, and is left out: ",
+        ),
+        ("memory.current", Resources(1.5, None, 300, 40, Io(100, 10, 7, 3), PROC), "its memory in use cannot be told, and is left"),
+        ("cgroup.procs", Resources(1.5, 4096, None, None, Io(), PROC), ""),
+    ],
+)
+def test_what_is_not_told_leaves_the_others_as_they_are(host: Host, missing: str, left: Resources, says: str) -> None:
+    watched = monitor(host)
+    assert watched.warnings(host.target) == []
+    (host.group / missing).unlink()
+    assert watched.read([host.target]) == {"web": left}
+    warnings = watched.warnings(host.target)
+    assert len(warnings) == bool(says)
+    assert all(warning.startswith(says) and missing in warning for warning in warnings)
 
 
-def test_a_container_whose_first_process_is_gone_has_no_figures(host: Host) -> None:
+def test_a_container_that_has_ended_has_no_figures_and_others_have(host: Host, tmp_path: Path) -> None:
+    other = Target("db", "4567", Cgroup({}, tmp_path / "ended"))
+    watched = monitor(host)
+    assert list(watched.read([other, host.target])) == ["web"]
+    assert watched.warnings(other) == []
+
+
+def test_a_container_whose_first_process_is_gone_has_no_network_figures(host: Host) -> None:
     host.processes(SECOND)
-    assert monitor(host).read([host.target]) == {}
+    resources = monitor(host).read([host.target])["web"]
+    assert (resources.cpu_seconds, resources.received, resources.transmitted) == (1.5, None, None)
+
+
+def test_io_goes_on_after_a_restart_where_the_kernel_does_not_tell(host: Host) -> None:
+    watched = monitor(host, dict)
+    told = []
+    for process, read, restarted in ((FIRST, 100, False), (SECOND, 30, True), (SECOND, 50, False), (FIRST, 5, True)):
+        if restarted:
+            host.restart()
+        host.processes(process)
+        host.io(process, read, 1)
+        told.append(watched.read([host.target])["web"].io)
+    assert told == [Io(100, 1, 7, 3), Io(130, 2, 14, 6), Io(150, 2, 14, 6), Io(155, 3, 21, 9)]
+    watched.forget("web")
+    assert watched.read([host.target])["web"].io == Io(5, 1, 7, 3)
