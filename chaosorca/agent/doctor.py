@@ -110,15 +110,20 @@ class Doctor:
 
     def _do(self, own: Target | None) -> Iterator[Finding]:
         """What doing it shows."""
-        if own is not None:
-            for name, todo, do in (
-                ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
-                ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),
-                ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` takes ptrace without", self._uprobe),
-                ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
-                ("strace", "it is there to compare with: use another injector", self._strace),
-                ("injector auto", "name the injector that works, of those above", self._auto),
-            ):
+        for name, todo, do in (
+            ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
+            ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),
+            ("HTTPS", f"{_ABOVE}; it needs x86-64, BTF and the unified control groups", self._tls),
+            ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` takes ptrace without", self._uprobe),
+            ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
+            ("strace", "it is there to compare with: use another injector", self._strace),
+            ("injector auto", "name the injector that works, of those above", self._auto),
+        ):
+            if own is None:
+                yield no(
+                    name, "cannot be tried without a control group of the agent's own", "see to the control groups above first"
+                )
+            else:
                 yield _tried(name, todo, functools.partial(do, own))
         source = self._io_source()
         yield ok("storage figures", f"come from {source.name}: {source.why}")
@@ -153,6 +158,14 @@ class Doctor:
                     raise AgentError("a request to the agent, and its answer, were not seen")
                 time.sleep(0.01)
         return "a request to the agent was followed in the kernel"
+
+    def _tls(self, own: Target) -> str:
+        """Have the program for it loaded."""
+        if why := self._http.no_tls():
+            raise AgentError(why)
+        if not own.cgroup.ids():
+            raise AgentError("HTTPS is not followed: there are no unified control groups")
+        return "is followed where a program uses OpenSSL's libssl: the kernel takes the program for it"
 
     def _uprobe(self, own: Target) -> str:
         return self._inject("uprobe", own)

@@ -222,6 +222,17 @@ def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch
     assert groups.content == {}
 
 
+def test_without_unified_control_groups_that_is_told(probes: Any, tmp_path: Path) -> None:
+    process(tmp_path, 10, 100)
+    target = Target(10, cgroups=())
+    probes.watch(1, target)
+    said = "HTTPS is not followed: the container has no control group of its own in the unified hierarchy"
+    assert probes.problems(1) == [said]
+    target.running = []  # it has ended
+    look(probes)
+    assert probes.problems(1) == []
+
+
 def test_strangers_are_told_by_name(probes: Any) -> None:
     names = {(1, 10): b"docker", (1, 11): b"docker", (1, 13): b"curl", (2, 12): b"java"}
     probes._program["strangers"].content = {key: name.ljust(16, b"\0") for key, name in names.items()}

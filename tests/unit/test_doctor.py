@@ -143,6 +143,9 @@ class Broken:
     def unwatch(self, name: str) -> None:
         """Nothing is watched."""
 
+    def no_tls(self) -> str:
+        raise AgentError("the kernel does not take the program")
+
     @contextlib.contextmanager
     def tried(self, *_: Any) -> Iterator[None]:
         raise PermissionError(1, "Operation not permitted")
@@ -157,6 +160,9 @@ class Deaf(Broken):
 
     def watch(self, own: Target) -> None:
         """Watch nothing."""
+
+    def no_tls(self) -> str:
+        return "HTTPS is not followed: this kernel has no type information (BTF)"
 
     def counts(self) -> dict[Any, int]:
         return {}
@@ -177,6 +183,7 @@ class Deaf(Broken):
             {
                 "tracepoints": "the kernel does not take the program",
                 "socket filters": "the kernel does not take the program",
+                "HTTPS": "the kernel does not take the program",
                 "uprobes": "Operation not permitted",
                 "ptrace": "Operation not permitted",
                 "strace": "Operation not permitted",
@@ -188,6 +195,7 @@ class Deaf(Broken):
             {
                 "tracepoints": "0 of 1000 system calls were counted",
                 "socket filters": "a request to the agent, and its answer, were not seen",
+                "HTTPS": "HTTPS is not followed: this kernel has no type information (BTF)",
                 "uprobes": "a call that was to fail with EXDEV ended with done",
                 "ptrace": "a call that was to fail with EXDEV ended with done",
                 "strace": "a call that was to fail with EXDEV ended with done",
@@ -225,6 +233,9 @@ class Working(Deaf):
     def choice(self, *_: Any) -> tuple[str, str]:
         return ("ptrace", self.why) if self.why else ("uprobe", "")
 
+    def no_tls(self) -> str:
+        return ""
+
 
 @pytest.mark.parametrize(
     ("why", "says"),
@@ -241,9 +252,35 @@ def test_the_choice_of_auto_is_told(why: str, says: str, tmp_path: Path, monkeyp
     assert findings["uprobes"] == ok("uprobes", "works")
 
 
-def test_an_agent_without_a_control_group_does_not_try_what_needs_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "finding"),
+    [
+        (2, ok("HTTPS", "is followed where a program uses OpenSSL's libssl: the kernel takes the program for it")),
+        (
+            1,
+            no(
+                "HTTPS",
+                "HTTPS is not followed: there are no unified control groups",
+                "look at capabilities and lockdown above; it needs x86-64, BTF and the unified control groups",
+            ),
+        ),
+    ],
+)
+def test_https_needs_unified_control_groups(
+    version: int, finding: Finding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Doctor, "_inject", lambda self, injector, own: "works")
+    own = Cgroup({}, tmp_path) if version == 2 else Cgroup({"memory": tmp_path}, None)
+    examining = Doctor("x86_64", Deaf(), Working(), Working(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)
+    assert by_name(examining.examine(Target("chaosorca-agent", "", own)))["HTTPS"] == finding
+
+
+def test_an_agent_without_a_control_group_says_no_to_all_that_needs_one(tmp_path: Path) -> None:
     examining = Doctor("x86_64", Broken(), Broken(), Broken(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)
     findings = by_name(examining.examine(None))
     assert findings["control groups"].mark == "no"
-    assert "tracepoints" not in findings
+    for name in ("tracepoints", "socket filters", "HTTPS", "uprobes", "ptrace", "strace", "injector auto"):
+        assert findings[name] == no(
+            name, "cannot be tried without a control group of the agent's own", "see to the control groups above first"
+        )
     assert findings["engine's socket"].mark == "ok"

@@ -130,6 +130,15 @@ class HttpMonitor:
                 self._program = program
             return self._program
 
+    def no_tls(self) -> str:
+        """Why this host lets nobody look into TLS, empty if it does.
+
+        Raises:
+            AgentError: the kernel does not take the program.
+        """
+        self.prepare()
+        return self._no_tls
+
     def watch(self, target: Target) -> None:
         """Begin to follow a target's requests, or follow it to the network namespace that it has now.
 

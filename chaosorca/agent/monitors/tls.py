@@ -182,6 +182,8 @@ class TlsProbes:
         except AgentError as error:
             watched.trouble = f"not all of its HTTPS is followed: {error}"
         pids = watched.target.pids()
+        if pids and not now:
+            watched.trouble = "HTTPS is not followed: the container has no control group of its own in the unified hierarchy"
         if watched.first and not pids and not now:  # it has ended
             watched.first, watched.usual = 0, frozenset()
             self._take_unused_away()
