@@ -288,10 +288,26 @@ CASES = [
     ),
 ]
 REQUEST = Talk().packet("client", GET)
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+CODES = range(200, 1000)
+
+
+def many_pairs() -> Talk:
+    """Each method answered once by each code, 32 in a packet."""
+    talk = opened()
+    for method in METHODS:
+        for first in range(0, len(CODES), 32):
+            codes = CODES[first : first + 32]
+            talk.client(GET.replace("GET", method) * len(codes))
+            talk.server("".join(f"HTTP/1.1 {code} x\r\nContent-Length: 0\r\n\r\n" for code in codes))
+    return talk
+
+
 LIMITED = {
     "an acknowledgement": [["packet", {**Talk().packet("client"), "repeat": 20000}]] * 5,
     "another protocol": [["packet", {**Talk(port=5).packet("client", "\x00" * 64), "repeat": 20000}]] * 5,
     "many connections": [["many", {"packet": REQUEST, "count": 40000}], ["sweep", 60]],
+    "many pairs of method and code": many_pairs().steps,
 }
 
 
@@ -330,6 +346,16 @@ def test_connections_without_room_are_known_to_be_missing(told: dict[str, Any]) 
     assert found["waiting"] == 40000
     assert 10000 < found["swept"] <= 32768
     assert told["left"]["connections"] <= 32768
+
+
+def test_requests_whose_count_has_no_room_are_known_to_be_missing(told: dict[str, Any]) -> None:
+    found = told["many pairs of method and code"]
+    assert told["left"]["counts"] == 4096
+    assert set(found["counts"].values()) == {1}
+    assert found["dropped"] > 0
+    assert sum(found["counts"].values()) + found["dropped"] == found["timed"] == len(METHODS) * len(CODES)
+    assert found["unparsed"] == {}
+    assert found["waiting"] == 0
 
 
 def test_what_is_no_http_costs_little(told: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ def main() -> None:
             "dropped": figures.dropped,
             "nanoseconds": min(took, default=0),
         }
-    told["left"] = {"connections": len(program["connections"])}
+    told["left"] = {table: len(program[table]) for table in ("connections", "counts")}
     sys.stdout.write(json.dumps(told))
 
 
