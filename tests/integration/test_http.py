@@ -7,7 +7,8 @@ import re
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import docker
@@ -56,6 +57,11 @@ def figures(container: Container, metric: str, *labels: str) -> Counter[tuple[st
     return found
 
 
+def in_flight(container: Container) -> dict[str, int]:
+    """Requests that wait for their answers, by role."""
+    return {role: count for (role,), count in figures(container, "chaosorca_http_requests_in_flight", "role").items()}
+
+
 class Told:
     """What happens from here on: by the kernel's count and by the servers' logs."""
 
@@ -97,6 +103,11 @@ def ask(container: Container, *requests: str, port: int = NGINX, host: str = "12
     return json.loads(run(container, "python3", "/client.py", json.dumps(asked)))
 
 
+def address(container: Container, network: str = "bridge") -> str:
+    container.reload()
+    return str(container.attrs["NetworkSettings"]["Networks"][network]["IPAddress"])
+
+
 def agree(told: Told, **expected: int) -> None:
     """Both say the same, and that is what is expected, by method and code; nothing was left out."""
     wait_for(lambda: told.logged() == told.counted(), 5)
@@ -106,10 +117,10 @@ def agree(told: Told, **expected: int) -> None:
 
 def test_a_hundred_thousand_requests_on_connections_that_are_kept(servers: list[Container]) -> None:
     told = Told(servers[0])
-    page = GET.format("/")
-    ask(servers[0], page * 8, answers=8, end=BODY, times=3000, connections=4)
+    page, busy = GET.format("/"), GET.format("/busy")
+    ask(servers[0], page * 7 + busy, answers=1, end="</html>", times=3000, connections=4)
     ask(servers[0], page, end=BODY, times=2000, connections=2)
-    agree(told, GET_200=100_000)
+    agree(told, GET_200=88_000, GET_503=12_000)
 
 
 def test_wrk_with_and_without_pipelining(servers: list[Container]) -> None:
@@ -167,22 +178,72 @@ def test_requests_without_an_answer(servers: list[Container]) -> None:
         ask(servers[0], GET.format("/reset"), port=PYTHON, rest=True)
     wait_for(lambda: told.counted() == {"server GET none": 6}, 5)
     assert told.logged() == {}
-    assert set(figures(servers[0], "chaosorca_http_requests_in_flight", "role").values()) <= {0}
+    assert in_flight(servers[0]) == {"server": 0, "client": 0}
+
+
+def test_a_request_is_in_flight_until_it_is_answered(servers: list[Container]) -> None:
+    server, client = servers
+    with ThreadPoolExecutor() as pool:
+        over = pool.submit(ask, client, GET.format("/slow/1000"), host=address(server), port=PYTHON, end="hello")
+        wait_for(lambda: in_flight(server) == {"server": 1, "client": 0} and in_flight(client) == {"server": 0, "client": 1}, 5)
+        assert not over.done()
+        over.result()
+    assert in_flight(server) == in_flight(client) == {"server": 0, "client": 0}
 
 
 def test_both_ends_are_counted_each_in_its_role(servers: list[Container]) -> None:
     server, client = Told(servers[0]), Told(servers[1])
-    servers[0].reload()
-    address = servers[0].attrs["NetworkSettings"]["IPAddress"]
-    ask(servers[1], GET.format("/large") + GET.format("/") * 7, host=address, end=BODY, answers=7, times=100, connections=2)
+    pages = GET.format("/large") + GET.format("/") * 7
+    ask(servers[1], pages, host=address(servers[0]), end=BODY, answers=7, times=100, connections=2)
     agree(server, GET_200=1600)
-    # From one container to another packets do overtake each other now and then, when a sender changes its processor.
+    # From one container to another packets do overtake each other now and then, when a sender changes its processor. Those
+    # of requests do not here, one at a time: what answers were lost for is told, each once.
     reordered = client.unparsed()
     lost = reordered.pop("reordered", 0)
     assert lost <= 16
-    assert 1600 - lost <= sum(client.counted().values()) <= 1600
-    assert client.counted().keys() == {"client GET 200"}
+    assert client.counted() == {"client GET 200": 1600 - lost}
     assert reordered == {}
+
+
+def test_a_container_without_a_network(servers: list[Container], run_container: Callable[..., Container]) -> None:
+    alone = run_container(image=servers[0].image.id, network_mode="none")
+    wait_for(lambda: alone.exec_run(["curl", "-sf", "http://127.0.0.1:8000/code/200"]).exit_code == 0)
+    (watched,) = start_monitoring(container=alone.name)
+    try:
+        assert watched["warnings"] == []
+        assert watched["monitors"] == ["http", "resources", "syscalls"]
+        told = Told(alone)
+        run(alone, "curl", "-s", "-o", "/dev/null", "http://127.0.0.1/")
+        agree(told, GET_200=1)
+    finally:
+        stop_monitoring(container=alone.name)
+
+
+def test_a_network_that_is_connected_and_disconnected_while_it_is_watched(
+    servers: list[Container], client: docker.DockerClient
+) -> None:
+    def listening() -> list[int]:
+        """How many packet sockets there are in each network namespace: the agent has one on each device."""
+        return [len(run(one, "cat", "/proc/net/packet").splitlines()) - 1 for one in servers]
+
+    before = listening()
+    network = client.networks.create(f"orca-test-{time.monotonic_ns() % 10**9}")
+    try:
+        for one in servers:
+            network.connect(one)
+        wait_for(lambda: listening() == [number + 1 for number in before], 5)
+        server, caller = (Told(one) for one in servers)
+        run(servers[1], "curl", "-s", "-o", "/dev/null", f"http://{address(servers[0], network.name)}/?[1-5]")
+        agree(server, GET_200=5)
+        assert caller.counted() == {"client GET 200": 5}
+        assert caller.unparsed() == server.unparsed()
+    finally:
+        for one in servers:
+            network.disconnect(one, force=True)
+        network.remove()
+    wait_for(lambda: listening() == before, 5)
+    run(servers[0], "curl", "-s", "-o", "/dev/null", "http://127.0.0.1/")
+    agree(server, GET_200=6)
 
 
 def test_latencies_are_those_of_the_client(servers: list[Container]) -> None:
