@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +12,11 @@ import pytest
 from conftest import ROOT, wait_for
 from docker.models.containers import Container
 from observer import one_agent_for_all
-from test_http import BODY, GET, ask, figures, run
+from test_http import BODY, GET, address, ask, figures, in_flight, run
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
+from chaosorca.engine.names import AGENT
 
 nothing_left = one_agent_for_all
 NGINX, NGINX_2, PYTHON, READER = 443, 444, 8443, 9000
@@ -24,6 +25,12 @@ import socket
 connection = socket.create_connection(("127.0.0.1", 9000))
 connection.sendall(bytes.fromhex("16030100050100000100"))
 connection.recv(1)
+"""
+PLACES = """
+import json, pathlib, sys
+from chaosorca.agent.elf import Elf
+from chaosorca.agent.openssl import places
+print(json.dumps([place.offset for place in places(Elf(pathlib.Path(sys.argv[1]).read_bytes()))]))
 """
 
 JOINED = """
@@ -66,7 +73,10 @@ while True:
 
 @pytest.fixture(scope="module")
 def containers(client: docker.DockerClient, image: str) -> Iterator[list[Container]]:
-    """Two containers with servers, and one with a process that will be a client; each has a libssl file of its own."""
+    """Two containers with servers, and one with a process that will be a client.
+
+    Each has a libssl file of its own; of the second's it cannot be seen what its functions call.
+    """
     folder = ROOT / "tests" / "integration"
     client.images.build(path=str(folder / "http"), tag="chaosorca-test-http", rm=True, buildargs={"NGINX": image})
     started = []
@@ -95,11 +105,6 @@ def containers(client: docker.DockerClient, image: str) -> Iterator[list[Contain
     finally:
         for one in started:
             one.remove(force=True, v=True)
-
-
-def address(container: Container) -> str:
-    container.reload()
-    return str(container.attrs["NetworkSettings"]["IPAddress"])
 
 
 def count(container: Container) -> Counter[str]:
@@ -140,6 +145,16 @@ class Told:
         return Counter(run(self._container, "sh", "-c", "cat /tmp/*.log || true").splitlines())
 
 
+def test_the_libraries_are_looked_into_in_both_ways(containers: list[Container], client: docker.DockerClient) -> None:
+    agent = client.containers.get(AGENT)
+    numbers = []
+    for one in containers[:2]:
+        one.reload()
+        library = f"/proc/{one.attrs['State']['Pid']}/root/libssl.copy"
+        numbers.append(len(json.loads(run(agent, "python3", "-c", PLACES, library))))
+    assert numbers == [4, 6], "by the function that two of them call, and by each"
+
+
 def test_ten_thousand_requests_in_each_of_two_containers_at_once(containers: list[Container]) -> None:
     pair = containers[:2]
     told = [Told(one) for one in pair]
@@ -159,7 +174,7 @@ def test_ten_thousand_requests_in_each_of_two_containers_at_once(containers: lis
 def test_wrk(containers: list[Container]) -> None:
     before, logged = count(containers[0]), Told(containers[0])._log()
     run(containers[0], "wrk", "-t1", "-c8", "-d1", f"https://127.0.0.1:{NGINX}/")
-    wait_for(lambda: set(figures(containers[0], "chaosorca_http_requests_in_flight", "role").values()) <= {0}, 5)
+    wait_for(lambda: in_flight(containers[0]) == {"server": 0, "client": 0}, 5)
     now = count(containers[0]) - before
     difference = now["server GET 200"] - (Told(containers[0])._log() - logged)["GET 200"]
     assert now["server GET 200"] > 1000
@@ -197,6 +212,17 @@ def test_a_request_without_an_answer(containers: list[Container]) -> None:
     wait_for(lambda: count(containers[1]) - before == {"server GET none": 1, "client GET none": 1}, 5)
 
 
+def test_a_request_is_in_flight_until_it_is_answered(containers: list[Container]) -> None:
+    server, client = containers[0], containers[1]
+    with ThreadPoolExecutor() as pool:
+        slow = GET.format("/slow/1000")
+        over = pool.submit(ask, client, slow, host=address(server), port=PYTHON, tls=True, end="hello")
+        wait_for(lambda: in_flight(server) == {"server": 1, "client": 0} and in_flight(client) == {"server": 0, "client": 1}, 5)
+        assert not over.done()
+        over.result()
+    assert in_flight(server) == in_flight(client) == {"server": 0, "client": 0}
+
+
 def test_each_end_is_counted_where_it_is(containers: list[Container]) -> None:
     server, client = Told(containers[0]), Told(containers[1])
     ask(containers[1], GET.format("/"), host=address(containers[0]), port=NGINX, tls=True, end=BODY, times=100, connections=2)
@@ -212,6 +238,13 @@ def test_a_process_of_a_moment_that_is_the_first_to_use_the_library(containers: 
     run(containers[2], "env", "-u", "LD_LIBRARY_PATH", "curl", "-sk", "-o", "/dev/null", page)
     client.agrees("client", GET_200=1)
     server.agrees("server", GET_200=1)
+
+
+def test_another_library_with_the_same_names(containers: list[Container]) -> None:
+    told = Told(containers[1])
+    run(containers[1], "python3", "/boring.py", str(NGINX), GET.format("/") * 7 + GET.format("/busy"), "50")
+    told.agrees("server", GET_200=350, GET_503=50)
+    told.agrees("client", GET_200=350, GET_503=50)
 
 
 def test_a_library_that_is_loaded_later(containers: list[Container]) -> None:
@@ -248,7 +281,13 @@ def test_a_restart_is_followed(containers: list[Container]) -> None:
     containers[1].restart(timeout=0)
     page = f"https://127.0.0.1:{NGINX}/"
     wait_for(lambda: containers[1].exec_run(["curl", "-skf", "-o", "/dev/null", page]).exit_code == 0)
-    time.sleep(1.5)
+    before = count(containers[1])
+
+    def is_followed() -> bool:
+        run(containers[1], "curl", "-sk", "-o", "/dev/null", page)
+        return not {"server GET 200", "client GET 200"} - (count(containers[1]) - before).keys()
+
+    wait_for(is_followed, 2)
     told = Told(containers[1])
     run(containers[1], "curl", "-sk", "-o", "/dev/null", f"{page}?[1-5]")
     told.agrees("server", GET_200=5)
