@@ -19,8 +19,10 @@ from conftest import Web, scrape, wait_for
 from docker.models.containers import Container
 from observer import Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
 
+from chaosorca.actions import monitoring
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import CAPABILITIES
+from chaosorca.engine.containers import find_container, select_containers
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT
 from chaosorca.model.errno import errno_name
@@ -171,11 +173,61 @@ def test_series_of_a_container_that_ends_end_and_go_on_when_it_is_back(run_conta
     assert stop_monitoring(container=container.name) == {"stopped": [container.name]}
 
 
+def test_of_a_shared_pid_namespace_each_counts_its_own(run_container: Callable[..., Container]) -> None:
+    first = run_container(["sleep", "60"])
+    second = run_container(["sleep", "60"], pid_mode=f"container:{first.id}")
+    for one in (first, second):
+        start_monitoring(container=one.name, http=False, resources=False)
+    try:
+        for caller, number, expected in ((first, 1000, [{"": 1000}, {}]), (second, 500, [{"": 1000}, {"": 500}])):
+            assert caller.exec_run(["perl", "-e", f"getppid for 1..{number}"]).exit_code == 0
+            figures = scrape(Web(caller, ""))
+            assert [calls_of(figures, one, "getppid") for one in (first, second)] == expected
+    finally:
+        for one in (first, second):
+            stop_monitoring(container=one.name)
+
+
+TIMED = "import time; from chaosorca.agent.ctl import main; began = time.monotonic(); main(); print(time.monotonic() - began)"
+
+
+def test_further_containers_are_watched_at_once(
+    observers: Observers, run_container: Callable[..., Container], client: docker.DockerClient
+) -> None:
+    first = observers.get("dynamic").name
+    further = {run_container(["sleep", "60"]).name: monitors for monitors in (["syscalls"], ["http", "resources", "syscalls"])}
+    start_monitoring(container=first)
+    try:
+        for name, monitors in further.items():
+            asked = {"container": find_container(client, name).to_json(), "monitors": monitors}
+            request = json.dumps({"do": "watch", "with": asked})
+            said = client.containers.get(AGENT).exec_run(["python3", "-c", TIMED, request]).output.decode()
+            answer, seconds = said.splitlines()
+            assert json.loads(answer)["ok"]["monitors"] == monitors
+            assert float(seconds) < 0.5
+    finally:
+        for name in (*further, first):
+            stop_monitoring(container=name)
+
+
 def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence(
-    run_container: Callable[..., Container], web: Web
+    run_container: Callable[..., Container], web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_monitoring(container=web.name)
     told = []
+    looked_up = run_container(["sleep", "60"])
+
+    def select_and_kill(*arguments: Any) -> Any:
+        found = select_containers(*arguments)
+        looked_up.kill()
+        looked_up.wait()
+        return found
+
+    with monkeypatch.context() as patched, pytest.raises(ActivityFailed) as died:
+        patched.setattr(monitoring, "select_containers", select_and_kill)
+        start_monitoring(container=looked_up.name)
+    told.append(str(died.value))
+    assert stop_monitoring(container=looked_up.name) == {"stopped": []}
     for number in range(8):
         container = run_container(["sleep", "60"])
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -187,6 +239,7 @@ def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence
             except ActivityFailed as error:
                 told.append(str(error))
         stop_monitoring(container=container.name)
+    assert "has ended" in told[0]
     assert all(re.search("has ended|is not running", sentence) and "\n" not in sentence for sentence in told), told
     assert f'chaosorca_monitored{{container="{web.name}",monitor="syscalls"}}' in scrape(web)
     assert web.get() == 200
