@@ -9,7 +9,7 @@ bpftrace and tshark), start (from start_monitoring to Prometheus's first sample)
 drops), exact (a million calls of eight threads, next to what bpftrace counts). Runs without and with are interleaved; what is
 compared comes from the same round; medians, quartiles and extremes are told. Without means that there is no agent at all. Needs
 what `scripts/setup` makes; requests go between containers of its own; all that it makes, but images, is removed. Exit code 1: a
-count was wrong.
+count was wrong, or something took longer or more than it may (WRONG says what).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import json
 import logging
+import math
 import os
 import re
 import signal
@@ -38,6 +40,7 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.agent.paths import METRICS_PORT
 from chaosorca.engine.agent import CAPABILITIES, find_agent
+from chaosorca.engine.containers import find_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT, NETWORK
 from chaosorca.metrics.measure import wait_for_scrapes
@@ -51,6 +54,13 @@ _TRACEFS = "mount -t tracefs none /sys/kernel/tracing; mount -t debugfs none /sy
 _FEWEST_PROBES = 300
 _DELAY_MS, _PATIENT = 2, 3
 """Connections to each of the containers that wait so long after each answer: some 20,000 requests/s in all."""
+FIRST, SECOND, FURTHER = "first target", "second target", "second target, the agent's own part"
+FURTHER_CALLS = f"{FURTHER}, system calls alone"
+LONGEST = {FIRST: 3.0, SECOND: 1.5, FURTHER: 0.05, FURTHER_CALLS: 0.05}
+"""Seconds that the median of them may take."""
+SCRAPE_MS, MEMORY = 50, 80e6
+"""What the median of the scrapes may take under some 20,000 requests/s, and bytes that the agent may have of its own."""
+_TIMED = "import time; from chaosorca.agent.ctl import main; began = time.monotonic(); main(); print(time.monotonic() - began)"
 _QUIET = 5  # hundredths of a second of processor time in half a second
 MONITORS: dict[str, dict[str, bool]] = {
     "all": {},
@@ -276,8 +286,14 @@ def nginx(machine: Observed) -> None:
 
 
 def start(machine: Observed) -> None:
-    """Seconds from `start_monitoring` to a sample that Prometheus has."""
-    times: dict[str, list[float]] = {"first target": [], "second target": [], "second target, start_monitoring returns": []}
+    """Seconds from `start_monitoring` to a sample that Prometheus has, and of what the agent itself does for a second target."""
+    times: dict[str, list[float]] = {
+        FIRST: [],
+        SECOND: [],
+        f"{SECOND}, start_monitoring returns": [],
+        FURTHER: [],
+        FURTHER_CALLS: [],
+    }
     start_prometheus(port=0)
     try:
         with contextlib.ExitStack() as stack:
@@ -288,12 +304,15 @@ def start(machine: Observed) -> None:
                     began = time.monotonic()
                     start_monitoring(container=web.name)
                     wait_for_scrapes(prometheus, [web.name], 1)
-                    times["first target"].append(time.monotonic() - began)
+                    times[FIRST].append(time.monotonic() - began)
+                    for name, monitors in ((FURTHER, list(MONITORS)[1:]), (FURTHER_CALLS, ["syscalls"])):
+                        times[name].append(_watch(machine, other, monitors))
+                        stop_monitoring(container=other.name)
                     began = time.monotonic()
                     start_monitoring(container=other.name)
-                    times["second target, start_monitoring returns"].append(time.monotonic() - began)
+                    times[f"{SECOND}, start_monitoring returns"].append(time.monotonic() - began)
                     wait_for_scrapes(prometheus, [other.name], 1)
-                    times["second target"].append(time.monotonic() - began)
+                    times[SECOND].append(time.monotonic() - began)
                 finally:
                     for one in (web, other):
                         stop_monitoring(container=one.name)
@@ -302,9 +321,22 @@ def start(machine: Observed) -> None:
     print("\nfrom start_monitoring to the first scraped sample, the images being there: seconds")
     for name, values in times.items():
         print(
-            f"{name:<42} median {statistics.median(values):.2f} ({min(values):.2f}..{max(values):.2f}, {len(values)} rounds)",
+            f"{name:<55} median {statistics.median(values):.3f} ({min(values):.3f}..{max(values):.3f}, {len(values)} rounds)",
             flush=True,
         )
+    medians = {name: statistics.median(times[name]) for name in LONGEST}
+    if late := [f"{name} takes {medians[name]:.3f} s, not under {most}" for name, most in LONGEST.items() if medians[name] >= most]:
+        raise Wrong("; ".join(late))
+
+
+def _watch(machine: Observed, container: Container, monitors: list[str]) -> float:
+    """Seconds until the agent has begun to watch a container, timed beside it: without what `docker exec` takes."""
+    asked = {"container": find_container(machine.client, str(container.name)).to_json(), "monitors": monitors}
+    request = json.dumps({"do": "watch", "with": asked})
+    answer, seconds = execute(machine.client.containers.get(AGENT), "python3", "-c", _TIMED, request).splitlines()
+    if "ok" not in json.loads(answer):
+        raise RuntimeError(f"the agent said {answer}")
+    return float(seconds)
 
 
 # Many
@@ -312,6 +344,7 @@ def start(machine: Observed) -> None:
 
 def scale(machine: Observed) -> None:
     """Twenty containers under load: what a scrape takes, what the agent needs, whether anything was lost."""
+    wrong: list[str] = []
     with contextlib.ExitStack() as stack:
         webs = [stack.enter_context(machine.container("pages")) for _ in range(TARGETS)]
         client = stack.enter_context(machine.container("client"))
@@ -326,7 +359,7 @@ def scale(machine: Observed) -> None:
             wrks = " ".join(f"wrk -t1 {how} -d{seconds}s http://{address}:80/open.html & " for address in addresses) + "wait"
             return sum(map(float, re.findall(r"Requests/sec:\s+([0-9.]+)", execute(client, "sh", "-c", wrks))))
 
-        def under(how: str) -> None:
+        def under(how: str, longest: float) -> None:
             without = load(how)
             with machine.monitored(*webs):
                 scrape(machine)
@@ -339,17 +372,26 @@ def scale(machine: Observed) -> None:
                 _, figures = scrape(machine)
                 anonymous = anonymous_memory(machine)
             entries = sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_map_entries"))
-            if dropped := sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total")):
-                raise Wrong(f"{dropped} entries were dropped")
+            dropped = sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total"))
             low, high = (one * 1000 for one in quartiles(times))
             rates = f"{over.result():,.0f} requests/s in all ({without:,.0f} without monitoring)"
             print(f"\n{TARGETS} containers, {rates}, {len(figures):,} series")
             middle, most = statistics.median(times) * 1000, max(times) * 1000
             print(f"a scrape takes {middle:.0f} ms (quartiles {low:.0f}..{high:.0f}, most {most:.0f}, {len(times)} scrapes)")
-            print(f"the agent's anonymous memory {anonymous / 1e6:.0f} MB, {entries:.0f} map entries, no drops", flush=True)
+            print(
+                f"the agent's anonymous memory {anonymous / 1e6:.0f} MB, {entries:.0f} map entries, {dropped:.0f} drops", flush=True
+            )
+            if middle >= longest:
+                wrong.append(f"a scrape takes {middle:.0f} ms, not under {longest:.0f}")
+            if anonymous >= MEMORY:
+                wrong.append(f"the agent has {anonymous / 1e6:.0f} MB of its own, not under {MEMORY / 1e6:.0f}")
+            if dropped:
+                wrong.append(f"{dropped:.0f} entries were dropped")
 
-        under(f"-c{_PATIENT} -s /tmp/delay.lua")
-        under("-c2")
+        under(f"-c{_PATIENT} -s /tmp/delay.lua", SCRAPE_MS)
+        under("-c2", math.inf)  # there a scrape is one more that waits for a processor
+    if wrong:
+        raise Wrong("; ".join(wrong))
 
 
 def scrape(machine: Observed) -> tuple[float, dict[str, float]]:
@@ -374,22 +416,23 @@ def anonymous_memory(machine: Machine) -> int:
 
 
 def exact(machine: Observed) -> None:
-    """A million calls of eight threads, next to what bpftrace counts of them."""
-    with calls_program(machine) as program:
-        with machine.monitored(program.container, http=False, resources=False):
-            made = program.run(batch=1000, batches=125, threads=8, seconds=60)["calls"]
-            ours = {}
-            for _ in range(2):  # a series that is new is 0 at first
-                ours = scrape(machine)[1]
-            counted = sum(value for name, value in ours.items() if "chaosorca_syscalls_total" in name and '"getppid"' in name)
-        with machine.bpftrace(_pids(program.container)) as other:
-            program.run(batch=1000, batches=125, threads=8, seconds=60)
-            _end(other)
-            found = re.search(r"sys_enter_getppid\]: (\d+)", other.logs().decode())
+    """A million calls of eight threads, which bpftrace counts at the same time."""
+    with (
+        calls_program(machine) as program,
+        machine.monitored(program.container, http=False, resources=False),
+        machine.bpftrace(_pids(program.container)) as other,
+    ):
+        made = program.run(batch=1000, batches=125, threads=8, seconds=60)["calls"]
+        ours = {}
+        for _ in range(2):  # a series that is new is 0 at first
+            ours = scrape(machine)[1]
+        counted = sum(value for name, value in ours.items() if "chaosorca_syscalls_total" in name and '"getppid"' in name)
+        _end(other)
+        found = re.search(r"sys_enter_getppid\]: (\d+)", other.logs().decode())
     theirs = int(found[1]) if found else 0
     print(f"\n{made:,} getppid of 8 threads: {counted:,.0f} counted here, {theirs:,} by bpftrace", flush=True)
-    if counted != made:
-        raise Wrong(f"{counted:.0f} of {made} calls were counted")
+    if not counted == theirs == made:
+        raise Wrong(f"of {made} calls {counted:.0f} were counted here, and {theirs} by bpftrace")
 
 
 PARTS = {part.__name__: part for part in (calls, nginx, start, scale, exact)}
