@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
+from conftest import needs_root, wait_for
 from observer import INJECTORS, Observers, Round, fault_on, observe, observers_of_a_module, one_agent_for_all
+
+from chaosorca.actions.faults import start_fault
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module
@@ -35,6 +39,7 @@ def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and
     injector: str, confined: bool, times: int, observers: Observers
 ) -> None:
     observer = observers.get("dynamic", confined=confined)
+    strays = observer.strays()
     observer.prepare(Round(("getppid", "write", "openat"), 0, alone=False, threads=8))
     observer.begin()
     injected = 0
@@ -47,7 +52,71 @@ def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and
     for worker in workers:
         assert set(worker.tally) <= {0, 64, 1, EACCES}, worker
         assert worker.tally[EACCES] > 0, worker
+        assert worker.signals == 0, f"a signal by which a thread is stopped has reached the program: {worker}"
+    assert observer.strays() == strays
     assert sum(worker.tally[EACCES] for worker in workers) == injected
+
+
+KILLS = 5
+"""The sixth within ten seconds is given up."""
+
+
+@needs_root
+def test_busy_threads_see_nothing_else_while_their_tracers_are_killed(observers: Observers) -> None:
+    """Each time a thread may be left with the signal that has just stopped it, or was about to: with no more than that."""
+    observer = observers.get("dynamic")
+    strays = observer.strays()
+    observer.prepare(Round(("getppid", "write", "openat"), 0, alone=False, threads=8))
+    observer.begin()
+    with fault_on(observer, "uprobe", syscall="getppid,write,openat", error="EACCES"):
+        for _ in range(KILLS):
+            (tracer,) = observer.tracers()
+            os.kill(tracer, signal.SIGKILL)
+            wait_for(lambda before=tracer: observer.tracers().isdisjoint({0, before}), 3)
+    observer.end_round()
+    workers = observer.result()
+    signals = [worker.signals for worker in workers]
+    print(f"{KILLS} tracers killed; signals that came, by thread: {signals}, {observer.strays() - strays} between calls")  # noqa: T201
+    for worker in workers:
+        assert set(worker.tally) <= {0, 64, 1, EACCES}, worker
+        assert worker.tally[EACCES] > 0, worker
+    assert max(signals) <= KILLS
+
+
+HELD_AT_ONCE = 100
+
+
+@pytest.mark.parametrize("injector", INJECTORS)
+def test_a_hundred_threads_are_held_at_the_same_time(injector: str, observers: Observers) -> None:
+    """Held one after the other they would take 30 s."""
+    observer = observers.get("dynamic")
+    observer.prepare(Round(("getppid",), 1, alone=False, threads=HELD_AT_ONCE, early=True))
+    with fault_on(observer, injector, syscall="getppid", delay_enter="300ms") as running:
+        began = time.monotonic()
+        workers = observer.run()
+        took = time.monotonic() - began
+    seconds = sorted(worker.seconds[0] for worker in workers)
+    print(f"held for {seconds[0]:.3f} to {seconds[-1]:.3f} s, all in {took:.3f} s")  # noqa: T201
+    assert running.injected == {"getppid": HELD_AT_ONCE}
+    assert seconds[0] >= 0.3 and seconds[-1] < 0.9, seconds
+    assert took < 1.5
+
+
+@pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
+def test_threads_are_held_for_different_times_at_the_same_time(injector: str, observers: Observers) -> None:
+    """Half of the threads are held by the first fault while the others are by the second; later they are all mixed."""
+    observer = observers.get("dynamic")
+    observer.prepare(Round(("getppid", "getpriority"), 2, alone=False, threads=HELD_AT_ONCE, early=True))
+    with fault_on(observer, injector, syscall="getppid", delay_enter="100ms", probability=0.5) as running:
+        start_fault(container=observer.name, injector=injector, syscall="getpriority", delay_exit="400ms")
+        workers = observer.run()
+    short = [seconds for worker in workers for seconds in worker.of(0).seconds]
+    long = [seconds for worker in workers for seconds in worker.of(1).seconds]
+    held = [seconds for seconds in short if seconds >= 0.1]
+    print(f"{len(held)} held for {min(held):.3f} to {max(held):.3f} s, all others for {min(long):.3f} to {max(long):.3f} s")  # noqa: T201
+    assert 60 < len(held) == running.injected["getppid"] < 140
+    assert max(held) < 0.35, "those held for 400 ms have not held them up"
+    assert min(long) >= 0.4 and max(long) < 0.9
 
 
 @pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
