@@ -254,10 +254,11 @@ class Observer:
             wait_for(condition, within)
         except AssertionError:
             self.container.reload()
+            state = self.container.attrs["State"]
             said = self.container.logs(tail=5).decode(errors="replace").strip()
             raise AssertionError(
                 f"round {self._number} of {self.program} is at {self._state()} after {within} s, {self._round}; "
-                f"container: {self.container.status}, {said or 'it said nothing'}; so far: {self.so_far()[:8]}"
+                f"container: {state['Status']} ({state['ExitCode']}), {said or 'it said nothing'}; so far: {self.so_far()[:8]}"
             ) from None
 
 
@@ -266,17 +267,17 @@ class Observers:
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
-        self._running: dict[tuple[str, str, bool], Observer] = {}
+        self._running: dict[tuple[str, str, bool | str], Observer] = {}
         self._image = "chaosorca-test-inside"
         client.images.build(path=str(ROOT / "tests" / "integration" / "inside"), tag=self._image, rm=True)
 
-    def get(self, program: str, text: str = "", confined: bool = True) -> Observer:
+    def get(self, program: str, text: str = "", confined: bool | str = True) -> Observer:
         """One that waits for a round.
 
         Arguments:
             program: one of `PROGRAMS`.
             text: something to have in its command line.
-            confined: with Docker's own seccomp profile; that has a say after a tracer at each entry of a call.
+            confined: with Docker's own seccomp profile, or this one; it has a say after a tracer at each entry of a call.
         """
         key = (program, text, confined)
         observer = self._running.get(key)
@@ -284,7 +285,8 @@ class Observers:
             self._running.pop(key).remove()
             observer = None
         if observer is None:
-            options = {} if confined else {"security_opt": ["seccomp=unconfined"]}
+            profile = confined or "unconfined"
+            options = {} if profile is True else {"security_opt": ["no-new-privileges", f"seccomp={profile}"]}
             observer = self._running[key] = Observer(self._client, self._image, program, text, **options)
         return observer
 

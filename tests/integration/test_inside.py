@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,6 +190,72 @@ def test_a_seccomp_profile_changes_nothing(confined: bool, injector: str, observ
         workers, injected = observe(observer, injector, Round(steps, 50, threads=4), syscall=",".join(steps), **effect)
         assert [worker.tally for worker in workers] == [{result: 200}] * 5
         assert injected == dict.fromkeys(steps, 250)
+
+
+NEEDED = (
+    *("execve", "brk", "access", "openat", "newfstatat", "close", "mmap", "munmap", "mprotect", "pread64", "arch_prctl", "rseq"),
+    *("set_tid_address", "set_robust_list", "prlimit64", "getrandom", "rt_sigaction", "rt_sigprocmask", "rt_sigtimedwait", "futex"),
+    *("rt_sigreturn", "clone", "clone3", "madvise", "wait4", "exit", "exit_group", "getppid", "read", "write"),
+    # what there is left to do for runc, which is written in Go
+    *(
+        "capget",
+        "capset",
+        "prctl",
+        "fstat",
+        "statx",
+        "fstatfs",
+        "fcntl",
+        "getdents64",
+        "readlinkat",
+        "openat2",
+        "close_range",
+        "poll",
+    ),
+    *(
+        "epoll_create1",
+        "epoll_ctl",
+        "epoll_pwait",
+        "eventfd2",
+        "pipe2",
+        "nanosleep",
+        "sched_yield",
+        "sigaltstack",
+        "getpid",
+        "gettid",
+    ),
+    *("tgkill", "chdir", "setuid", "setgid", "setgroups", "lseek", "ioctl"),
+)
+KILLS = json.dumps(
+    {
+        "defaultAction": "SCMP_ACT_KILL_PROCESS",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}],
+    }
+)
+"""A seccomp profile that allows what is needed to start and to be the observer, and kills whoever does anything else."""
+
+
+IS_KILLED = pytest.mark.xfail(strict=True, reason="the profile sees call -1, and kills the program")
+
+
+@pytest.mark.parametrize(
+    ("injector", "effect", "result"),
+    [
+        ("uprobe", {"error": "EACCES"}, -13),
+        ("uprobe", {"signal": "SIGUSR2", "delay_exit": "1ms"}, 0),
+        pytest.param("uprobe", {"error": "EACCES", "signal": "SIGUSR2"}, -13, marks=IS_KILLED),
+        ("ptrace", {"delay_enter": "1ms"}, 0),
+        pytest.param("ptrace", {"error": "EACCES"}, -13, marks=IS_KILLED),
+    ],
+)
+def test_a_seccomp_profile_that_kills_does_not_kill(
+    injector: str, effect: dict[str, str], result: int, observers: Observers
+) -> None:
+    """A call that is left out may not look to the kernel like one that the profile does not know."""
+    observer = observers.get("dynamic", confined=KILLS)
+    workers, injected = observe(observer, injector, Round(("getppid",), 20, threads=4), within=2, syscall="getppid", **effect)
+    assert [worker.tally for worker in workers] == [{result: 20}] * 5
+    assert injected == {"getppid": 100}
 
 
 @pytest.mark.parametrize("injector", INJECTORS)
