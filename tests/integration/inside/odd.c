@@ -7,6 +7,8 @@
  *     odd deaf     has a thread that has blocked all signals: both threads make calls
  *     odd asks     has one thread that sends another a signal again and again, each when the one before has arrived
  *
+ * With OLD it could make a system call as programs for 32 bits do, though it never does.
+ *
  * All calls are getppid. SIGUSR1 tells it to begin, and to make a hundred more calls.
  */
 #define _GNU_SOURCE
@@ -70,6 +72,15 @@ static made_call *made(void)
     memcpy(memory, code, sizeof(code));
     return mprotect(memory, 4096, PROT_READ | PROT_EXEC) ? NULL : (made_call *)memory;
 }
+
+#ifdef OLD
+__attribute__((used, noinline)) static long old_call(void)
+{
+    long result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "0"(64) : "memory");
+    return result;
+}
+#endif
 
 static int hits(made_call *call, int calls)
 {
