@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A fault leaves nothing behind, however things end: many rounds of a crash at a random moment, on a real nginx under load.
 
-    .venv/bin/python benchmarks/crash_matrix.py [--rounds N] [--seed S] [--only EVENT ...]
+    .venv/bin/python benchmarks/crash_matrix.py [--rounds N] [--seed S] [--only EVENT ...] [--injector NAME]
 
 What happens, and what is expected of it, is the table `EVENTS` in tests/integration/crashes.py; each event is tried with each
 effect of a fault. Events of the Docker daemon happen to a second one that is started for them. Needs root and what `scripts/setup`
@@ -30,7 +30,7 @@ from logzero import logger
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
-from crashes import EFFECTS, EVENTS, Engine, Event, FirstEngine, Outcome, Round, Target  # noqa: E402
+from crashes import EFFECTS, EVENTS, INJECTORS, Engine, Event, FirstEngine, Outcome, Round, Target  # noqa: E402
 from second_engine import second_engine  # noqa: E402
 
 from chaosorca.engine.images import ensure_image  # noqa: E402
@@ -46,10 +46,10 @@ def main() -> int:
     for how in (signal.SIGINT, signal.SIGTERM):  # also where it was started in the background, which ignores SIGINT
         signal.signal(how, signal.default_int_handler)
     logger.setLevel(logging.ERROR)
-    print(f"seed {arguments.seed}", flush=True)
+    print(f"seed {arguments.seed}, injector {arguments.injector}", flush=True)
     outcomes: list[Outcome] = []
     try:
-        with contextlib.closing(rounds(arguments.rounds, arguments.only, arguments.seed)) as played:
+        with contextlib.closing(rounds(arguments.rounds, arguments.only, arguments.seed, arguments.injector)) as played:
             for outcome in played:
                 outcomes.append(outcome)
                 words = "passed" if outcome.passed else "FAILED: " + "; ".join(outcome.complaints)
@@ -62,7 +62,7 @@ def main() -> int:
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
-def rounds(number: int, only: list[str], seed: int) -> Iterator[Outcome]:
+def rounds(number: int, only: list[str], seed: int, injector: str = "auto") -> Iterator[Outcome]:
     """Play rounds spread evenly over events and effects, in a random order; those of a second engine last."""
     rng = random.Random(seed)
     events, effects = [event for event in EVENTS if not only or event.name in only], list(EFFECTS)
@@ -74,20 +74,22 @@ def rounds(number: int, only: list[str], seed: int) -> Iterator[Outcome]:
     agent_image = ensure_image(client, "agent", None)
     with tempfile.TemporaryDirectory(prefix="crash-matrix-") as directory:
         first = [cell for cell in plan if cell[0].live_restore is None]
-        yield from _play(FirstEngine(client), "no", first, rng, Path(directory))
+        yield from _play(FirstEngine(client), "no", first, rng, Path(directory), injector)
         for live_restore in (True, False):
             second = [cell for cell in plan if cell[0].live_restore is live_restore]
             if second:
                 with second_engine([agent_image, IMAGE], live_restore) as engine:
-                    yield from _play(engine, "always", second, rng, Path(directory))
+                    yield from _play(engine, "always", second, rng, Path(directory), injector)
 
 
-def _play(engine: Engine, restart: str, cells: list[tuple[Event, str]], rng: random.Random, directory: Path) -> Iterator[Outcome]:
+def _play(
+    engine: Engine, restart: str, cells: list[tuple[Event, str]], rng: random.Random, directory: Path, injector: str
+) -> Iterator[Outcome]:
     target: Target | None = None
     try:
         for event, effect in cells:
             target = target or Target(engine, IMAGE, restart)
-            outcome = Round(engine, target, event, effect, rng, directory).play()
+            outcome = Round(engine, target, event, effect, rng, directory, injector).play()
             if not outcome.passed:  # the next round begins with a target that nothing has happened to
                 target.remove()
                 target = None
@@ -102,7 +104,8 @@ def _print_table(outcomes: list[Outcome]) -> None:
     by_cell: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         by_cell.setdefault((outcome.event, outcome.effect), []).append(outcome)
-    print("\nas expected: seconds from the event, or from the end of the fault's duration, until all was as the table says;")
+    print(f"\ninjected by {', '.join(sorted({one.injector for one in outcomes})) or 'nobody'}")
+    print("as expected: seconds from the event, or from the end of the fault's duration, until all was as the table says;")
     print("  chaos-SIGTERM, chaos-SIGINT: until chaos had ended, which goes on after a signal that came during its action")
     print("nothing left: seconds from stopping what goes on until nothing of ours was left\n")
     print(f"{'':<31}{'':>7}{'':>7}   as expected        nothing left")
@@ -129,6 +132,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", default=[], choices=[event.name for event in EVENTS], metavar="EVENT", help="only this event"
     )
+    parser.add_argument("--injector", choices=INJECTORS, default="auto", help="how the faults are injected (default auto)")
     return parser.parse_args()
 
 

@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import json
 import os
+import platform
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -25,8 +27,10 @@ from typing import Any, Protocol
 
 import docker
 from conftest import BIN, ours, remove_ours, wait_for
+from kernel_state import breakpoints, programs
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.engine.agent import find_agent
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
 
@@ -40,6 +44,7 @@ EFFECTS = {
     "signal": {"signal": "SIGURG"},  # which nginx leaves ignored; SIGWINCH would end its workers
 }
 TRACERS = {"strace", "orca-tracer"}
+INJECTORS = ("auto", "uprobe", "ptrace")
 
 ALLOWED = 2.0
 """Seconds after which everything has to be as the table says."""
@@ -97,6 +102,7 @@ class Outcome:
     event: str
     effect: str
     complaints: list[str]
+    injector: str  # by which the fault was to be injected
     seconds: float = 0.0  # until all was as the table says
     clean_up: float = 0.0  # from `stop_fault` and `stop_all_faults` on, until nothing of ours was left
 
@@ -166,7 +172,9 @@ class Target:
 class Round:
     """A fault on a target, and what happens to it."""
 
-    def __init__(self, engine: Engine, target: Target, event: Event, effect: str, rng: random.Random, directory: Path) -> None:
+    def __init__(
+        self, engine: Engine, target: Target, event: Event, effect: str, rng: random.Random, directory: Path, injector: str = "auto"
+    ) -> None:
         self.engine = engine
         self.target = target
         self.event = event
@@ -182,10 +190,12 @@ class Round:
         self._frozen = False
         self._is_clean = False
         self._before = target.processes()
+        self._programs_before = programs().keys()
+        self._asked, self.injector = injector, cheapest() if injector == "auto" else injector
 
     def play(self) -> Outcome:
         """Start the fault, let the event happen at a random moment, and see."""
-        outcome = Outcome(self.event.name, self.effect, self.complaints)
+        outcome = Outcome(self.event.name, self.effect, self.complaints, self.injector)
         try:
             with _load(self.target, self.event.full_load):
                 self._start()
@@ -277,25 +287,33 @@ class Round:
 
     def not_clean(self) -> list[str]:
         """What is left behind when everything has been stopped."""
-        return self._not_released() or self._not_ended(("gone",)) or [f"left behind: {one}" for one in ours(self.engine.client)]
+        left = self._not_released() or self._not_ended(("gone",)) or [f"left behind: {one}" for one in ours(self.engine.client)]
+        return left or self._not_taken_away()
 
     def _start(self) -> None:
         arguments = {
             "container": self.target.name,
             "syscall": SYSCALL,
             "duration": f"{self.event.duration:.0f}s",
+            "injector": self._asked,
             **EFFECTS[self.effect],
         }
         if not self.event.by_chaos:
-            start_fault(**arguments, configuration=self.engine.configuration)
+            self._check_injector(start_fault(**arguments, configuration=self.engine.configuration)["injector"])
         else:
             self._start_chaos(arguments)
             if self.rng.random() < 0.5:  # the other half strikes at any moment of the start
                 self.pause(2.0)
                 return
             wait_for(lambda: 0 not in (self.target.tracers() or {0}), _CHAOS_BEGINS_WITHIN)
+            agent = find_agent(self.engine.client)
+            self._check_injector(agent.ask("status")["faults"][-1]["injector"] if agent else "nobody")
         self.ends_by = time.monotonic() + self.event.duration
         self.pause()
+
+    def _check_injector(self, injector: str) -> None:
+        if injector != self.injector:
+            self.complaints.append(f"the fault is injected by {injector}, not by {self.injector}")
 
     def _start_chaos(self, arguments: dict[str, Any]) -> None:
         provider = {"type": "python", "module": "chaosorca.actions.faults", "func": "start_fault", "arguments": arguments}
@@ -380,6 +398,11 @@ class Round:
         if state == "runs" and not self._frozen and fault_active(self.target.name, configuration=self.engine.configuration):
             return ["the agent says that the fault is active"]
         return []
+
+    def _not_taken_away(self) -> list[str]:
+        """What the kernel still holds of ours, where no agent is left."""
+        left = [f"eBPF program {id_} ({name}) is left" for id_, name in programs().items() if id_ not in self._programs_before]
+        return left + breakpoints([pid for pid, _ in self.target.processes()])
 
     def _thaw(self) -> None:
         if self._frozen:
@@ -519,6 +542,13 @@ EVENTS = (
     Event("daemon-live-restore", restart_daemon, RUNS_OUT, ("runs",), duration=5, live_restore=True),
     Event("daemon-restart", restart_daemon, ENDS, ("dead",), restarted=True, live_restore=False),
 )
+
+
+def cheapest() -> str:
+    """The injector that `auto` takes for the faults of a round on this machine."""
+    version = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    can = platform.machine() == "x86_64" and version >= (5, 15) and Path("/sys/kernel/btf/vmlinux").exists()
+    return "uprobe" if can else "ptrace"
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, wait_for
+from conftest import Web, needs_root, scrape, wait_for
 from docker.models.containers import Container
+from kernel_state import breakpoints, links, programs
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
@@ -128,8 +129,39 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
     coverage = status()["coverage"]
     assert coverage["openat"]["made"] == coverage["openat"]["probed"] == 60
     assert coverage["writev"]["made"] == coverage["writev"]["probed"] >= 60
-    stop_fault(container=web.name)
+    figures = scrape(web)
+    for seen_by in ("kernel", "probes"):
+        labels = f'container="{web.name}",seen_by="{seen_by}",syscall="openat"'
+        assert figures[f"chaosorca_fault_calls_total{{{labels}}}"] == 60
+    for _ in range(40):
+        assert web.get() == 200
+    (stopped,) = stop_fault(container=web.name)["stopped"]  # at once: the last look at the calls is the end's own
+    assert stopped["coverage"]["openat"] == {"made": 100, "probed": 100}
+    assert stopped["coverage"]["writev"]["made"] == stopped["coverage"]["writev"]["probed"] >= 100
     stop_monitoring(container=web.name)
+
+
+@needs_root
+def test_no_probe_stays_in_the_code(web: Web, run_container: Callable[..., Container]) -> None:
+    """Looked at in the memory of the target, and of a container beside it that has the same files."""
+    other = Web(run_container(["sleep", "60"]), "")
+    known = programs().keys()
+    start_monitoring(container=web.name, http=False, resources=False)  # which keeps the agent
+    pids, others = web.pids(), other.pids()
+    for _ in range(2):
+        start_fault(container=web.name, syscall="openat", error="EACCES", injector="uprobe")
+        start_fault(container=web.name, syscall="writev", delay_enter="1ms", injector="uprobe")
+        assert breakpoints(pids) and breakpoints(others) and links("at_site", but=known)
+        assert web.get() == 403
+        stop_fault(container=web.name, syscall="openat")
+        stop_fault(container=web.name)
+        assert web.get() == 200
+    took = wait_for(lambda: not links("at_site", but=known) and not breakpoints([*pids, *others]), 5)
+    print(f"the last probe was gone {took:.2f} s after the end")  # noqa: T201
+    assert "at_site" in programs().values(), "the agent keeps the program"
+    assert web.get() == 200
+    stop_monitoring(container=web.name)
+    wait_for(lambda: programs().keys() <= known, 5)
 
 
 def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> None:
