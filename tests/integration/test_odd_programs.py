@@ -28,9 +28,9 @@ GO_PROGRAM = shutil.which("docker-proxy", path="/usr/bin:/usr/sbin:/usr/local/bi
 SETTLED = 0.5
 """Seconds after which what the agent tells of a program that has become quiet is all there is to tell."""
 
-SEEN_WITHIN = 250
-"""Milliseconds after which a process is met that nobody traced makes: the agent looks ten times a second (most were met within 100,
-the latest of forty after 141)."""
+SEEN_WITHIN = 300
+"""Milliseconds within which a process is met whose parent nobody traces: the agent looks ten times a second. Of 43 half were met
+within 59, the last after 153."""
 
 
 @pytest.fixture(autouse=True)
