@@ -263,7 +263,7 @@ class Arming:
         found: dict[FileId, Path] = {}
         for one in mapped.values():
             try:
-                found[self._identities.of(one, self._has_probes)] = one.path
+                found[self._identities.of(one.path, self._has_probes)] = one.path
             except OSError:  # it is gone, or what `_code` says of it
                 found[one.id] = one.path
         return [(path, file) for file, path in found.items()]

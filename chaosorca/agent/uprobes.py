@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chaosorca.agent import kernel
 from chaosorca.agent.libbpf import Program
-from chaosorca.agent.proc import CodeFile, FileId
+from chaosorca.agent.proc import FileId
 
 _MOST_KNOWN = 4096
 
@@ -20,7 +20,7 @@ class Identities:
     def __init__(self) -> None:
         self._known: dict[FileId, tuple[FileId, tuple[int, int]]] = {}
 
-    def of(self, file: CodeFile, has_probes: Callable[[FileId], bool]) -> FileId:
+    def of(self, path: Path, has_probes: Callable[[FileId], bool]) -> FileId:
         """What containers of one image have in common of a file, which each sees on a device of its own: its number, and when it
         was last changed, to the nanosecond. While it has probes it stays the same, whatever becomes of its owner, mode and names.
 
@@ -30,12 +30,13 @@ class Identities:
         Raises:
             OSError: it cannot be looked at.
         """
-        status = file.path.stat()
+        status = path.stat()
+        here = status.st_dev, status.st_ino
         identity, content = (status.st_ino, status.st_ctime_ns), (status.st_size, status.st_mtime_ns)
-        before, content_before = self._known.pop(file.id, (identity, content))
+        before, content_before = self._known.pop(here, (identity, content))
         if content == content_before and has_probes(before):
             identity = before
-        self._known[file.id] = identity, content  # the last one now
+        self._known[here] = identity, content  # the last one now
         while len(self._known) > _MOST_KNOWN:
             del self._known[next(iter(self._known))]
         return identity

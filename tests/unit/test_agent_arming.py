@@ -11,7 +11,6 @@ import pytest
 
 from chaosorca.agent import arming, kernel
 from chaosorca.agent.arming import Arming
-from chaosorca.agent.proc import CodeFile
 from chaosorca.agent.tracers.sites import Site
 from chaosorca.agent.uprobes import Identities
 from chaosorca.model.errors import AgentError
@@ -253,13 +252,13 @@ def test_of_the_files_that_were_read_the_latest_are_known(monkeypatch: pytest.Mo
 def test_a_file_is_known_by_the_same_as_long_as_it_has_probes_whatever_becomes_of_its_mode(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"code")
-    file, identities = CodeFile((1, 77), "/bin/program", program), Identities()
+    identities = Identities()
 
     def is_another(change: Callable[[], object], has_probes: bool) -> bool:
-        before = identities.of(file, lambda known: has_probes)
+        before = identities.of(program, lambda known: has_probes)
         time.sleep(0.01)
         change()
-        return identities.of(file, lambda known: known == before and has_probes) != before
+        return identities.of(program, lambda known: known == before and has_probes) != before
 
     assert not is_another(lambda: program.chmod(0o700), has_probes=True)
     assert not is_another(lambda: os.link(program, tmp_path / "other"), has_probes=True)

@@ -249,7 +249,7 @@ class TlsProbes:
         found = {}
         for one in files:
             with contextlib.suppress(OSError):
-                found[self._identities.of(one, self._attached.__contains__)] = one
+                found[self._identities.of(one.path, self._attached.__contains__)] = one
         return found
 
     def _take_unused_away(self) -> None:
