@@ -155,8 +155,9 @@ def test_all_injectors_do_the_same(program: str, steps: tuple[str, ...], fault: 
     expected = seen_under(observers.get(program), judge, steps, fault)
     for other in (one for one in others if can(one, fault)):
         actual = seen_under(observers.get(program), other, steps, fault)
-        if actual != expected and actual[:-1] == expected[:-1]:
-            # Only which calls took long differs: the machine itself may have held one up.
+        if actual != expected and (actual[:-1] == expected[:-1] or "signal" in fault):
+            # Only which calls took long differs: the machine itself may have held one up. Or a signal has found a wait of a
+            # millisecond over, which it was to interrupt.
             expected = seen_under(observers.get(program), judge, steps, fault)
             actual = seen_under(observers.get(program), other, steps, fault)
         assert actual == expected, f"{other} (seed {SEED})"

@@ -262,7 +262,7 @@ def test_a_seccomp_profile_that_kills_does_not_kill(
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_placebo_changes_no_result(program: str, injector: str, observers: Observers) -> None:
     steps = ("getppid", "openat", "read", "write", "clock_nanosleep", "fork")
-    round_ = Round(steps, 20, threads=0 if program == "bare" else 4, children=3)
+    round_ = Round(steps, 10, threads=0 if program == "bare" else 4, children=3)
     fault = {"syscall": "getppid,openat,read,write,clock_nanosleep", "error": "EACCES", "signal": "SIGUSR2", "placebo": True}
     if injector != "uprobe":
         fault["syscall"] += ",fork*"

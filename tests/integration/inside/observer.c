@@ -142,7 +142,7 @@ static long make_mmap(int fd, const char *path)
 
 static long make_clock_nanosleep(int fd, const char *path)
 {
-    struct timespec time = {0, 1000000};
+    struct timespec time = {0, 5000000}; /* longer than others have the processor: a signal does not interrupt a wait that is over */
     (void)fd;
     (void)path;
     return syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &time, 0);
