@@ -151,10 +151,11 @@ def frame(kind: int, flags: int, stream: int, content: str) -> str:
 
 
 HEADERS, DATA = frame(1, 4, 3, "\x82\x86\x84\xbe"), frame(0, 1, 3, "\0\0\0\0\x02ab")
-REQUEST_ALONE = frame(1, 5, 2**31 - 1, "\x82\x86\x84\xbe")
+REQUEST_ALONE = frame(1, 5, 2**24 - 1, "\x82\x86\x84\xbe")
 PING, WINDOW = frame(6, 0, 0, "\x02\x04\x10\x10\x09\x0e\x07\x07"), frame(8, 0, 0, "\0\0\x20\0")
 JOINED_TWO = {
     "a request": [("client", REQUEST_ALONE), ("server", HEADERS + DATA)],
+    "a request with a priority": [("client", frame(1, 0x25, 3, "\0\0\0\0\x10\x82\x86"))],
     "a request with a body": [("client", HEADERS + DATA), ("server", HEADERS + DATA + frame(1, 5, 3, "\xbf"))],
     "a body that goes on in other packets": [("client", HEADERS + DATA[:9]), ("client", DATA[9:])],
     "several requests": [("client", HEADERS * 3)],
@@ -210,6 +211,9 @@ NOT_TWO = {
         frame(1, 4, 4, "x"),
         frame(1, 4, 2**31 + 1, "x"),
         frame(1, 4, 1, ""),
+        frame(1, 4, 2**24 + 1, "\x82"),
+        frame(1, 4, 3, "\5\6\5"),
+        HEADERS + frame(0, 0, 3, ""),
     ],
 }
 

@@ -281,9 +281,9 @@ static __always_inline void read_piece(struct reading *reading, u32 at, u32 end,
 }
 
 /* The header of a frame of HTTP/2 (RFC 9113). */
-enum { HTTP_FRAME_HEADER = 9, HTTP_LONGEST_FRAME = 1 << 14 };
+enum { HTTP_FRAME_HEADER = 9, HTTP_OF_PRIORITY = 5, HTTP_LONGEST_FRAME = 1 << 14, HTTP_LAST_STREAM = (1 << 24) - 1 };
 enum { HTTP_DATA, HTTP_HEADERS_FRAME, HTTP_PING = 6, HTTP_WINDOW_UPDATE = 8 };
-enum { HTTP_END_HEADERS = 4, HTTP_OF_DATA = 0x09, HTTP_OF_HEADERS = 0x2d };
+enum { HTTP_END_STREAM = 1, HTTP_END_HEADERS = 4, HTTP_PRIORITY = 0x20, HTTP_OF_HEADERS = 0x25 };
 
 struct http_frame {
     u32 length; /* of what is behind its header */
@@ -302,10 +302,11 @@ static __always_inline struct http_frame http_frame_of(const u8 *header)
     };
 }
 
-/* Whether it is of a kind that is sent again and again, and can hardly be anything else. */
+/* Whether it is of a kind that is sent again and again, and can hardly be anything else: without padding, and of a stream of less than
+ * 16 million. */
 static __always_inline bool http_is_frame(const struct http_frame *frame)
 {
-    if (frame->length == 0 || frame->length > HTTP_LONGEST_FRAME || frame->stream >> 31)
+    if (frame->length == 0 || frame->length > HTTP_LONGEST_FRAME || frame->stream > HTTP_LAST_STREAM)
         return false;
     switch (frame->type) {
     case HTTP_HEADERS_FRAME:
@@ -324,6 +325,9 @@ static __always_inline bool http_is_two(void *source, u32 at, u32 end, const u8 
     struct http_frame frame = http_frame_of(bytes);
     if (!http_is_frame(&frame))
         return false;
+    u8 first = frame.flags & HTTP_PRIORITY ? bytes[HTTP_FRAME_HEADER + HTTP_OF_PRIORITY] : bytes[HTTP_FRAME_HEADER];
+    if (frame.type == HTTP_HEADERS_FRAME && first < 0x40) /* its method or status is one of HPACK's tables, or goes there (RFC 7541) */
+        return false;
     at += HTTP_FRAME_HEADER + frame.length;
     if (at == end)
         return true;
@@ -332,7 +336,8 @@ static __always_inline bool http_is_two(void *source, u32 at, u32 end, const u8 
         return false;
     struct http_frame next = http_frame_of(header);
     if (frame.type == HTTP_HEADERS_FRAME && next.type == HTTP_DATA)
-        return next.stream == frame.stream && next.length <= HTTP_LONGEST_FRAME && !(next.flags & ~HTTP_OF_DATA);
+        return next.stream == frame.stream && next.flags <= HTTP_END_STREAM && next.length <= HTTP_LONGEST_FRAME &&
+               (next.length || next.flags);
     return http_is_frame(&next);
 }
 
