@@ -308,6 +308,7 @@ def start(machine: Observed) -> None:
                     for name, monitors in ((FURTHER, list(MONITORS)[1:]), (FURTHER_CALLS, ["syscalls"])):
                         times[name].append(_watch(machine, other, monitors))
                         stop_monitoring(container=other.name)
+                    wait_for_scrapes(prometheus, [web.name], 1)  # so that the next one is as far away as it can be
                     began = time.monotonic()
                     start_monitoring(container=other.name)
                     times[f"{SECOND}, start_monitoring returns"].append(time.monotonic() - began)
