@@ -52,6 +52,7 @@ class Agent:
         self._faults = Faults(arch, self._ledger, self._fault_changed, self._requests_to, self._calls_of, self._syscalls.marks)
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
+        self._troubles: dict[str, list[str]] = {}
         self.names = EngineEvents(self._followed, self._replace_target)
         self._doctor = Doctor(arch, self._syscalls, self._http, self._faults, self._resources.io_source, self.names.trouble)
 
@@ -111,6 +112,7 @@ class Agent:
         with self._lock:
             target = self._targets.pop(container, None)
             self._monitors.pop(container, None)
+            self._troubles.pop(container, None)
             self._syscalls.unwatch(container)
             self._http.unwatch(container)
             self._resources.forget(container)
@@ -282,9 +284,10 @@ class Agent:
         except OSError:
             _log.debug("container %s is on its way down or up", target.name, exc_info=True)
             return
-        _warn_of_refused(target, wanted, refused)
-        # The new one's network does not allow it; what else is refused is tried again.
-        self._monitors[target.name] = wanted - (refused.keys() & {"http"})
+        if target.host_network and "http" in refused:
+            _warn_of_refused(target, wanted, {"http": refused["http"]})
+            wanted.discard("http")
+        self._troubles[target.name] = [why for monitor, why in refused.items() if monitor in wanted]  # which is tried again
 
     def _followed(self) -> dict[str, set[str]]:
         """The ids of containers that are monitored or have a fault, by name."""
@@ -340,7 +343,7 @@ class Agent:
             "id": target.id,
             "running": target.cgroup.exists(),
             "monitors": sorted(self._monitors[target.name]),
-            "warnings": target.warnings + self._http.warnings(target.name),
+            "warnings": target.warnings + self._troubles.get(target.name, []) + self._http.warnings(target.name),
         }
 
 

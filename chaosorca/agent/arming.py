@@ -205,6 +205,10 @@ class Arming:
     def _counted(self, table: str, number: int) -> dict[int, int]:
         return {nr: count for (target, nr), count in self._program[table].entries() if target == number}
 
+    def forgive(self, number: int) -> None:
+        """Count those anew that were let pass because no tracer of ours had the thread."""
+        self._program["untraced"].delete_those(lambda key: key[0] == number)
+
     def know_tracer(self, pid: int) -> None:
         """Threads that this process traces may be armed, until it ends."""
         self._program["tracers"].put(pid, 1)

@@ -343,7 +343,7 @@ class Faults:
         newcomers = [pid for pid in pids if pid not in not_attached and self._is_free(pid)]
         if newcomers:
             not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))
-        traced = {pid: why for pid in pids if pid not in not_attached and (why := self._why_traced(session, pid))}
+        traced = {pid: why for pid in pids if (why := self._why_traced(session, pid))}
         for injection in injections:
             injection.not_attached = not_attached | traced
             injection.traced_by_others = set(traced)

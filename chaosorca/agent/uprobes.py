@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ class Identities:
     """What files are known by that probes are on. A place with two probes would have each of its calls counted twice."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._known: dict[FileId, tuple[FileId, tuple[int, int]]] = {}
 
     def of(self, path: Path, has_probes: Callable[[FileId], bool]) -> FileId:
         """What containers of one image have in common of a file, which each sees on a device of its own: its number, and when it
-        was last changed, to the nanosecond. While it has probes it stays the same, whatever becomes of its owner, mode and names.
+        was last changed, to the nanosecond. While it has probes that stays, whatever becomes of its owner, mode and names; but not
+        on an overlay, where a change of these may make it another file of the same number.
 
         Arguments:
             has_probes: tells whether there are any on what is known by this.
@@ -33,13 +36,19 @@ class Identities:
         status = path.stat()
         here = status.st_dev, status.st_ino
         identity, content = (status.st_ino, status.st_ctime_ns), (status.st_size, status.st_mtime_ns)
-        before, content_before = self._known.pop(here, (identity, content))
-        if content == content_before and has_probes(before):
-            identity = before
-        self._known[here] = identity, content  # the last one now
-        while len(self._known) > _MOST_KNOWN:
-            del self._known[next(iter(self._known))]
-        return identity
+        with self._lock:
+            before, content_before = self._known.pop(here, (identity, content))
+            if content == content_before and _is_always_the_same(status.st_dev) and has_probes(before):
+                identity = before
+            self._known[here] = identity, content  # the last one now
+            while len(self._known) > _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+            return identity
+
+
+def _is_always_the_same(device: int) -> bool:
+    """Whether a file that keeps its number there is the same file: overlays have no device."""
+    return os.major(device) != 0
 
 
 class Uprobes:

@@ -184,7 +184,7 @@ def test_requests_without_an_answer(servers: list[Container]) -> None:
 def test_a_request_is_in_flight_until_it_is_answered(servers: list[Container]) -> None:
     server, client = servers
     with ThreadPoolExecutor() as pool:
-        over = pool.submit(ask, client, GET.format("/slow/1000"), host=address(server), port=PYTHON, end="hello")
+        over = pool.submit(ask, client, GET.format("/slow/2000"), host=address(server), port=PYTHON, end="hello")
         wait_for(lambda: in_flight(server) == {"server": 1, "client": 0} and in_flight(client) == {"server": 0, "client": 1}, 5)
         assert not over.done()
         over.result()

@@ -85,6 +85,16 @@ def reordered_answer() -> Talk:
     return talk.send(second, first).client(GET).server(NO)
 
 
+def reordered_twice() -> Talk:
+    """Two holes in the answers to eight requests: all but the first are lost, and each is told of once."""
+    talk = opened().client(GET * 8).server(OK)
+    for after in ([OK], [OK] * 4):
+        first, second = talk.packet("server", OK[:20]), talk.packet("server", OK[20:])
+        talk.send(second, first)
+        talk.server(*after)
+    return talk.client(GET).server(NO)
+
+
 def reordered_body() -> Talk:
     talk = opened().client(GET).server("HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n")
     first, second, third = (talk.packet("server", "x" * 1000) for _ in range(3))
@@ -241,6 +251,7 @@ CASES = [
     Case("a body in another order", reordered_body(), {"GET 200": 1, "GET 404": 1}),
     Case("a request in another order", reordered_request(), {"GET 404": 1}, {"reordered": 1}),
     Case("an answer in another order", reordered_answer(), {"GET 404": 1}, {"reordered": 1}),
+    Case("answers in another order, twice", reordered_twice(), {"GET 200": 1, "GET 404": 1}, {"reordered": 7}),
     Case("reset by the client", opened().client(GET + GET).server(OK).client(flags="R"), {"GET 200": 1, "GET none": 1}),
     Case("reset by the server", opened().client(GET).server(flags="RA"), {"GET none": 1}),
     Case("closed by the server", opened().client(GET * 3).server(OK, flags="FA"), {"GET 200": 1, "GET none": 2}),

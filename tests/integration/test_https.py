@@ -215,7 +215,7 @@ def test_a_request_without_an_answer(containers: list[Container]) -> None:
 def test_a_request_is_in_flight_until_it_is_answered(containers: list[Container]) -> None:
     server, client = containers[0], containers[1]
     with ThreadPoolExecutor() as pool:
-        slow = GET.format("/slow/1000")
+        slow = GET.format("/slow/2000")
         over = pool.submit(ask, client, slow, host=address(server), port=PYTHON, tls=True, end="hello")
         wait_for(lambda: in_flight(server) == {"server": 1, "client": 0} and in_flight(client) == {"server": 0, "client": 1}, 5)
         assert not over.done()

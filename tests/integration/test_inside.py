@@ -235,17 +235,14 @@ KILLS = json.dumps(
 """A seccomp profile that allows what is needed to start and to be the observer, and kills whoever does anything else."""
 
 
-IS_KILLED = pytest.mark.xfail(strict=True, reason="the profile sees call -1, and kills the program")
-
-
 @pytest.mark.parametrize(
     ("injector", "effect", "result"),
     [
         ("uprobe", {"error": "EACCES"}, -13),
         ("uprobe", {"signal": "SIGUSR2", "delay_exit": "1ms"}, 0),
-        pytest.param("uprobe", {"error": "EACCES", "signal": "SIGUSR2"}, -13, marks=IS_KILLED),
+        ("uprobe", {"error": "EACCES", "signal": "SIGUSR2"}, -13),
         ("ptrace", {"delay_enter": "1ms"}, 0),
-        pytest.param("ptrace", {"error": "EACCES"}, -13, marks=IS_KILLED),
+        ("ptrace", {"error": "EACCES"}, -13),
     ],
 )
 def test_a_seccomp_profile_that_kills_does_not_kill(

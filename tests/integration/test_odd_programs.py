@@ -28,7 +28,7 @@ GO_PROGRAM = shutil.which("docker-proxy", path="/usr/bin:/usr/sbin:/usr/local/bi
 SETTLED = 0.5
 """Seconds after which what the agent tells of a program that has become quiet is all there is to tell."""
 
-SEEN_WITHIN = 300
+SEEN_WITHIN = 400
 """Milliseconds within which a process is met whose parent nobody traces: the agent looks ten times a second. Of 43 half were met
 within 59, the last after 153."""
 

@@ -146,13 +146,24 @@ def test_where_nothing_is_left_that_is_an_error(host: Host, monitors: list[str],
     assert host.agent._monitors == {"web": {"resources"}}, "what was monitored already still is"
 
 
-def test_what_is_refused_after_a_restart_is_told_once_and_calls_are_tried_again(host: Host) -> None:
+@pytest.mark.parametrize("on_host", [False, True])
+def test_what_is_refused_after_a_restart_is_told_once_and_tried_again(host: Host, on_host: bool) -> None:
+    """But not HTTP of a container that is on the host's network now."""
     host.watch("syscalls", "http")
     target = host.agent._targets["web"]
     host.http.refused, host.calls.refused = NO_HTTP, NO_EVENTS
+    target.host_network = on_host
+
+    def told() -> tuple[list[str], list[str]]:
+        (one,) = host.agent.status()["targets"]
+        return one["monitors"], sorted(one["warnings"])
+
     for _ in range(3):
         host.agent._follow(target)
-    assert (host.agent._monitors["web"], sorted(target.warnings)) == ({"syscalls"}, sorted([NO_HTTP, NO_EVENTS]))
+    assert told() == (["syscalls"] if on_host else ["http", "syscalls"], sorted([NO_HTTP, NO_EVENTS]))
+    host.http.refused = host.calls.refused = ""
+    host.agent._follow(target)
+    assert told() == ((["syscalls"], [NO_HTTP]) if on_host else (["http", "syscalls"], []))
 
 
 def test_who_has_ended_is_let_go_until_it_is_back(host: Host) -> None:

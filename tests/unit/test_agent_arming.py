@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chaosorca.agent import arming, kernel
+from chaosorca.agent import arming, kernel, uprobes
 from chaosorca.agent.arming import Arming
 from chaosorca.agent.tracers.sites import Site
 from chaosorca.agent.uprobes import Identities
@@ -249,7 +249,9 @@ def test_of_the_files_that_were_read_the_latest_are_known(monkeypatch: pytest.Mo
     assert read == ["a", "b", "c", "b"]
 
 
-def test_a_file_is_known_by_the_same_as_long_as_it_has_probes_whatever_becomes_of_its_mode(tmp_path: Path) -> None:
+def test_a_file_is_known_by_the_same_as_long_as_it_has_probes_whatever_becomes_of_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"code")
     identities = Identities()
@@ -260,6 +262,9 @@ def test_a_file_is_known_by_the_same_as_long_as_it_has_probes_whatever_becomes_o
         change()
         return identities.of(program, lambda known: known == before and has_probes) != before
 
+    monkeypatch.setattr(uprobes, "_is_always_the_same", lambda device: False)
+    assert is_another(lambda: program.chmod(0o711), has_probes=True), "it may be that of the upper layer now"
+    monkeypatch.setattr(uprobes, "_is_always_the_same", lambda device: True)
     assert not is_another(lambda: program.chmod(0o700), has_probes=True)
     assert not is_another(lambda: os.link(program, tmp_path / "other"), has_probes=True)
     assert is_another(lambda: program.chmod(0o755), has_probes=False)

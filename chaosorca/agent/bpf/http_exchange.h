@@ -176,9 +176,10 @@ static __noinline void lose(struct reading *reading, u32 reason)
     bpf_loop(HTTP_WAITING, lose_one, reading, 0);
     u64 lost = reading->given_up;
     add(&reading->figures->ended[e->role & 1], lost);
-    if (reason < REASONS)
-        add(&reading->figures->unparsed[reason], lost ? lost : 1);
-    e->forgiven = (u8)(e->unfollowed + lost + (reading->direction == REQUESTS));
+    u64 told = lost + (reading->direction == REQUESTS);
+    if (reason < REASONS && (told || !e->forgiven)) /* else all that waited was told of before */
+        add(&reading->figures->unparsed[reason], told ? told : 1);
+    e->forgiven = (u8)(e->forgiven + e->unfollowed + told);
     e->unfollowed = 0;
     fall_out_of_step(&e->streams[REQUESTS]);
     fall_out_of_step(&e->streams[ANSWERS]);

@@ -109,11 +109,15 @@ class SyscallMonitor:
             if counting and target.name not in self._counted:
                 self._counted.add(target.name)
                 self._version += 1
-            self._set_cgroups(target.name, ids)
             try:
+                self._set_cgroups(target.name, ids)
                 self._tell()
             except AgentError:
-                self._counted.discard(target.name)
+                if target.name in self._counted:
+                    self._counted.remove(target.name)
+                    self._version += 1
+                    with contextlib.suppress(AgentError):  # it is told already
+                        self._tell()
                 raise
 
     def rest(self, name: str) -> None:
@@ -237,10 +241,12 @@ class SyscallMonitor:
         for cgroup in before - ids:
             table.delete(cgroup)
         self._cgroups[name] = before & ids
-        self._version += 1
+        if before - ids:
+            self._version += 1
         for cgroup in ids if rewrite else ids - before:
             table.put(cgroup, (self._targets[name], self._timed_by.get(name, 0)))
             self._cgroups[name].add(cgroup)
+            self._version += 1
 
     def _tell(self) -> None:
         """Tell the kernel whose calls may be counted, and have it count while there is anybody."""

@@ -87,6 +87,8 @@ class UprobeSession(PtraceSession):
         """See `Session.attach`."""
         self._follow_cgroups()
         reasons = super().attach(pids, within)
+        if not self._traced:  # until now nobody could be hit, and nobody was told otherwise
+            self._arming.forgive(self._number)
         self._traced = self._traced | set(pids)  # a new one: the looker may be going through the old one
         self._probe(pids)
         self._watch_deaf(pids)
@@ -124,7 +126,8 @@ class UprobeSession(PtraceSession):
             for nr, count in self._arming.deaf(self._number).items()
         ]
         untraced = [
-            f"{count} calls of {self._names[nr]} were let pass, because their processes had only just come, or are traced by others"
+            f"{count} calls of {self._names[nr]} were let pass, because no tracer of ours had their threads: "
+            "these had only just come, their tracer had ended and was replaced, or somebody else traces them"
             for nr, count in self._arming.untraced(self._number).items()
         ]
         unprobed = [f"{why}: calls from there are not hit" for why in (self._unprobed, self._uncovered) if why]

@@ -48,6 +48,7 @@ struct thread {
     int nr;
     bool is_replaced;
     bool is_marked;
+    bool is_unfiltered; /* its seccomp filters do not see this call */
     unsigned done; /* effects so far */
     uint64_t began, held, held_since, due;
     struct thread *earlier, *later; /* in the queue of those held, by due time */

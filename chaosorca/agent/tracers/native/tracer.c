@@ -239,6 +239,14 @@ static void unhold(struct thread *thread)
     thread->state = RUNNING;
 }
 
+/* A call that is left out has number -1, for which a seccomp filter of the container may kill the program, or answer it. */
+static void suspend_filters(struct thread *thread, bool suspending)
+{
+    long options = suspending ? OPTIONS | PTRACE_O_SUSPEND_SECCOMP : OPTIONS;
+    if (thread->is_unfiltered != suspending && !ptrace(PTRACE_SETOPTIONS, thread->tid, 0, options))
+        thread->is_unfiltered = suspending;
+}
+
 static void rule_check_ended(struct active_rule *active);
 
 /* The call is over, for us at least: say what was done to it. */
@@ -250,6 +258,7 @@ static void forget_call(struct thread *thread, bool returned, int64_t result)
     if (thread->state != RUNNING)
         unhold(thread);
     mark(thread, false);
+    suspend_filters(thread, false);
     if (thread->done) {
         report(&(struct record){
             .kind = CALL,
@@ -269,8 +278,11 @@ static void forget_call(struct thread *thread, bool returned, int64_t result)
     rule_check_ended(active);
 }
 
+static void unchoose(struct thread *thread);
+
 static void let_go(struct thread *thread, int signal)
 {
+    unchoose(thread);
     forget_call(thread, false, 0);
     if (ptrace(PTRACE_DETACH, thread->tid, 0, signal) == 0 || errno == ESRCH)
         thread_remove(thread);
@@ -304,8 +316,10 @@ static void skip(struct thread *thread)
     if (skip_call(thread->tid, thread->begin, thread->site, there, rule_result(rule))) { /* it is gone, or its code is */
         int pass_on = thread->pass_on;
         thread->pass_on = 0;
-        count_hit(thread->rule, -1);
-        give_back(thread->rule);
+        if (!thread->done) { /* nor has it been held before */
+            count_hit(thread->rule, -1);
+            give_back(thread->rule);
+        }
         forget_call(thread, false, 0);
         next_call(thread, pass_on);
         return;
@@ -328,6 +342,7 @@ static void enter(struct thread *thread)
         return;
     }
     if (rule->effects & (ERROR | RETVAL) && !leave_out_call(thread->tid)) {
+        suspend_filters(thread, true);
         set_result(thread->tid, rule_result(rule));
         thread->is_replaced = true;
         thread->rule->replaced++;
