@@ -34,10 +34,11 @@ MOST_ENTRIES = 200
 """What the straight line through the samples may rise by from the first to the last; entries are those of one map."""
 _WARM_UP = 0.25
 _TOLD_EVERY = 20
+_FEWEST_REQUESTS = 100  # a second
 _LOAD = """
 while :; do
-    wrk -t1 -c8 -d2s http://127.0.0.1/open.html
-    wrk -t1 -c4 -d1s -H 'Connection: close' http://127.0.0.1/no
+    wrk -t1 -c8 -d2s http://127.0.0.1:80/open.html
+    wrk -t1 -c4 -d1s -H 'Connection: close' http://127.0.0.1:80/no
 done >/dev/null
 """
 _SHORT_PROCESSES = "while :; do /bin/true; cat /nothing/here 2>/dev/null; done"
@@ -73,12 +74,13 @@ def grown(at: list[float], samples: Mapping[str, list[float]]) -> list[str]:
     return found
 
 
-def sample(machine: Observed) -> dict[str, float]:
-    """What must not grow, now."""
+def sample(machine: Observed) -> tuple[dict[str, float], float]:
+    """What must not grow, now; and how many requests have been counted."""
     took, figures = scrape(machine)
     entries = {name: value for name, value in figures.items() if name.startswith("chaosorca_agent_map_entries")}
     dropped = sum(value for name, value in figures.items() if name.startswith("chaosorca_agent_dropped_total"))
-    return {"anonymous memory": anonymous_memory(machine), "scrape": took, "dropped": dropped, **entries}
+    requests = sum(value for name, value in figures.items() if name.startswith("chaosorca_http_requests_total"))
+    return {"anonymous memory": anonymous_memory(machine), "scrape": took, "dropped": dropped, **entries}, requests
 
 
 @contextlib.contextmanager
@@ -107,6 +109,7 @@ def coming_and_going(machine: Observed) -> Iterator[concurrent.futures.Future[No
 def soak(machine: Observed, seconds: float, every: float) -> list[str]:
     """The sentences of `grown`."""
     at: list[float] = []
+    requests: list[float] = []
     samples: dict[str, list[float]] = {}
     with (
         pages(machine) as (_, web),
@@ -118,16 +121,21 @@ def soak(machine: Observed, seconds: float, every: float) -> list[str]:
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds and not going.done():
             at.append(now)
-            for name, value in sample(machine).items():
+            figures, counted = sample(machine)
+            requests.append(counted)
+            for name, value in figures.items():
                 samples.setdefault(name, [0.0] * (len(at) - 1)).append(value)
             execute(web, "sh", "-c", ": > /var/log/nginx/access.log")  # gigabytes otherwise
             if len(at) % _TOLD_EVERY == 1:
                 told = {name: samples[name][-1] for name in MOST_GROWTH}
+                told["requests"] = counted
                 print(f"{now:6,.0f} s: {', '.join(f'{name} {value:,.3f}' for name, value in told.items())}", flush=True)
             time.sleep(every)
     samples = {name: values for name, values in samples.items() if len(values) == len(at)}
     if len(at) < 8:
         raise Wrong(f"{len(at)} samples are too few to tell: take more time")
+    if requests[-1] - requests[0] < _FEWEST_REQUESTS * at[-1]:
+        raise Wrong(f"of the load only {requests[-1] - requests[0]:,.0f} requests were counted in {at[-1]:,.0f} s")
     for name, values in samples.items():
         print(f"{name:<60}{values[0]:>14,.3f} ..{values[-1]:>14,.3f}   rises by {growth(at, values):,.3f}")
     return grown(at, samples)
