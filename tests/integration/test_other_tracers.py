@@ -9,7 +9,7 @@ import pytest
 from conftest import wait_for
 from docker.models.containers import Container
 
-from chaosorca.actions.faults import start_fault, stop_fault
+from chaosorca.actions.faults import start_fault, stop_all_faults
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 
@@ -70,7 +70,7 @@ def test_a_debugger_that_comes_is_told_of_and_not_disturbed(injector: str, run_c
     wait_for(lambda: output.ended, 20)
     assert output.text == b"19, exit 0", "it was stopped by its own signal only, and no call was hit"
     wait_for(lambda: not told())
-    (stopped,) = stop_fault(container=target.name)["stopped"]
+    (stopped,) = stop_all_faults()["stopped"]
     assert sum(stopped["injected"].values()) == 0
     if injector == "uprobe":
         assert any("somebody else traces them" in warning for warning in stopped["warnings"])
