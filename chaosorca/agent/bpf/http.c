@@ -137,24 +137,26 @@ static long has_come(UNUSED u32 index, struct awaited *awaited)
     return (s32)(awaited->seq - *(volatile u32 *)awaited->next) <= 0;
 }
 
+enum taken { TAKEN, BUSY, ENDED };
+
 /* Packets that a sender hands over on two processors overtake each other by some microseconds: the one before this is on its way
  * through the other one. We let go of the connection while we wait for it. */
-static __always_inline bool take_in_order(struct connection *c, const struct packet *packet, u32 direction)
+static __always_inline enum taken take_in_order(struct connection *c, const struct packet *packet, u32 direction)
 {
     struct exchange *e = &c->exchange;
     if (!take(e))
-        return false;
+        return BUSY;
     if (packet->flags & RST || e->ignored || !c->known[direction] || !matters(&e->streams[direction], packet->seq - c->next[direction]))
-        return true;
+        return TAKEN;
     release(e);
     struct awaited awaited = {&c->next[direction], packet->seq};
     bpf_loop(MOST_LOOKS, has_come, &awaited, 0);
     if (!take(e))
-        return false;
+        return BUSY;
     if (bpf_map_lookup_elem(&connections, &packet->key) == c)
-        return true;
-    release(e); /* it has ended meanwhile, and may be another one now */
-    return false;
+        return TAKEN;
+    release(e); /* and it may be another one now */
+    return ENDED;
 }
 
 static __always_inline void read_payload(struct __sk_buff *skb, struct reading *reading, struct connection *c, struct packet *packet)
@@ -253,7 +255,10 @@ int http(struct __sk_buff *skb)
     if (packet.flags & SYN) /* it counts as a byte */
         packet.seq++;
     u32 direction = reading.direction = c && packet.from_one == c->client_is_one ? REQUESTS : ANSWERS;
-    if (!c || !take_in_order(c, &packet, direction)) {
+    enum taken taken = c ? take_in_order(c, &packet, direction) : BUSY;
+    if (taken == ENDED)
+        return 0; /* all that waited has been counted */
+    if (taken == BUSY) {
         add(&figures->dropped, 1);
         return 0;
     }

@@ -15,7 +15,7 @@
 #define BY_TLS TARGETS /* what came by TLS is counted as if for another target, by this much higher */
 #define WINDOWS 5      /* of each processor: the first for packets, the others for threads that may interrupt each other */
 #define UNANSWERED 0
-#define MOST_TRIES 2048 /* some microseconds */
+#define MOST_TRIES 65536 /* a millisecond at most: a virtual machine's processor may have to wait for its host while it has something */
 
 enum role { SERVER, CLIENT };
 enum direction { REQUESTS, ANSWERS };
