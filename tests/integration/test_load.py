@@ -17,7 +17,11 @@ observers = observers_of_a_module
 
 EACCES = -13
 FULL = os.environ.get("CHAOSORCA_FULL") == "1"
-PLACEBO_CALLS = {"strace": 100_000, "ptrace": 1_000_000 if FULL else 200_000, "uprobe": 1_000_000 if FULL else 500_000}  # as they are slower
+PLACEBO_CALLS = {
+    "strace": 100_000,
+    "ptrace": 1_000_000 if FULL else 200_000,
+    "uprobe": 1_000_000 if FULL else 500_000,
+}  # as they are slower
 
 
 @pytest.mark.parametrize("injector", INJECTORS)

@@ -1,4 +1,4 @@
-"""What several unit tests share: a Prometheus that is a list of series."""
+"""What several unit tests share: a Prometheus that is a list of series, and a map without a kernel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,38 @@ from typing import Any
 import pytest
 
 from chaosorca.metrics.client import Series
+from chaosorca.model.errors import AgentError
 
 START = 1_700_000_000.0
+
+
+class FakeMap:
+    """Behaves like `chaosorca.agent.libbpf.Table`, with room for so many entries."""
+
+    def __init__(self, room: int | None = None) -> None:
+        self.content: dict[Any, Any] = {}
+        self.room = room
+
+    def put(self, key: Any, value: Any) -> None:
+        """Set an entry."""
+        if key not in self.content and len(self.content) == self.room:
+            raise AgentError("the kernel's map is full")
+        self.content[key] = value
+
+    def delete(self, key: Any) -> None:
+        """Delete an entry, if it is there."""
+        self.content.pop(key, None)
+
+    def delete_those(self, chosen: Callable[[Any], bool]) -> None:
+        """Delete the entries whose keys are chosen."""
+        self.content = {key: value for key, value in self.content.items() if not chosen(key)}
+
+    def entries(self) -> list[tuple[Any, Any]]:
+        """All entries."""
+        return list(self.content.items())
+
+    def __len__(self) -> int:
+        return len(self.content)
 
 
 class FakePrometheus:

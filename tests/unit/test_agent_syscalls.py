@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from conftest import FakeMap
 
 from chaosorca.agent.monitors import syscalls
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
@@ -15,38 +16,16 @@ from chaosorca.agent.targets import Target
 from chaosorca.model.errors import AgentError
 
 
-class Map:
-    """A map that has room for so many entries."""
-
-    def __init__(self, most: int = 4) -> None:
-        self.content: dict[Any, Any] = {}
-        self.most = most
-
-    def put(self, key: Any, value: Any) -> None:
-        if key not in self.content and len(self.content) == self.most:
-            raise AgentError("the kernel's map is full")
-        self.content[key] = value
-
-    def delete(self, key: Any) -> None:
-        self.content.pop(key, None)
-
-    def delete_those(self, chosen: Any) -> None:
-        self.content = {key: value for key, value in self.content.items() if not chosen(key)}
-
-    def entries(self) -> list[tuple[Any, Any]]:
-        return list(self.content.items())
-
-
 class Kernel:
     """A program that nothing else than the test counts for."""
 
     def __init__(self) -> None:
-        self.maps = {name: Map() for name in syscalls._LAYOUTS}
+        self.maps = {name: FakeMap(room=4) for name in syscalls._LAYOUTS}
         self.attached: list[str] = []
         self.asked: Counter[str] = Counter()
         self.refuses = False
 
-    def __getitem__(self, name: str) -> Map:
+    def __getitem__(self, name: str) -> FakeMap:
         return self.maps[name]
 
     def attach(self, function: str) -> str:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import FakeMap
 
 pytest.importorskip("capstone")
 
@@ -19,33 +20,11 @@ from chaosorca.model.errors import AgentError
 LIBRARY = "/usr/lib/libssl.so.3"
 
 
-class Map:
-    """A map without a kernel."""
-
-    def __init__(self) -> None:
-        self.content: dict[Any, Any] = {}
-
-    def put(self, key: Any, value: Any) -> None:
-        self.content[key] = value
-
-    def delete(self, key: Any) -> None:
-        self.content.pop(key, None)
-
-    def delete_those(self, chosen: Any) -> None:
-        self.content = {key: value for key, value in self.content.items() if not chosen(key)}
-
-    def entries(self) -> list[tuple[Any, Any]]:
-        return list(self.content.items())
-
-    def __len__(self) -> int:
-        return len(self.content)
-
-
 class Kernel:
     def __init__(self) -> None:
-        self.maps = {name: Map() for name in ("tls_cgroups", "secured", "strangers", "processes", "calls")}
+        self.maps = {name: FakeMap() for name in ("tls_cgroups", "secured", "strangers", "processes", "calls")}
 
-    def __getitem__(self, name: str) -> Map:
+    def __getitem__(self, name: str) -> FakeMap:
         return self.maps[name]
 
     def run(self, function: str, context: bytes) -> bytes:
