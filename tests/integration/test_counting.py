@@ -95,7 +95,7 @@ def test_calls_that_a_tracer_replaces_are_counted_by_it_alone(observers: Observe
     try:
         with fault_on(observer, "ptrace", syscall="getppid", error="EPERM"):
             observer.run()
-            figures = scrape(Web(observer.container, ""))
+        figures = scrape(Web(observer.container, ""))  # a tracer tells of the last milliseconds' calls by the end of its fault
     finally:
         stop_monitoring(container=observer.name)
     assert calls_of(figures, observer.container, "getppid") == {"EPERM": 1000}
