@@ -69,6 +69,7 @@ class Told:
         self._container = container
         self._counted = self._count()
         self._logged = self._log()
+        self._unparsed = self._left_out()
 
     def counted(self) -> dict[str, int]:
         """Requests by role, method and code."""
@@ -79,14 +80,14 @@ class Told:
         return {f"server {key}": count for key, count in (self._log() - self._logged).items()}
 
     def unparsed(self) -> dict[str, int]:
-        return {
-            reason: count
-            for (reason,), count in figures(self._container, "chaosorca_http_unparsed_total", "reason").items()
-            if count
-        }
+        """What could not be followed, by reason."""
+        return {reason: count for (reason,), count in (self._left_out() - self._unparsed).items()}
 
     def _count(self) -> Counter[tuple[str, ...]]:
         return figures(self._container, "chaosorca_http_requests_total", "role", "method", "code")
+
+    def _left_out(self) -> Counter[tuple[str, ...]]:
+        return figures(self._container, "chaosorca_http_unparsed_total", "reason")
 
     def _log(self) -> Counter[str]:
         return Counter(run(self._container, "sh", "-c", "cat /tmp/nginx.log /tmp/python.log").splitlines())
