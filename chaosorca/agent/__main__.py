@@ -22,7 +22,8 @@ def main() -> None:
     exporter.serve(METRICS_PORT, exporter.timed(agent.snapshot))
     server = make_server(agent, SOCKET)
     threading.Thread(target=agent.prepare_faults, name="preparing", daemon=True).start()
-    threading.Thread(target=agent.keep_up, name="clock", daemon=True).start()
+    threading.Thread(target=agent.keep_faults_up, name="faults", daemon=True).start()
+    threading.Thread(target=agent.keep_monitors_up, name="monitors", daemon=True).start()
     threading.Thread(target=agent.names.run, name="names", daemon=True).start()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from chaosorca import __version__
@@ -30,6 +30,7 @@ from chaosorca.model.fault import Fault
 
 MONITORS = ("syscalls", "http", "resources")
 _TICK = 0.1
+_FOLLOWS_EVERY = 0.2
 _RETIRED_FOR = 15.0
 _log = logging.getLogger("chaosorca.agent")
 
@@ -191,21 +192,23 @@ class Agent:
         with self._faults_lock:
             self._faults.stop("the agent was ended")
 
-    def keep_up(self) -> None:
-        """Follow containers and faults until the process ends; one round never ends it."""
-        for round_ in itertools.count():
-            time.sleep(_TICK)
-            try:
-                with self._faults_lock:
-                    self._faults.tick()
-                if round_ % 2:
-                    continue
+    def keep_faults_up(self) -> None:
+        """Keep the clocks of faults, and have them on processes that come, until the process ends."""
+        while True:
+            with _surviving("newcomers"):
+                self._faults.wait_for_newcomers(_TICK)
+            with _surviving("faults"), self._faults_lock:
+                self._faults.tick()
+
+    def keep_monitors_up(self) -> None:
+        """Follow the containers that are monitored until the process ends."""
+        while True:
+            time.sleep(_FOLLOWS_EVERY)
+            with _surviving("monitors"):
                 with self._lock:
                     for target in self._targets.values():
                         self._follow(target)
                 self._http.give_up_on_old()
-            except Exception:
-                _log.exception("keeping up")
 
     def snapshot(self) -> Snapshot:
         """All figures now. Does not wait for anything that the agent is being asked to do."""
@@ -345,6 +348,15 @@ class Agent:
             "monitors": sorted(self._monitors[target.name]),
             "warnings": target.warnings + self._troubles.get(target.name, []) + self._http.warnings(target.name),
         }
+
+
+@contextlib.contextmanager
+def _surviving(what: str) -> Iterator[None]:
+    """Whatever goes wrong in one round of a clock is no reason to end it."""
+    try:
+        yield
+    except Exception:
+        _log.exception("keeping up: %s", what)
 
 
 def _warn_of_refused(target: Target, wanted: set[str], refused: dict[str, str]) -> None:

@@ -31,6 +31,7 @@ from chaosorca.model.syscalls import siblings, syscall_numbers
 
 _ATTACH_WITHIN = 3.0
 _NEWCOMERS_WITHIN = 0.5
+_LOOKS_EVERY = 0.02
 _RELEASED_WITHIN = 2.0
 _FIRST_SECONDS = 3.0
 _HISTORY = 200
@@ -136,6 +137,7 @@ class Faults:
         self._on_change = on_change
         self._proc = proc
         self._injections: list[Injection] = []
+        self._met: dict[str, list[int]] = {}
         self.arming = Arming(proc)
         self._keys = itertools.count(1)
         self._called_off: deque[str] = deque(maxlen=_HISTORY)
@@ -227,6 +229,19 @@ class Faults:
                 self._check_released(injection)
         return [injection.to_json() for injection in ended]
 
+    def wait_for_newcomers(self, seconds: float) -> bool:
+        """Wait until a process has come to a container with a fault that `tick` has not met, or for so many seconds at most.
+
+        Returns:
+            whether one has come.
+        """
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOKS_EVERY))
+            if any(target.has_newcomers(self._met.get(target.name, ())) for target in self.targets()):
+                return True
+        return False
+
     def tick(self) -> None:
         """End what is over, attach to what has arrived, see to the tracers. To be called several times a second."""
         for injection in [injection for injection in self._injections if injection.active]:
@@ -234,10 +249,11 @@ class Faults:
             over = over or injection.session.ended().get(injection.key) or self._abort_reason(injection)
             if over:
                 self._end(injection, over)
-        for name in {injection.target.name for injection in self._injections if injection.active}:
+        self._met = {target.name: target.pids() for target in self.targets()}
+        for name, pids in self._met.items():
             injections = self.active_on(name)
             try:
-                self._follow(injections)
+                self._follow(injections, pids)
             except (AgentError, OSError) as error:  # no reason to leave the other containers alone
                 for injection in injections:
                     injection.warnings = list(dict.fromkeys([*injection.foreseen, f"it is not being followed: {error}"]))
@@ -329,10 +345,9 @@ class Faults:
 
         return now
 
-    def _follow(self, injections: list[Injection]) -> None:
-        """Attach the faults of one container to processes that have come, and replace tracers that are not well."""
-        session, target = injections[0].session, injections[0].target
-        pids = target.pids()
+    def _follow(self, injections: list[Injection], pids: list[int]) -> None:
+        """Attach the faults of one container to those of its processes that have come, and replace tracers that are not well."""
+        session = injections[0].session
         given_up = session.supervise(pids)
         if given_up:
             for injection in injections:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,10 @@ class Target:
         """
         return list(self._pids())
 
+    def has_newcomers(self, known: Collection[int]) -> bool:
+        """Whether it has processes now that are not among those known. Cheap enough to be asked all the time."""
+        return any(not _is_runtime(self.proc, pid) for pid in self.cgroup.pids() if pid not in known)
+
     def ask_one(self, question: Callable[[int], _Answer]) -> _Answer:
         """Ask the first of its processes that does not end meanwhile, by its number, what all of them would answer alike.
 
@@ -56,7 +60,11 @@ class Target:
         raise refused or ProcessLookupError(f"container {self.name!r} has no process")
 
     def _pids(self) -> Iterator[int]:
-        return (pid for pid in self.cgroup.pids() if not procfs.command_name(self.proc, pid).startswith("runc:["))
+        return (pid for pid in self.cgroup.pids() if not _is_runtime(self.proc, pid))
+
+
+def _is_runtime(proc: Path, pid: int) -> bool:
+    return procfs.command_name(proc, pid).startswith("runc:[")
 
 
 def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target:

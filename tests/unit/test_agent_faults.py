@@ -141,6 +141,22 @@ def test_a_process_that_somebody_else_traces_is_told_of_until_it_is_free(
     assert session.attached == [20]
 
 
+def test_who_comes_is_waited_for(faults: tuple[Faults, dict[str, Session]], tmp_path: Path) -> None:
+    all_of_them, _ = faults
+    all_of_them.tick()
+    assert not all_of_them.wait_for_newcomers(0.05)
+    (tmp_path / "20").mkdir()
+    (tmp_path / "20/comm").write_text("runc:[2:INIT]\n")
+    (tmp_path / "a/cgroup.procs").write_text("10\n20\n")
+    assert not all_of_them.wait_for_newcomers(0.05), "the runtime's own process is not the container's yet"
+    (tmp_path / "20/comm").write_text("sh\n")
+    assert all_of_them.wait_for_newcomers(3600)
+    all_of_them.tick()
+    assert not all_of_them.wait_for_newcomers(0.05)
+    all_of_them.stop("test")
+    assert not all_of_them.wait_for_newcomers(0.05), "nobody has a fault"
+
+
 def test_what_is_lost_at_the_end_is_told_in_the_end(faults: tuple[Faults, dict[str, Session]]) -> None:
     all_of_them, sessions = faults
     sessions["b"].lost = ["3 calls are not in the figures"]

@@ -58,7 +58,8 @@ def test_arguments_are_passed_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", ["shut_down", "keep_up", "snapshot", "_describe", "__init__", "__class__", "", "Status", None, 5]
+    "operation",
+    ["shut_down", "keep_faults_up", "keep_monitors_up", "snapshot", "_describe", "__init__", "__class__", "", "Status", None, 5],
 )
 def test_an_operation_that_is_not_offered_is_refused(operation: Any) -> None:
     assert ask(FakeAgent(), {"do": operation}) == {
