@@ -31,6 +31,7 @@ from chaosorca.model.syscalls import siblings, syscall_numbers
 
 _ATTACH_WITHIN = 3.0
 _NEWCOMERS_WITHIN = 0.5
+_TRIED_AGAIN_EVERY = 1.0
 _LOOKS_EVERY = 0.02
 _RELEASED_WITHIN = 2.0
 _FIRST_SECONDS = 3.0
@@ -54,6 +55,8 @@ class Injection:
     not_attached: dict[int, str] = field(default_factory=dict)
     traced_by_others: set[int] = field(default_factory=set)
     """Those of them that somebody else traces now."""
+    tried_again: float = 0.0
+    """When all of them were tried once more; the first fault of a container keeps this for all."""
 
     abort: AbortWatch | None = None
     fired: Counter[str] = field(default_factory=Counter)
@@ -353,8 +356,11 @@ class Faults:
             for injection in injections:
                 self._end(injection, given_up)
             return
-        known, others = injections[0].not_attached, injections[0].traced_by_others
-        not_attached = {pid: why for pid, why in known.items() if pid in pids and pid not in others}
+        first = injections[0]
+        left = {pid: why for pid, why in first.not_attached.items() if pid in pids and not session.is_attached(pid)}
+        not_attached = {pid: why for pid, why in left.items() if pid not in first.traced_by_others}
+        if not_attached and time.monotonic() - first.tried_again > _TRIED_AGAIN_EVERY:
+            not_attached, first.tried_again = {}, time.monotonic()  # a machine that is busy now was too busy then
         newcomers = [pid for pid in pids if pid not in not_attached and self._is_free(pid)]
         if newcomers:
             not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,12 @@ BIN = Path(sys.executable).parent
 OWN = {"label": "chaosorca.role"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may trace, stop or kill processes of containers by hand")
 
+
+WAITS = "$SIG{USR2} = sub { $go = 1 }; select(undef, undef, undef, 0.05) until $go;"
+"""Has a perl program wait until it is told to go on, by `go_on`."""
+
+PAGE = "/var/www/html/index.nginx-debian.html"
+"""The one that nginx answers with. A fault on this path alone lets nginx start, whenever it is there."""
 
 SANITIZED = "chaosorca-test-agent:sanitized"
 ALREADY_PASSED = "chaosorca/passed"
@@ -224,6 +232,26 @@ def remove_ours(client: docker.DockerClient) -> None:
     for kind in (client.networks, client.volumes):
         for one in kind.list(filters=OWN):
             one.remove()
+
+
+def go_on(container: Container) -> None:
+    """Tell a container's program to go on that waits by `WAITS`."""
+    container.reload()
+    status = Path(f"/proc/{container.attrs['State']['Pid']}/status")
+
+    def listens() -> bool:
+        caught = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught, 16) >> signal.SIGUSR2 - 1 & 1)
+
+    wait_for(listens)
+    container.kill("SIGUSR2")
+
+
+def becomes(look: Callable[[], Any], expected: Any, seconds: float = 5.0) -> None:
+    """Wait until what is there is what is expected."""
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: look() == expected, seconds)
+    assert look() == expected
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> float:

@@ -298,6 +298,7 @@ class Round:
             "injector": self._asked,
             **EFFECTS[self.effect],
         }
+        begins = time.monotonic()
         if not self.event.by_chaos:
             self._check_injector(start_fault(**arguments, configuration=self.engine.configuration)["injector"])
         else:
@@ -306,9 +307,10 @@ class Round:
                 self.pause(2.0)
                 return
             wait_for(lambda: 0 not in (self.target.tracers() or {0}), _CHAOS_BEGINS_WITHIN)
+            begins = time.monotonic()
             agent = find_agent(self.engine.client)
             self._check_injector(agent.ask("status")["faults"][-1]["injector"] if agent else "nobody")
-        self.ends_by = time.monotonic() + self.event.duration
+        self.ends_by = begins + self.event.duration
         self.pause()
 
     def _check_injector(self, injector: str) -> None:

@@ -50,6 +50,7 @@ NORMAL = {
 _SIZE, _WORKERS_AT, _WORKER_HEAD, _STEPS = 64 << 20, 16384, 512, 48
 _HEADER, _TEXTS, _STEP = struct.Struct("4i"), struct.Struct("10i128s64s64s"), struct.Struct("24s104s128s")
 _WORKER = struct.Struct("4q48q")
+_READY = -1
 _CHUNK = b"\0" * (1 << 20)
 
 
@@ -157,6 +158,8 @@ class Observer:
             detach=True,
             **options,
         )
+        # Until then the signal that begins a round would be lost.
+        self._wait(lambda: self._state()[2] == _READY, 10)
 
     @property
     def name(self) -> str:

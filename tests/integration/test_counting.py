@@ -167,7 +167,7 @@ def test_series_of_a_container_that_ends_end_and_go_on_when_it_is_back(run_conta
     wait_for(lambda: seen_of_calls() == set())
     container.start()
     wait_for(lambda: f'chaosorca_monitored{{container="{container.name}",monitor="syscalls"}}' in scrape(web))
-    time.sleep(0.5)
+    wait_for(lambda: seen_of_calls() == {"sys_enter", "sys_exit"})
     assert container.exec_run(["perl", "-e", "getppid for 1..1000"]).exit_code == 0
     assert calls_of(scrape(web), container, "getppid")[""] - before >= 1000 == before
     assert stop_monitoring(container=container.name) == {"stopped": [container.name]}

@@ -99,19 +99,26 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     http = rows(results / web.name / "http.csv")
     times = [row["timestamp"] for row in http]
     assert times == sorted(times)
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.5 * SCRAPE
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.95 * SCRAPE, "none is missing"
     assert times[0] < begin - timedelta(seconds=8)
     assert times[-1] > end + timedelta(seconds=10)
     forbidden = 0.0
+    hit, recovered = [], []
     for earlier, row in itertools.pairwise(http):
         at, ok, failed = row["timestamp"], float(row["200"]), float(row["403"])
         forbidden += failed * (at - earlier["timestamp"]).total_seconds()
         if at < begin or at > end + 2 * SCRAPE:
             assert failed == 0, row
-            assert 40 < ok < 60 or at < begin, row
         elif begin + 2.5 * SCRAPE < at < end:
             assert ok == 0, row
-            assert 40 < failed < 60, row
+        if at > end + 2 * SCRAPE:
+            recovered.append(ok)
+        elif begin + 4 * SCRAPE < at < end:
+            hit.append(failed)
+    for rates in (hit, recovered):
+        means = [sum(rates[at : at + 3]) / 3 for at in range(len(rates) - 2)]
+        assert len(means) > 2
+        assert all(40 < mean < 60 for mean in means), rates  # a second more or less busy moves some to the next
     injected = next(run["output"] for run in journal["run"] if run["activity"]["name"] == "calls-tampered-with")
     assert injected > 400
     assert forbidden == pytest.approx(injected, rel=0.05)

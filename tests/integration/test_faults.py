@@ -13,7 +13,7 @@ from statistics import median
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, needs_root, ours, scrape, wait_for
+from conftest import PAGE, WAITS, Web, go_on, needs_root, ours, scrape, wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
@@ -79,21 +79,21 @@ def test_several_system_calls_and_both_effects_in_one_fault(web: Web) -> None:
 
 
 def test_when_counts_the_calls_of_each_thread(run_container: Callable[..., Container]) -> None:
-    script = f"$| = 1; sleep 3; for (1..8) {{ {_OPEN} }} sleep 60"
-    container = run_container(["perl", "-e", script])
+    container = run_perl(run_container, f"for (1..8) {{ {_OPEN} }}")
     start_fault(container=container.name, syscall="openat", error="EMFILE", when="3..7+2")
-    wait_for(lambda: len(container.logs().splitlines()) == 8)
     open_, failed = "open", "Too many open files"
-    assert container.logs().decode().splitlines() == [open_, open_, failed, open_, failed, open_, failed, open_]
-    assert faults_injected(container.name) == 3
+    assert lines(container, 8) == [open_, open_, failed, open_, failed, open_, failed, open_]
+    assert stop_fault(container=container.name)["stopped"][0]["injected"] == {"openat": 3}
 
 
 def run_perl(run_container: Callable[..., Container], script: str) -> Container:
-    """A perl program that waits for three seconds, so that a fault can be attached, and then does its work without a pause."""
-    return run_container(["perl", "-e", f"$| = 1; sleep 3; {script} sleep 60"])
+    """A perl program that waits, so that a fault can be attached, and then does its work without a pause."""
+    return run_container(["perl", "-e", f"$| = 1; {WAITS} {script} sleep 60"])
 
 
 def lines(container: Container, count: int) -> list[str]:
+    """What the program says when it has been told to go on."""
+    go_on(container)
     wait_for(lambda: len(container.logs().splitlines()) == count)
     return container.logs().decode().splitlines()
 
@@ -102,7 +102,7 @@ def test_a_forged_result_is_what_the_program_sees(run_container: Callable[..., C
     container = run_perl(run_container, 'for (1..4) { print getppid(), "\\n" }')
     start_fault(container=container.name, syscall="getppid", retval=4711, when="2+2")
     assert lines(container, 4) == ["0", "4711", "0", "4711"]
-    assert faults_injected(container.name) == 2
+    wait_for(lambda: faults_injected(container.name) == 2, 2)
 
 
 @pytest.mark.parametrize(("when", "number"), [(None, 6), ("2+2", 3), ("2..3", 2), ("5", 1)])
@@ -116,6 +116,7 @@ def test_a_signal_arrives_and_is_counted(when: str | None, number: int, run_cont
 def test_a_signal_that_kills_is_counted(run_container: Callable[..., Container]) -> None:
     container = run_perl(run_container, "getppid(); getppid();")
     start_fault(container=container.name, syscall="getppid", signal="SIGKILL", when="2")
+    go_on(container)
     assert container.wait(timeout=10)["StatusCode"] == 137
     wait_for(lambda: faults_injected(container.name) == 1, 2)
 
@@ -126,7 +127,7 @@ def test_families_and_classes(run_container: Callable[..., Container]) -> None:
     assert started["syscalls"][:4] == ["open", "openat", "openat2", "creat"]
     assert "mkdir" in started["syscalls"]
     assert lines(container, 3) == ["Read-only file system", "Read-only file system", "0"]
-    assert faults_injected(container.name, syscall="openat") == 1
+    wait_for(lambda: faults_injected(container.name, syscall="openat") == 1, 2)
     assert stop_fault(container=container.name, syscall="%network") == {"stopped": []}
     assert [one["fault"] for one in stop_fault(container=container.name, syscall="open*")["stopped"]] == [started["fault"]]
 
@@ -172,13 +173,13 @@ def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", duration="1500ms")
     assert web.get() == 403
     took = wait_for(lambda: web.get() == 200, 5)
-    assert took < 2.5
+    assert took < 3
     assert fault_active(web.name) is False
     assert web.tracers() == {0}
 
 
 def test_children_and_processes_of_docker_exec_get_the_fault(web: Web) -> None:
-    start_fault(container=web.name, syscall="openat", error="EACCES")
+    start_fault(container=web.name, syscall="openat", error="EACCES", path="/etc/hostname")
     loop = f"$| = 1; for (1..10) {{ select(undef, undef, undef, 0.2); {_OPEN} }} fork; {_OPEN} wait"
     lines = web.container.exec_run(["perl", "-e", loop]).output.decode().splitlines()
     assert lines[-7:] == ["Permission denied"] * 7, "attached within a second, and so is the child"
@@ -234,11 +235,16 @@ def test_whatever_is_killed_the_target_goes_on(killed: str, web: Web, client: do
     elif killed == "agent process":
         agent.kill("SIGKILL")
     else:
-        for tracer in web.tracers():
+        killed_ones = web.tracers() - {0}
+        for tracer in killed_ones:
             os.kill(tracer, signal.SIGKILL)
-    assert wait_for(lambda: web.get() == 200, 5) < 1.0 or killed == "tracer"
-    if killed != "tracer":
-        assert web.tracers() == {0}
+        answers = set()
+        wait_for(lambda: answers.add(web.get()) or web.tracers().isdisjoint({0, *killed_ones}), 5)
+        assert answers <= {200, 403}
+        assert web.get() == 403
+        return
+    assert wait_for(lambda: web.get() == 200, 5) < 2
+    assert web.tracers() == {0}
 
 
 @needs_root
@@ -256,9 +262,11 @@ def test_a_stopped_tracer_is_killed_when_its_fault_ends(web: Web) -> None:
 def test_calls_are_counted_as_the_program_experienced_them(web: Web) -> None:
     start_monitoring(container=web.name)
     start_fault(container=web.name, syscall="openat", error="EACCES", delay_enter="20ms")
+    began = time.monotonic()
     assert [web.get() for _ in range(10)] == [403] * 10
     stop_fault(container=web.name)
     assert [web.get() for _ in range(5)] == [200] * 5
+    took = time.monotonic() - began
     assert find_agent(connect()) is not None
     figures = scrape(web)
     syscalls = f'chaosorca_syscalls_total{{container="{web.name}",error="%s",syscall="openat"}}'
@@ -266,7 +274,7 @@ def test_calls_are_counted_as_the_program_experienced_them(web: Web) -> None:
     assert figures[syscalls % ""] == 5
     durations = f'chaosorca_syscall_duration_seconds_%s{{container="{web.name}",syscall="openat"}}'
     assert figures[durations % "count"] == 15
-    assert 0.2 < figures[durations % "sum"] < 0.4, "the program experienced ten delays of 20 ms"
+    assert 0.2 < figures[durations % "sum"] < took, "the program experienced ten delays of 20 ms"
     assert figures[f'chaosorca_faults_injected_total{{container="{web.name}",effect="delay_enter+error",syscall="openat"}}'] == 10
     stop_monitoring(container=web.name)
 
@@ -318,7 +326,7 @@ def address(container: Container) -> str:
 
 @pytest.mark.parametrize("how", ["restart", "kill and start"])
 def test_a_restarted_container_gets_the_fault_again(how: str, web: Web) -> None:
-    start_fault(container=web.name, syscall="openat", error="EACCES")
+    start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE)
     if how == "restart":
         web.container.restart(timeout=1)
     else:
@@ -329,7 +337,7 @@ def test_a_restarted_container_gets_the_fault_again(how: str, web: Web) -> None:
     web.url = address(web.container)
     took = wait_for(lambda: web.get() == 403, 5)
     print(f"hit {took:.2f} s after it was started")  # noqa: T201
-    assert took < 1.5
+    assert took < 2
     stop_fault(container=web.container.short_id)
     assert web.get() == 200
     assert web.tracers() == {0}
@@ -350,9 +358,11 @@ def test_a_fault_ends_when_it_does_too_much(monitored: Web) -> None:
     condition = "error_ratio(4xx,5xx,none) > 0.5 for 2s"
     load = subprocess.Popen([sys.executable, "-c", _HAMMER, monitored.url])
     try:
+        began = time.monotonic()
         start_fault(container=monitored.name, syscall="openat", error="EACCES", abort_when=condition)
         assert monitored.get() == 403
-        assert 1.0 < wait_for(lambda: monitored.get() == 200, 10) < 4.0
+        wait_for(lambda: monitored.get() == 200, 5)
+        assert time.monotonic() - began > 2.0
     finally:
         load.kill()
         load.wait()

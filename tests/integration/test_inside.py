@@ -250,7 +250,7 @@ def test_a_seccomp_profile_that_kills_does_not_kill(
 ) -> None:
     """A call that is left out may not look to the kernel like one that the profile does not know."""
     observer = observers.get("dynamic", confined=KILLS)
-    workers, injected = observe(observer, injector, Round(("getppid",), 20, threads=4), within=2, syscall="getppid", **effect)
+    workers, injected = observe(observer, injector, Round(("getppid",), 20, threads=4), within=20, syscall="getppid", **effect)
     assert [worker.tally for worker in workers] == [{result: 20}] * 5
     assert injected == {"getppid": 100}
 

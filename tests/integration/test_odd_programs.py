@@ -13,7 +13,7 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import ROOT, Web, wait_for
+from conftest import ROOT, Web, becomes, wait_for
 from docker.models.containers import Container
 from observer import INJECTORS, one_agent_for_all
 from test_uprobe import status
@@ -28,9 +28,10 @@ GO_PROGRAM = shutil.which("docker-proxy", path="/usr/bin:/usr/sbin:/usr/local/bi
 SETTLED = 0.5
 """Seconds after which what the agent tells of a program that has become quiet is all there is to tell."""
 
-SEEN_WITHIN = 400
-"""Milliseconds within which a process is met whose parent nobody traces, on a machine however busy: the agent looks fifty times a
-second. Of 12 the last was met after 25, of 6 whose code had to be read first after 121."""
+SEEN_WITHIN, TRIES = 100, 3
+"""Milliseconds within which new code has its probes, in one of so many tries: the machine may have been busy with others. The
+agent looks fifty times a second; of 12 processes whose parent nobody traces the last was met after 25, of 6 whose code had to be
+read first after 121."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +92,8 @@ def test_a_server_written_in_go_under_load(go: Web) -> None:
     started = start_fault(container=go.name, syscall="connect", error="ECONNREFUSED", probability="0.3")
     assert (started["injector"], started["warnings"]) == ("uprobe", [])
     seen = answers(go, 1000)
-    time.sleep(SETTLED)
-    told = status()
-    assert told["coverage"] == {"connect": {"made": 1000, "probed": 1000}}
-    assert told["warnings"] == []
+    becomes(lambda: status()["coverage"], {"connect": {"made": 1000, "probed": 1000}})
+    assert status()["warnings"] == []
     (stopped,) = stop_fault(container=go.name)["stopped"]
     injected = stopped["injected"]["connect"]
     assert 200 < injected < 400
@@ -116,7 +115,7 @@ def test_all_calls_of_a_server_written_in_go_come_by_a_probe(go: Web) -> None:
     for name, calls in told["coverage"].items():
         few = 20 if name in waits else 0
         assert abs(calls["probed"] - calls["made"]) <= few, name
-        assert 0 <= calls["probed"] - told["injected"][name] <= few, name
+        assert -few <= calls["probed"] - told["injected"][name] <= few, name
     assert (told["injector"], told["warnings"]) == ("uprobe", [])
     stop_fault(container=go.name)
     assert answers(go, 50) == {200: 50}
@@ -162,7 +161,7 @@ class Odd:
         """Have it make its calls; return the figures that it tells."""
         before = len(self.said())
         self.container.kill("SIGUSR1")
-        wait_for(lambda: len(self.said()) > before, 20)
+        wait_for(lambda: len(self.said()) > before, 60)
         time.sleep(SETTLED)
         return [int(word) for word in self.said()[-1].split()]
 
@@ -194,18 +193,31 @@ def coverage() -> Counter[str]:
     return Counter(status()["coverage"].get("getppid", {}))
 
 
+def soon(begin: Callable[[], list[int]]) -> tuple[int, int]:
+    """Begin something new; return how many calls of it passed before it was met, and how many were hit."""
+    for _ in range(TRIES):
+        passed, last, hit = begin()
+        print(f"{passed} calls passed, the last {last} ms after it was there; {hit} were hit")  # noqa: T201
+        assert hit > 50
+        if last < SEEN_WITHIN:
+            return passed, hit
+    raise AssertionError(f"met after {last} ms")
+
+
 def test_a_library_that_is_loaded_while_the_fault_goes_on(odd: Callable[[str], Odd]) -> None:
-    program = odd("loads")
-    start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
-    passed, last, hit = program.go()
-    print(f"{passed} calls passed, the last {last} ms after the library was there; {hit} were hit")  # noqa: T201
-    assert last < 100, "milliseconds after it was loaded"
-    assert hit > 50
-    before = coverage()
-    assert before == {"made": passed + hit, "probed": hit}
+    programs: list[Odd] = []
+
+    def load() -> list[int]:
+        programs.append(odd("loads"))
+        start_fault(container=programs[-1].name, syscall="getppid", error="EACCES", injector="uprobe")
+        return programs[-1].go()
+
+    passed, hit = soon(load)
+    program = programs[-1]
+    becomes(coverage, {"made": passed + hit, "probed": hit})
     assert program.go() == [100]
-    assert coverage() - before == {"made": 100, "probed": 100}
-    assert faults_injected(program.name) == hit + 100
+    becomes(coverage, {"made": passed + hit + 100, "probed": hit + 100})
+    becomes(lambda: faults_injected(program.name), hit + 100)
     (stopped,) = stop_fault(container=program.name)["stopped"]
     assert stopped["injected"] == {"getppid": hit + 100}
     assert program.go() == [0]
@@ -216,7 +228,7 @@ def test_calls_of_code_that_no_file_holds_are_let_pass_and_told(odd: Callable[[s
     start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
     passed, _, hit = program.go()
     assert hit == 0 and passed > 50
-    assert coverage() == {"made": passed, "probed": 0}
+    becomes(coverage, {"made": passed, "probed": 0})
     assert status()["warnings"] == [
         "not every call of getppid comes by a place in a program or library that can have a probe: the others are not hit"
     ]
@@ -234,8 +246,8 @@ def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: 
     assert (started["injector"], started["warnings"]) == ("uprobe", [])
     hits = 50 if "when" in faults else 100
     assert program.go() == [hits, hits]
-    assert faults_injected(program.name) == 2 * hits
-    assert coverage() == {"made": 200, "probed": 200}
+    becomes(lambda: faults_injected(program.name), 2 * hits)
+    becomes(coverage, {"made": 200, "probed": 200})
     assert status()["warnings"] == []
     stop_fault(container=program.name)
     assert program.go() == [0, 0]
@@ -261,8 +273,8 @@ def test_two_containers_of_one_image_have_one_probe_for_each_place(odd: Callable
     for program in programs:
         start_fault(container=program.name, syscall="getppid", error="EACCES", when="1+2", injector="uprobe")
     assert [program.go() for program in programs] == [[50, 50]] * 2
-    assert coverage() == {"made": 200, "probed": 200}
-    assert [faults_injected(program.name) for program in programs] == [100, 100]
+    becomes(coverage, {"made": 200, "probed": 200})
+    becomes(lambda: [faults_injected(program.name) for program in programs], [100, 100])
 
 
 def test_a_program_that_waits_for_its_own_signals_gets_each_of_them(odd: Callable[[str], Odd]) -> None:
@@ -271,27 +283,34 @@ def test_a_program_that_waits_for_its_own_signals_gets_each_of_them(odd: Callabl
     start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
     sent, arrived, hit = program.go()
     assert arrived == sent == 20000, "each as it was sent"
-    assert faults_injected(program.name) == hit > 1000
+    becomes(lambda: faults_injected(program.name), hit)
+    assert hit > 1000
 
 
 @pytest.mark.parametrize("program", ["odd", "odd-static"])
 def test_a_program_that_is_executed_in_the_container_from_outside(program: str, odd: Callable[[str], Odd]) -> None:
     target = odd("loads")
     start_fault(container=target.name, syscall="getppid", error="EACCES", process=f"/observer/{program} now", injector="uprobe")
-    passed, last, hit = (int(word) for word in target.container.exec_run([f"/observer/{program}", "now"]).output.split())
-    print(f"{passed} calls passed, the last {last} ms after it began; {hit} were hit")  # noqa: T201
-    assert last < SEEN_WITHIN
-    assert hit > 50
-    assert faults_injected(target.name) == hit
+    hits = []
+
+    def execute() -> list[int]:
+        figures = [int(word) for word in target.container.exec_run([f"/observer/{program}", "now"]).output.split()]
+        hits.append(figures[2])
+        return figures
+
+    soon(execute)
+    becomes(lambda: faults_injected(target.name), sum(hits))
 
 
 def test_a_program_that_begins_with_its_container(odd_image: str, run_container: Callable[..., Container]) -> None:
     target = Odd(run_container(["sh", "-c", "/observer/odd now; sleep 60"], image=odd_image))
     wait_for(lambda: len(target.said()) == 1)
     start_fault(container=target.name, syscall="getppid", error="EACCES", injector="uprobe")
-    target.container.restart(timeout=0)
-    wait_for(lambda: len(target.said()) == 2)
-    passed, last, hit = (int(word) for word in target.said()[1].split())
-    print(f"{passed} calls passed, the last {last} ms after it began; {hit} were hit")  # noqa: T201
-    assert last < SEEN_WITHIN
-    assert hit > 50
+
+    def restart() -> list[int]:
+        before = len(target.said())
+        target.container.restart(timeout=0)
+        wait_for(lambda: len(target.said()) > before)
+        return [int(word) for word in target.said()[-1].split()]
+
+    soon(restart)

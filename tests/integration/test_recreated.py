@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
-from conftest import Web, wait_for
+from conftest import PAGE, Web, becomes, wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
@@ -49,8 +49,6 @@ def make_anew(run_container: Callable[..., Container]) -> Callable[..., None]:
     def anew(web: Web, **options: Any) -> None:
         name, port = web.name, int(web.url.rstrip("/").rpartition(":")[2])
         web.container.remove(force=True)
-        # A fault on openat that is there before nginx has read its files ends it: it is started again then.
-        options.setdefault("restart_policy", {"Name": "always"})
         web.container = run_container(name=name, ports={"80/tcp": ("127.0.0.1", port)}, **options)
 
     return anew
@@ -67,7 +65,7 @@ def follows() -> str:
 
 def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[..., None]) -> None:
     assert follows() == "names"
-    started = start_fault(container=monitored.name, syscall="openat", error="EACCES")
+    started = start_fault(container=monitored.name, syscall="openat", error="EACCES", path=PAGE)
     assert started["warnings"] == []
     assert monitored.get() == 403
     wait_for_scrapes(open_prometheus(None), [monitored.name], 2)
@@ -75,7 +73,7 @@ def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[...,
     for _ in range(2):
         make_anew(monitored)
         wait_for(monitored.get)
-        assert wait_for(lambda: monitored.get() == 403, 5) < 2
+        assert wait_for(lambda: monitored.get() == 403, 10) < 4
     assert fault_active(monitored.container.short_id) is True
     wait_for_scrapes(open_prometheus(None), [monitored.name], 3)
     after = counters(monitored.name)
@@ -98,7 +96,7 @@ def test_a_container_that_takes_the_name_gets_the_fault(
 ) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES")
     name = web.name
-    following = run_container(name=f"{name}-next", ports={"80/tcp": ("127.0.0.1", None)}, restart_policy={"Name": "always"})
+    following = run_container(name=f"{name}-next", ports={"80/tcp": ("127.0.0.1", None)})
     following.reload()
     port = following.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
     web = Web(following, f"http://127.0.0.1:{port}/")
@@ -106,7 +104,7 @@ def test_a_container_that_takes_the_name_gets_the_fault(
     client.containers.get(name).remove(force=True)
     assert web.get() == 200
     following.rename(name)
-    assert wait_for(lambda: web.get() == 403, 5) < 2
+    assert wait_for(lambda: web.get() == 403, 10) < 4
     stop_all_faults()
     assert web.get() == 200
 
@@ -191,14 +189,14 @@ def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_m
     engine.refuses = True
     engine.hang_up()
     wait_for(lambda: follows() == "ids only")
-    started = start_fault(container=web.name, syscall="openat", error="EACCES")
+    started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE)
     (warning,) = started["warnings"]
     assert warning.startswith(f"{web.name}: it will not be followed when it is removed and made anew under its name: ")
     make_anew(web)
     wait_for(lambda: web.get() == 200)
     engine.refuses = False
-    assert wait_for(lambda: web.get() == 403, 5) < 2
-    assert follows() == "names"
+    assert wait_for(lambda: web.get() == 403, 10) < 4
+    becomes(follows, "names")
     stop_fault(container=web.name)
     assert web.get() == 200
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}

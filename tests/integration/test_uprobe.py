@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, needs_root, scrape, wait_for
+from conftest import WAITS, Web, becomes, go_on, needs_root, scrape, wait_for
 from docker.models.containers import Container
 from kernel_state import breakpoints, links, programs
 
@@ -44,12 +44,12 @@ def test_a_program_that_begins_later_is_hit_from_its_first_call_on(run_container
     wait_for(lambda: len(said(target)) > 2)
     assert set(said(target)) == {"0"}
     start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/ld.so.cache", injector="uprobe")
-    time.sleep(0.5)
+    wait_for(lambda: said(target)[-1] == "256")  # once its code is known
     before = len(said(target))
     wait_for(lambda: len(said(target)) > before + 10)
     assert set(said(target)[before:]) == {"256"}, "each one could not open its cache"
     stop_fault(container=target.name)
-    time.sleep(0.5)
+    wait_for(lambda: said(target)[-1] == "0")  # the last one may have been under way
     before = len(said(target))
     wait_for(lambda: len(said(target)) > before + 3)
     assert set(said(target)[before:]) == {"0"}
@@ -59,21 +59,23 @@ def test_a_program_that_begins_later_is_hit_from_its_first_call_on(run_container
 def test_the_programs_own_use_of_the_signal_is_its_own(handled: str, run_container: Callable[..., Container]) -> None:
     """Threads are armed by SIGWINCH, if that is not handled too."""
     script = f"""
-        $| = 1; $SIG{{URG}} = sub {{ $own++ }}; {handled} sleep 3;
+        $| = 1; $SIG{{URG}} = sub {{ $own++ }}; {handled} {WAITS}
         for (1 .. 300) {{ $sent += kill 'URG', $$; $denied++ unless open F, '<', '/etc/hostname' }}
         printf "%d %d %d %d\\n", $sent, $own, $denied, $other; sleep 60
     """
     target = run_container(["perl", "-e", script])
     start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname", injector="uprobe")
+    go_on(target)
     wait_for(lambda: len(said(target)) == 1, 20)
     assert said(target) == ["300 300 300 0"]
-    assert faults_injected(target.name) == 300
+    becomes(lambda: faults_injected(target.name), 300)
 
 
 def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_call(run_container: Callable[..., Container]) -> None:
     """SIGURG (23), or SIGWINCH where that is blocked and nothing handles it."""
-    script = """
-        use POSIX; $| = 1; sleep 3;
+    script = (
+        f"use POSIX; $| = 1; {WAITS}"
+        + """
         my $all = POSIX::SigSet->new; $all->fillset; my $old = POSIX::SigSet->new;
         sub opened { my $n = 0; for (1 .. 20) { $n++ if open F, '<', '/etc/hostname' } return $n }
         my @opened = opened();
@@ -82,13 +84,15 @@ def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_ca
         sigprocmask(SIG_SETMASK, $old); push @opened, opened();
         print "@opened\\n"; sleep 60
     """
+    )
     target = run_container(["perl", "-e", script])
     start_fault(container=target.name, syscall="openat", error="EACCES", injector="uprobe")
+    go_on(target)
     wait_for(lambda: len(said(target)) == 1)
     *hit, passed, later, last = (int(word) for word in said(target)[0].split())
     assert (hit, later, last) == ([0, 0], 0, 0)
     assert 0 < passed <= 20, "until that is noticed"
-    assert faults_injected(target.name) == 100 - passed
+    becomes(lambda: faults_injected(target.name), 100 - passed)
     (warning,) = status()["warnings"]
     assert warning.startswith(
         f"{passed} calls of openat were let pass, because the threads had just blocked the signals that stop them"
@@ -125,9 +129,8 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
     start_fault(container=web.name, syscall="openat,writev", delay_enter="1ms", when="5+2", injector="uprobe")
     for _ in range(60):
         assert web.get() == 200
-    time.sleep(0.5)
+    becomes(lambda: status()["coverage"].get("openat"), {"made": 60, "probed": 60})
     coverage = status()["coverage"]
-    assert coverage["openat"]["made"] == coverage["openat"]["probed"] == 60
     assert coverage["writev"]["made"] == coverage["writev"]["probed"] >= 60
     figures = scrape(web)
     for seen_by in ("kernel", "probes"):

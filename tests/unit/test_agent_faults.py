@@ -31,6 +31,7 @@ class Session:
         self.attached: list[int] = []
         self.lost: list[str] = []
         self.strangers: set[int] = set()
+        self.slow: set[int] = set()
 
     def supervise(self, pids: Collection[int]) -> str | None:
         self.supervised += 1
@@ -40,10 +41,10 @@ class Session:
 
     def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
         self.attached += pids
-        return {}
+        return {pid: "it did not stop in time" for pid in pids if pid in self.slow}
 
     def is_attached(self, pid: int) -> bool:
-        return pid not in self.strangers
+        return pid not in self.strangers | self.slow
 
     def ended(self) -> dict[int, str]:
         return {}
@@ -139,6 +140,30 @@ def test_a_process_that_somebody_else_traces_is_told_of_until_it_is_free(
     all_of_them.tick()
     assert [one["not_attached"] for one in all_of_them.status()] == [[], [], []]
     assert session.attached == [20]
+
+
+def test_who_could_not_be_attached_is_tried_again(
+    faults: tuple[Faults, dict[str, Session]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_of_them, sessions = faults
+    session = sessions["a"]
+    (tmp_path / "20/task/20").mkdir(parents=True)
+    (tmp_path / "20/task/20/status").write_text("State:\tS (sleeping)\nTracerPid:\t0\n")
+    (tmp_path / "a/cgroup.procs").write_text("10\n20\n")
+    session.slow = {20}
+    all_of_them.tick()
+    told = [{"pid": 20, "reason": "it did not stop in time"}]
+    assert [one["not_attached"] for one in all_of_them.status()] == [told, [], []]
+    all_of_them.tick()  # for the first time, and then not at once
+    all_of_them.tick()
+    assert session.attached == [20, 20]
+    monkeypatch.setattr("chaosorca.agent.faults._TRIED_AGAIN_EVERY", 0)
+    all_of_them.tick()
+    assert session.attached == [20, 20, 20]
+    assert [one["not_attached"] for one in all_of_them.status()] == [told, [], []]
+    session.slow = set()
+    all_of_them.tick()
+    assert [one["not_attached"] for one in all_of_them.status()] == [[], [], []], "it was attached after all"
 
 
 def test_who_comes_is_waited_for(faults: tuple[Faults, dict[str, Session]], tmp_path: Path) -> None:

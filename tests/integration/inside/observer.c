@@ -27,7 +27,7 @@
 
 #include "board.h"
 
-enum { TOLD_TO_GO_ON = SIGUSR1, LENGTH = 64, MOST_THREADS = 1024, FUTEX_WAIT_ON = 0, FUTEX_WAKE_UP = 1, REAL = 1 };
+enum { TOLD_TO_GO_ON = SIGUSR1, LENGTH = 64, MOST_THREADS = 1024, FUTEX_WAIT_ON = 0, FUTEX_WAKE_UP = 1, REAL = 1, READY = -1 };
 
 static volatile struct board *board;
 static const char *board_path, *own_path;
@@ -476,6 +476,7 @@ int main(int count, char **arguments)
         work(worker(number(arguments[3])));
         return 0;
     }
+    board->turn = READY;
     for (;;) {
         wait_to_be_told();
         run_round();

@@ -26,7 +26,7 @@
 typedef long made_call(void);
 
 enum { MORE = 100, ASKED = 20000 };
-static const double LASTS = 0.6, PAUSE = 0.002, LOST_AFTER = 2;
+static const double LASTS = 2, PAUSE = 0.002, LOST_AFTER = 10;
 
 static atomic_int is_asked, is_over;
 static atomic_long answers;
