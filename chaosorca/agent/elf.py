@@ -6,12 +6,15 @@ those of the generic ABI and of the Linux Standard Base; DWARF's encodings of po
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
@@ -20,7 +23,7 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
 _UNWIND_HEADER = struct.Struct("<BBBBiI")
 _UNWIND_ENTRY = struct.Struct("<ii")
-_DISTANCE = struct.Struct("<i").unpack_from
+_DISTANCE, _DISTANCE_SIZE = struct.Struct("<i").unpack_from, 4
 _MAGIC = b"\x7fELF\x02\x01"  # 64 bits, little endian
 _X86_64 = 62
 _LOAD = 1
@@ -75,6 +78,23 @@ class Symbol:
     name: bytes
     address: int
     is_defined: bool
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What may be direct calls and jumps, the n-th of each list being of the same one; a large file has a hundred thousand."""
+
+    opcodes: bytearray = field(default_factory=bytearray)
+    """The last byte of each opcode, be it `CALL`, `JUMP`, or of a jump on a condition."""
+    sources: array[int] = field(default_factory=lambda: array("q"))
+    targets: array[int] = field(default_factory=lambda: array("q"))
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self.opcodes, self.sources, self.targets, strict=True)
+
+
+CALL, JUMP = b"\xe8", b"\xe9"
+_CONDITIONAL = (b"\x0f", {bytes([second]) for second in range(0x80, 0x90)})
 
 
 class Elf:
@@ -239,6 +259,23 @@ class Elf:
                 end = match.end()
                 yield match.start() + moved, end + moved + 4 + _DISTANCE(self.data, end)[0]
 
+    @functools.cached_property
+    def branches(self) -> Branches:
+        """Where the bytes of direct calls and jumps with a distance of 32 bits are, be they one or not, and where they lead."""
+        found = Branches()
+        for part in self.code:
+            code = self.data[part.offset : part.offset + part.size]
+            first, seconds = _CONDITIONAL
+            conditional = [end + 1 for end in _behind(first, code) if code[end : end + 1] in seconds]
+            for ends, size in ((_behind(CALL, code), 1), (_behind(JUMP, code), 1), (conditional, 2)):
+                while ends and ends[-1] + _DISTANCE_SIZE > len(code):
+                    ends.pop()
+                begin, behind = part.address - size, part.address + _DISTANCE_SIZE
+                found.opcodes.extend([code[end - 1] for end in ends])
+                found.sources.extend([end + begin for end in ends])
+                found.targets.extend([end + behind + _DISTANCE(code, end)[0] for end in ends])
+        return found
+
     def function(self, address: int) -> tuple[int, int] | None:
         """Return the first address of the function around this address and the one behind its end, or None."""
         if self._functions:
@@ -299,3 +336,8 @@ class Elf:
         while self.data[at] & 0x80:
             at += 1
         return at + 1
+
+
+def _behind(byte: bytes, data: bytes) -> list[int]:
+    """Where the bytes behind each of these are; some times as fast as to look for one after the other."""
+    return list(accumulate([len(piece) + 1 for piece in data.split(byte)[:-1]]))

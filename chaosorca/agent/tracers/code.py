@@ -15,11 +15,8 @@ from typing import NamedTuple
 
 import capstone
 
-from chaosorca.agent.elf import Elf, Range
+from chaosorca.agent.elf import CALL, JUMP, Elf, Range
 
-_NEAR_CALL = b"\xe8"
-_CALL = re.compile(rb"(?s)[\xe8\xe9](?=....)")
-_FAR_JUMP = re.compile(rb"(?s)(?:\xe9|\x0f[\x80-\x8f])(?=....)")
 _COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, but *n(%rip)
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
 _NEAR = 130  # bytes that a near jump reaches, its own included
@@ -51,7 +48,7 @@ _TRIES = 16  # decodings that have to meet
 _MEETING = 48  # bytes in which they have to
 _AGREED = 0.75
 _FILLING = 64  # no more no-operations are put between blocks
-_LONG = 1024  # from so many bytes into a function on, a first look at a part of it is cheaper
+_LONG = 1024  # of a function that is longer, a first look at a part of it is cheaper
 _STEPS = 4096  # instructions looked at to learn one number
 
 _CONSTANT = re.compile(r"\w+, (-?(?:0x)?[0-9a-f]+)")
@@ -85,6 +82,11 @@ class Instruction(NamedTuple):
     size: int
     mnemonic: str
     operands: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{self.mnemonic} {self.operands}".strip()
 
     @property
     def end(self) -> int:
@@ -132,12 +134,12 @@ class Code:
     def is_instruction(self, address: int, text: str) -> bool:
         """Tell whether an instruction begins here, and is this one."""
         bounds = self.function(address)
-        if bounds is not None and address - bounds[0] > _LONG:
-            begin = self._meeting(address - _AROUND, bounds[0])
-            if not any(one.address == address for one in self._decode(begin, address + 2)):
+        if bounds is not None and bounds[1] - bounds[0] > _LONG:
+            begin = bounds[0] if address - bounds[0] <= _LONG else self._meeting(address - _AROUND, bounds[0])
+            if not any(one.address == address and one.text == text for one in self._decode(begin, address + 2)):
                 return False
         instruction = self.instruction(address)
-        return instruction is not None and f"{instruction.mnemonic} {instruction.operands}".strip() == text
+        return instruction is not None and instruction.text == text
 
     def instruction(self, address: int) -> Instruction | None:
         """Return the instruction that begins here; its function, or its chunk of code without functions, is read for it."""
@@ -218,8 +220,8 @@ class Code:
                 self._linked[bounds[bisect_right(begins, target) - 1][0]].add(source)
 
         pages = {page for begin, end in bounds for page in range(begin >> 8, (end >> 8) + 1)}
-        for source, target in self.file.distances(_FAR_JUMP):
-            if target >> 8 in pages:
+        for opcode, source, target in self.file.branches:
+            if target >> 8 in pages and opcode != CALL[0]:
                 learn(source, target)
         for begin, end in bounds:
             for first, last in ((begin - _NEAR, begin), (end, end + _NEAR)):
@@ -274,8 +276,9 @@ class Code:
     def _called(self) -> dict[int, list[int]]:
         """Where direct calls and jumps lead to, and where the bytes of these are, be they instructions or not."""
         found: dict[int, list[int]] = defaultdict(list)
-        for source, target in self.file.distances(_CALL):
-            found[target].append(source)
+        for opcode, source, target in self.file.branches:
+            if opcode in CALL + JUMP:
+                found[target].append(source)
         return dict(found)
 
     @functools.cached_property
@@ -297,7 +300,7 @@ class Code:
 
     def may_be_entered(self, address: int) -> bool:
         """Tell whether control may get here from a place that is not known, or by a call."""
-        calls = any(self.file.read(at, at + 1) == _NEAR_CALL for at in self._called.get(address, ()))
+        calls = any(self.file.read(at, at + 1) == CALL for at in self._called.get(address, ()))
         return calls or address in self._named or self.begins_function(address)
 
     def only_fills(self, instruction: Instruction) -> bool:
