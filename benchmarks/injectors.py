@@ -539,7 +539,9 @@ def _calls_once(machine: Machine, program: Calls, injector: str) -> _Times:
     ended = time.monotonic()
     time.sleep(0.05)
     seen = program.end()
-    if seen["errors"] != stopped["injected"].get("getppid"):
+    untold = seen["errors"] - stopped["injected"].get("getppid", 0)
+    # strace, asked to end, leaves a call alone that it had begun to replace: it fails with ENOSYS, and nothing tells of it.
+    if untold not in ((0, 1) if injector == "strace" else (0,)):
         raise Wrong(f"{injector}: {seen['errors']} calls failed, injected {stopped['injected']}")
     return started - began, seen["first_error"] / 1e9 - began, ended - ending, max(0.0, seen["last_error"] / 1e9 - ending)
 
