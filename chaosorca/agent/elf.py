@@ -242,10 +242,15 @@ class Elf:
 
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes of code from `start` on, as far as the range that holds it reaches."""
-        part = self.part(start)
-        if part is None:
-            return b""
-        return self.data[start - part.address + part.offset : min(end, part.end) - part.address + part.offset]
+        for begin, behind, moved in self._parts:
+            if begin <= start < behind:
+                return self.data[start - moved : min(end, behind) - moved]
+        return b""
+
+    @functools.cached_property
+    def _parts(self) -> list[tuple[int, int, int]]:
+        """Of each range of code its first address, the one behind it, and how far addresses are from places in the file."""
+        return [(part.address, part.end, part.address - part.offset) for part in self.code]
 
     def distances(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
         """Return where the bytes of an instruction with a distance of 32 bits are, be they one or not, and where it leads.
@@ -258,6 +263,11 @@ class Elf:
             for match in pattern.finditer(self.data, part.offset, part.offset + part.size):
                 end = match.end()
                 yield match.start() + moved, end + moved + 4 + _DISTANCE(self.data, end)[0]
+
+    @functools.cached_property
+    def linkage(self) -> list[range]:
+        """Where the tables are by which calls of other files' functions go: linkers write them, and nothing else is in them."""
+        return [range(one.address, one.address + one.size) for one in self.sections() if one.name.startswith(b".plt")]
 
     @functools.cached_property
     def branches(self) -> Branches:

@@ -16,7 +16,6 @@ _NAME = b"syscall"
 _WHOLE_NAME = b"\0syscall\0"
 _CALLS_BY_NUMBER = {b"ffi_call"}  # whatever its users want called (libffi)
 _FILLED_IN = {6, 7}  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT: a place in a table
-_LINKAGE = b".plt"
 _BEFORE_A_JUMP = (b"", b"\xf2", b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfa\xf2")  # bnd, endbr64
 # Each begins with one certain byte, which is found many times as fast: a prefix that makes a register one of 64 bits is left out.
 _BY_TABLE = re.compile(rb"(?s)\xff[\x15\x25](?=....)")  # call, jmp *n(%rip)
@@ -60,13 +59,12 @@ def numbers_passed(file: Elf) -> frozenset[int] | None:
             if how not in _FILLED_IN:
                 return None
             slots.add(address)
-    linkage = [range(one.address, one.address + one.size) for one in file.sections() if one.name.startswith(_LINKAGE)]
     entries: set[int] = set()
     callers: list[int] = []
     for address, target in file.distances(_BY_TABLE):
         if target not in slots:
             continue
-        if any(address in part for part in linkage):
+        if any(address in part for part in file.linkage):
             entries |= {address - len(before) for before in _BEFORE_A_JUMP if file.read(address - len(before), address) == before}
         else:
             callers.append(address)
@@ -77,7 +75,7 @@ def numbers_passed(file: Elf) -> frozenset[int] | None:
     callers += [
         address
         for _, address, target in (file.branches if entries else ())
-        if target in entries and not any(address in part for part in linkage)
+        if target in entries and not any(address in part for part in file.linkage)
     ]
     return _passed_by(callers, file)
 

@@ -276,8 +276,9 @@ class Code:
     def _called(self) -> dict[int, list[int]]:
         """Where direct calls and jumps lead to, and where the bytes of these are, be they instructions or not."""
         found: dict[int, list[int]] = defaultdict(list)
+        wanted = CALL + JUMP
         for opcode, source, target in self.file.branches:
-            if opcode in CALL + JUMP:
+            if opcode in wanted:
                 found[target].append(source)
         return dict(found)
 

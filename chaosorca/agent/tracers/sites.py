@@ -129,7 +129,9 @@ def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
     """Where the bytes of an entrance into the kernel are, be they an instruction or not."""
     for part in file.code:
         for match in _ENTRANCE.finditer(file.data, part.offset, part.offset + part.size):
-            yield part.address + match.start() - part.offset, _ENTRANCES[match[0]]
+            address = part.address + match.start() - part.offset
+            if not any(address in table for table in file.linkage):
+                yield address, _ENTRANCES[match[0]]
 
 
 def _ways(code: Code, address: int) -> Iterator[Site | str]:
