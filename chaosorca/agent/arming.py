@@ -5,6 +5,7 @@ A program is loaded once. Probes belong to files, which containers of one image 
 
 from __future__ import annotations
 
+import gc
 import mmap
 import platform
 import threading
@@ -349,6 +350,8 @@ def _cookie(site: Site) -> int:
 def _read_code(path: Path, size: int) -> _Code:
     if size > _LARGEST:
         return _Code((), f"is larger than {_LARGEST >> 20} MiB, and is not looked through", None)
+    # Of a hundred thousand small objects the collector would look at each again and again, and find none to free.
+    gc.disable()
     try:
         elf = Elf(path.read_bytes())
         found, passed, function = find_sites(elf), numbers_passed(elf), syscall_function(elf)
@@ -356,6 +359,8 @@ def _read_code(path: Path, size: int) -> _Code:
         raise
     except Exception as error:  # whatever is odd about a file of somebody else's
         return _Code((), f"cannot be read: {error}", None)
+    finally:
+        gc.enable()
     refused = [f"has a system call at {offset:#x} that no probe can be on: {why}" for offset, why in found.refused]
     other = [f"enters the kernel at {offset:#x} by {how}" for offset, how in found.other]
     return _Code(found.sites, next(iter(refused + other), ""), passed, function)

@@ -148,18 +148,21 @@ class Code:
         if (begin, outside) not in self._read:
             self._read.add((begin, outside))
             last: Instruction | None = None
+            behind = -1
             for one in self._decode(begin, end):
-                if outside and self.function(one.address) is not None:  # described better than by its neighbours
-                    last = self.instruction(one.address)
+                at = one.address
+                if outside and self.function(at) is not None:  # described better than by its neighbours
+                    last = self.instruction(at)
+                    behind = -1 if last is None else last.end
                     continue
-                self._at[one.address] = one
-                if last is not None and last.end == one.address:
-                    self._before[one.address] = last
-                if (target := one.target) is not None:
-                    self._jumps[target].add(one.address)
+                self._at[at] = one
+                if last is not None and behind == at:
+                    self._before[at] = last
+                if one.operands.startswith("0x") and (target := one.target) is not None:
+                    self._jumps[target].add(at)
                     if not begin <= target < end:
                         self._linked[begin].add(target)
-                last = one
+                last, behind = one, at + one.size
             if last is not None and outside and last.end == end:
                 self._before[end] = last
         return self._at.get(address)
