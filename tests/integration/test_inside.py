@@ -30,6 +30,7 @@ REPEATS = 10
 FEWER = ("dynamic",)  # it makes no difference to ptrace where a system call is made; CHAOSORCA_FULL=1 runs all
 EVERY = tuple(range(1, REPEATS + 1))
 _SLACK = 1.0
+TRIES = 5  # the machine itself may hold a call up
 
 
 nothing_left = one_agent_for_all
@@ -157,7 +158,10 @@ def test_a_program_sees_the_fault_on_just_the_calls_that_were_asked_for(
     round_ = Round(case.steps, REPEATS, threads=0 if program == "bare" else case.threads, children=3, early=case.early)
     observer = observers.get(program)
     strays = observer.strays()
-    workers, injected = observe(observer, injector, round_, **case.fault)
+    for _ in range(TRIES):
+        workers, injected = observe(observer, injector, round_, **case.fault)
+        if not any(slow_others(worker.of(place), step, case) for worker in workers for place, step in enumerate(case.steps)):
+            break
     hit = [step for step in case.steps if step not in case.misses]
     for worker in workers:
         for place, step in enumerate(case.steps):
@@ -176,9 +180,13 @@ def check_step(seen: Worker, step: str, case: Case) -> None:
     assert seen.results == expected, (seen.role, step)
     for call in hits:
         assert case.delay <= seen.seconds[call - 1] < case.delay + _SLACK, (seen.role, step, call)
-    if case.delay:
-        others = [seconds for call, seconds in enumerate(seen.seconds, 1) if call not in hits]
-        assert sum(seconds >= case.delay for seconds in others) <= 1, f"more than the machine's own hiccup: {seen.role} {others}"
+    assert slow_others(seen, step, case) == [], (seen.role, step)
+
+
+def slow_others(seen: Worker, step: str, case: Case) -> list[float]:
+    """How long calls took that were not to be held, if that was as long as a delay."""
+    hits = case.hits if step not in case.misses else ()
+    return [seconds for call, seconds in enumerate(seen.seconds, 1) if case.delay and call not in hits and seconds >= case.delay]
 
 
 @pytest.mark.parametrize("injector", INJECTORS)
