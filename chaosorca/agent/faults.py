@@ -31,7 +31,7 @@ from chaosorca.model.syscalls import siblings, syscall_numbers
 
 _ATTACH_WITHIN = 3.0
 _NEWCOMERS_WITHIN = 0.5
-_TRIED_AGAIN_EVERY = 1.0
+_TRIED_AGAIN_AFTER, _TRIED_AGAIN_AFTER_MOST = 1.0, 60.0
 _LOOKS_EVERY = 0.02
 _RELEASED_WITHIN = 2.0
 _FIRST_SECONDS = 3.0
@@ -55,8 +55,10 @@ class Injection:
     not_attached: dict[int, str] = field(default_factory=dict)
     traced_by_others: set[int] = field(default_factory=set)
     """Those of them that somebody else traces now."""
-    tried_again: float = 0.0
-    """When all of them were tried once more; the first fault of a container keeps this for all."""
+    next_try: float = 0.0
+    """When they are tried once more; the first fault of a container keeps this for all."""
+    pause: float = _TRIED_AGAIN_AFTER
+    """How long it takes from that try to the next: each may interrupt them."""
 
     abort: AbortWatch | None = None
     fired: Counter[str] = field(default_factory=Counter)
@@ -140,7 +142,7 @@ class Faults:
         self._on_change = on_change
         self._proc = proc
         self._injections: list[Injection] = []
-        self._met: dict[str, list[int]] = {}
+        self._met: dict[str, frozenset[int]] = {}
         self.arming = Arming(proc)
         self._keys = itertools.count(1)
         self._called_off: deque[str] = deque(maxlen=_HISTORY)
@@ -235,14 +237,17 @@ class Faults:
     def wait_for_newcomers(self, seconds: float) -> bool:
         """Wait until a process has come to a container with a fault that `tick` has not met, or for so many seconds at most.
 
+        Children of those that are traced come with their tracer, and need nobody.
+
         Returns:
             whether one has come.
         """
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _LOOKS_EVERY))
-            if any(target.has_newcomers(self._met.get(target.name, ())) for target in self.targets()):
-                return True
+            for name, target in {target.name: target for target in self.targets()}.items():
+                if any(map(self._is_free, target.newcomers(self._met.get(name, ())))):
+                    return True
         return False
 
     def tick(self) -> None:
@@ -252,14 +257,17 @@ class Faults:
             over = over or injection.session.ended().get(injection.key) or self._abort_reason(injection)
             if over:
                 self._end(injection, over)
-        self._met = {target.name: target.pids() for target in self.targets()}
-        for name, pids in self._met.items():
+        met = {}
+        for name, target in {target.name: target for target in self.targets()}.items():
             injections = self.active_on(name)
             try:
+                pids = target.pids()
+                met[name] = frozenset(pids)
                 self._follow(injections, pids)
             except (AgentError, OSError) as error:  # no reason to leave the other containers alone
                 for injection in injections:
                     injection.warnings = list(dict.fromkeys([*injection.foreseen, f"it is not being followed: {error}"]))
+        self._met = met
         ended = [injection for injection in self._injections if not injection.active]
         for injection in ended[:-_HISTORY]:
             self._injections.remove(injection)
@@ -357,10 +365,12 @@ class Faults:
                 self._end(injection, given_up)
             return
         first = injections[0]
-        left = {pid: why for pid, why in first.not_attached.items() if pid in pids and not session.is_attached(pid)}
+        left = {pid: why for pid, why in first.not_attached.items() if pid in pids and not self._is_wholly_attached(session, pid)}
         not_attached = {pid: why for pid, why in left.items() if pid not in first.traced_by_others}
-        if not_attached and time.monotonic() - first.tried_again > _TRIED_AGAIN_EVERY:
-            not_attached, first.tried_again = {}, time.monotonic()  # a machine that is busy now was too busy then
+        if not_attached and time.monotonic() >= first.next_try:  # the machine may have been too busy
+            not_attached = {pid: why for pid, why in not_attached.items() if not self._is_free(pid)}
+            first.next_try = time.monotonic() + first.pause
+            first.pause = min(2 * first.pause, _TRIED_AGAIN_AFTER_MOST)
         newcomers = [pid for pid in pids if pid not in not_attached and self._is_free(pid)]
         if newcomers:
             not_attached.update(session.attach(newcomers, _NEWCOMERS_WITHIN))
@@ -413,6 +423,10 @@ class Faults:
         """Whether nobody traces a process. Threads are traced with the one that made them, so the first tells of all."""
         first = procfs.tracer_of(self._proc, pid, pid)
         return 0 in self._tracers(pid) if first is None else first == 0
+
+    def _is_wholly_attached(self, session: Session, pid: int) -> bool:
+        """Whether all threads of a process have the same tracer, and that is one of the session's."""
+        return session.is_attached(pid) and len(self._tracers(pid) - {None}) <= 1
 
     def _refuse_twice(self, target: Target, fault: Fault, injector: str, running: list[Injection]) -> None:
         for one in running:

@@ -38,9 +38,9 @@ class Target:
         """
         return list(self._pids())
 
-    def has_newcomers(self, known: Collection[int]) -> bool:
-        """Whether it has processes now that are not among those known. Cheap enough to be asked all the time."""
-        return any(not _is_runtime(self.proc, pid) for pid in self.cgroup.pids() if pid not in known)
+    def newcomers(self, known: Collection[int]) -> Iterator[int]:
+        """Its processes that are not among those known. Cheap enough to be asked all the time."""
+        return (pid for pid in self.cgroup.pids() if pid not in known and not _is_runtime(self.proc, pid))
 
     def ask_one(self, question: Callable[[int], _Answer]) -> _Answer:
         """Ask the first of its processes that does not end meanwhile, by its number, what all of them would answer alike.

@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -298,19 +299,20 @@ class Round:
             "injector": self._asked,
             **EFFECTS[self.effect],
         }
-        begins = time.monotonic()
         if not self.event.by_chaos:
-            self._check_injector(start_fault(**arguments, configuration=self.engine.configuration)["injector"])
+            started = start_fault(**arguments, configuration=self.engine.configuration)
+            self._check_injector(started["injector"])
         else:
             self._start_chaos(arguments)
             if self.rng.random() < 0.5:  # the other half strikes at any moment of the start
                 self.pause(2.0)
                 return
             wait_for(lambda: 0 not in (self.target.tracers() or {0}), _CHAOS_BEGINS_WITHIN)
-            begins = time.monotonic()
             agent = find_agent(self.engine.client)
-            self._check_injector(agent.ask("status")["faults"][-1]["injector"] if agent else "nobody")
-        self.ends_by = begins + self.event.duration
+            assert agent is not None
+            started = agent.ask("status")["faults"][-1]
+            self._check_injector(started["injector"])
+        self.ends_by = time.monotonic() + datetime.fromisoformat(started["ends"]).timestamp() - time.time()
         self.pause()
 
     def _check_injector(self, injector: str) -> None:

@@ -67,7 +67,8 @@ def test_counts_and_durations_are_the_programs_own(injector: str, fault: dict[st
     took = sum(sum(worker.seconds) for worker in workers)
     # What the program's own clock adds is its way into the kernel and back: some microseconds for each call that is traced. And a
     # pause of the machine may be on one of these ways: no longer than the longest call of who was held up.
-    overhead = 0.0005 * sum(tally.values()) + sum(max(worker.seconds) for worker in workers)
+    delay = sum(int(text.removesuffix("ms")) for name, text in fault.items() if name.startswith("delay")) / 1000
+    overhead = 0.0005 * sum(tally.values()) + sum(max(0, max(worker.seconds) - delay) for worker in workers)
     assert took - overhead < figures[duration % "sum"] <= took
 
     injected = sum(running.injected.values())

@@ -130,8 +130,7 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
     for _ in range(60):
         assert web.get() == 200
     becomes(lambda: status()["coverage"].get("openat"), {"made": 60, "probed": 60})
-    coverage = status()["coverage"]
-    assert coverage["writev"]["made"] == coverage["writev"]["probed"] >= 60
+    wait_for(lambda: (writev := status()["coverage"]["writev"])["made"] == writev["probed"] >= 60)
     figures = scrape(web)
     for seen_by in ("kernel", "probes"):
         labels = f'container="{web.name}",seen_by="{seen_by}",syscall="openat"'

@@ -142,9 +142,7 @@ def test_a_process_that_somebody_else_traces_is_told_of_until_it_is_free(
     assert session.attached == [20]
 
 
-def test_who_could_not_be_attached_is_tried_again(
-    faults: tuple[Faults, dict[str, Session]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_could_not_be_attached_is_tried_again(faults: tuple[Faults, dict[str, Session]], tmp_path: Path) -> None:
     all_of_them, sessions = faults
     session = sessions["a"]
     (tmp_path / "20/task/20").mkdir(parents=True)
@@ -157,7 +155,7 @@ def test_who_could_not_be_attached_is_tried_again(
     all_of_them.tick()  # for the first time, and then not at once
     all_of_them.tick()
     assert session.attached == [20, 20]
-    monkeypatch.setattr("chaosorca.agent.faults._TRIED_AGAIN_EVERY", 0)
+    all_of_them._injections[0].next_try = 0
     all_of_them.tick()
     assert session.attached == [20, 20, 20]
     assert [one["not_attached"] for one in all_of_them.status()] == [told, [], []]
@@ -170,7 +168,8 @@ def test_who_comes_is_waited_for(faults: tuple[Faults, dict[str, Session]], tmp_
     all_of_them, _ = faults
     all_of_them.tick()
     assert not all_of_them.wait_for_newcomers(0.05)
-    (tmp_path / "20").mkdir()
+    (tmp_path / "20/task/20").mkdir(parents=True)
+    (tmp_path / "20/task/20/status").write_text("State:\tS (sleeping)\nTracerPid:\t0\n")
     (tmp_path / "20/comm").write_text("runc:[2:INIT]\n")
     (tmp_path / "a/cgroup.procs").write_text("10\n20\n")
     assert not all_of_them.wait_for_newcomers(0.05), "the runtime's own process is not the container's yet"
@@ -178,8 +177,30 @@ def test_who_comes_is_waited_for(faults: tuple[Faults, dict[str, Session]], tmp_
     assert all_of_them.wait_for_newcomers(3600)
     all_of_them.tick()
     assert not all_of_them.wait_for_newcomers(0.05)
+    (tmp_path / "30/task/30").mkdir(parents=True)
+    (tmp_path / "30/task/30/status").write_text("State:\tS (sleeping)\nTracerPid:\t5\n")
+    (tmp_path / "a/cgroup.procs").write_text("10\n20\n30\n40\n")
+    assert not all_of_them.wait_for_newcomers(0.05), "a child of a traced one has its tracer, and another is gone already"
+    (tmp_path / "a/cgroup.procs").write_text("10\n20\n")
     all_of_them.stop("test")
     assert not all_of_them.wait_for_newcomers(0.05), "nobody has a fault"
+
+
+def test_a_container_whose_processes_cannot_be_listed_leaves_the_others_alone(
+    faults: tuple[Faults, dict[str, Session]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_of_them, sessions = faults
+    pids = Target.pids
+
+    def refuse(target: Target) -> list[int]:
+        if target.name == "a":
+            raise OSError("too many open files")
+        return pids(target)
+
+    monkeypatch.setattr(Target, "pids", refuse)
+    all_of_them.tick()
+    assert {name: session.supervised for name, session in sessions.items()} == {"a": 0, "b": 1, "c": 1}
+    assert all_of_them.status()[0]["warnings"] == ["it is not being followed: too many open files"]
 
 
 def test_what_is_lost_at_the_end_is_told_in_the_end(faults: tuple[Faults, dict[str, Session]]) -> None:

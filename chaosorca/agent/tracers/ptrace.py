@@ -172,7 +172,8 @@ class PtraceSession:
         self._traced_by = {pid: tracer for pid, tracer in self._traced_by.items() if procfs.threads(self._proc, pid)}
         asked: dict[int, Asked] = {}
         for pid in pids:
-            tracer = self._traced_by[pid] = self._least_busy()
+            known = self._traced_by.get(pid)  # it has been asked before, and may still be at it
+            tracer = self._traced_by[pid] = known if known in self._tracers else self._least_busy()
             asked[pid] = tracer.ask(f"attach {pid}")
         reasons: dict[int, str] = {}
         for pid, one in asked.items():
