@@ -262,7 +262,7 @@ class Elf:
             moved = part.address - part.offset
             for match in pattern.finditer(self.data, part.offset, part.offset + part.size):
                 end = match.end()
-                yield match.start() + moved, end + moved + 4 + _DISTANCE(self.data, end)[0]
+                yield match.start() + moved, end + moved + _DISTANCE_SIZE + _DISTANCE(self.data, end)[0]
 
     @functools.cached_property
     def linkage(self) -> list[range]:

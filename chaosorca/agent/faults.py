@@ -245,7 +245,7 @@ class Faults:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _LOOKS_EVERY))
-            for name, target in {target.name: target for target in self.targets()}.items():
+            for name, target in self._targets_by_name().items():
                 if any(map(self._is_free, target.newcomers(self._met.get(name, ())))):
                     return True
         return False
@@ -258,7 +258,7 @@ class Faults:
             if over:
                 self._end(injection, over)
         met = {}
-        for name, target in {target.name: target for target in self.targets()}.items():
+        for name, target in self._targets_by_name().items():
             injections = self.active_on(name)
             try:
                 pids = target.pids()
@@ -279,6 +279,9 @@ class Faults:
     def targets(self) -> list[Target]:
         """The containers that active faults are on."""
         return [injection.target for injection in list(self._injections) if injection.active]
+
+    def _targets_by_name(self) -> dict[str, Target]:
+        return {target.name: target for target in self.targets()}
 
     def replace_target(self, target: Target) -> None:
         """Have the active faults of a container's name on this one, from the next tick on."""

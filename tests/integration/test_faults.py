@@ -174,7 +174,7 @@ def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", duration="1500ms")
     assert web.get() == 403
     took = wait_for(lambda: web.get() == 200, 5)
-    assert took < 3
+    assert took < 2.5
     assert fault_active(web.name) is False
     assert web.tracers() == {0}
 
@@ -244,7 +244,7 @@ def test_whatever_is_killed_the_target_goes_on(killed: str, web: Web, client: do
         assert answers <= {200, 403}
         assert web.get() == 403
         return
-    assert wait_for(lambda: web.get() == 200, 5) < 2
+    assert wait_for(lambda: web.get() == 200, 5) < 1.0
     assert web.tracers() == {0}
 
 
@@ -338,7 +338,7 @@ def test_a_restarted_container_gets_the_fault_again(how: str, web: Web) -> None:
     web.url = address(web.container)
     took = wait_for(lambda: web.get() == 403, 5)
     print(f"hit {took:.2f} s after it was started")  # noqa: T201
-    assert took < 2
+    assert took < 1.5
     stop_fault(container=web.container.short_id)
     assert web.get() == 200
     assert web.tracers() == {0}

@@ -139,9 +139,9 @@ def test_postgres_fails_some_queries_while_a_tenth_of_its_reads_does(postgres: W
     assert injected > 30
     assert run.calls("pread64:EIO") == pytest.approx(injected, rel=0.01)
     share = run.calls("pread64:EIO", run.begin, run.end) / run.calls("pread64", run.begin, run.end)
-    assert share == pytest.approx(0.1, abs=0.06)
+    assert share == pytest.approx(0.1, abs=0.04)
     assert 0 < run.outputs["failing-reads-per-second"] < run.outputs["reads-per-second"] / 4
-    assert 2 < failed("lookups-that-fail") < 100  # a lookup reads one or two pages
+    assert 10 < failed("lookups-that-fail") < 100  # a lookup reads one or two pages
     assert failed("recovered-lookups") == 0
 
 

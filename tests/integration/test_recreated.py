@@ -73,7 +73,7 @@ def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[...,
     for _ in range(2):
         make_anew(monitored)
         wait_for(monitored.get)
-        assert wait_for(lambda: monitored.get() == 403, 10) < 4
+        assert wait_for(lambda: monitored.get() == 403, 5) < 2
     assert fault_active(monitored.container.short_id) is True
     wait_for_scrapes(open_prometheus(None), [monitored.name], 3)
     after = counters(monitored.name)
@@ -104,7 +104,7 @@ def test_a_container_that_takes_the_name_gets_the_fault(
     client.containers.get(name).remove(force=True)
     assert web.get() == 200
     following.rename(name)
-    assert wait_for(lambda: web.get() == 403, 10) < 4
+    assert wait_for(lambda: web.get() == 403, 5) < 2
     stop_all_faults()
     assert web.get() == 200
 
@@ -195,7 +195,7 @@ def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_m
     make_anew(web)
     wait_for(lambda: web.get() == 200)
     engine.refuses = False
-    assert wait_for(lambda: web.get() == 403, 10) < 4
+    assert wait_for(lambda: web.get() == 403, 5) < 2
     becomes(follows, "names")
     stop_fault(container=web.name)
     assert web.get() == 200
