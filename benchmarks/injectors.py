@@ -40,6 +40,7 @@ from logzero import logger
 
 from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
+from chaosorca.engine.command import run_command
 from chaosorca.probes.faults import faults_injected
 
 ROOT = Path(__file__).parents[1]
@@ -148,11 +149,10 @@ class Machine:
 
 def execute(container: Container, *command: str) -> str:
     """Run a command in one of our client containers, or in a target while no fault is on it."""
-    result = container.exec_run(list(command))
-    said = (result.output or b"").decode(errors="replace")
-    if result.exit_code != 0:
-        raise RuntimeError(f"{command} failed: {said[-300:]}")
-    return said
+    ended = run_command(container, command)
+    if ended.exit_code != 0:
+        raise RuntimeError(f"{command} failed: {(ended.complaint or ended.output).decode(errors='replace')[-300:]}")
+    return ended.output.decode(errors="replace")
 
 
 def until(condition: Callable[[], object], within: float = 30.0) -> None:
@@ -437,7 +437,7 @@ def redis(machine: Machine) -> None:
         machine.container("redis", command) as server,
         machine.container("client", network_mode=f"container:{server.name}") as client,
     ):
-        until(lambda: client.exec_run(["redis-cli", "ping"]).output.strip() == b"PONG")
+        until(lambda: run_command(client, ["redis-cli", "ping"]).output.strip() == b"PONG")
         expected: dict[str, float] = {}
 
         def requests_per_second(injector: str, fault: dict[str, Any]) -> float:

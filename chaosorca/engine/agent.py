@@ -15,6 +15,7 @@ from docker.types import Mount
 from logzero import logger
 
 from chaosorca.engine.client import engine_errors, socket_path
+from chaosorca.engine.command import run_command
 from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT, ROLE_LABEL
@@ -43,13 +44,12 @@ class Agent:
         """Have the agent do something, and return its answer; its errors come back as ours."""
         request = json.dumps({"do": operation, "with": arguments})
         with engine_errors(f"asking the agent to {operation}"):
-            result = self._container.exec_run(["python3", "-m", "chaosorca.agent.ctl", request], demux=True)
-        output, complaint = result.output or (None, None)
+            exit_code, output, complaint = run_command(self._container, ["python3", "-m", "chaosorca.agent.ctl", request])
         try:
-            answer = json.loads(output or b"")
+            answer = json.loads(output)
         except ValueError:
-            said = (complaint or output or b"").decode(errors="replace").strip()
-            raise AgentError(f"the agent did not answer ({said[-300:] or 'no output'}): look at `docker logs {AGENT}`") from None
+            said = (complaint or output).decode(errors="replace").strip()[-300:] or f"no output, exit code {exit_code}"
+            raise AgentError(f"the agent did not answer ({said}): look at `docker logs {AGENT}`") from None
         if "error" in answer:
             error = answer["error"]
             raise KINDS.get(error["kind"], AgentError)(error["message"])

@@ -22,6 +22,7 @@ from typing import Any
 import docker
 import pytest
 from docker.models.containers import Container
+from proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -278,3 +279,14 @@ def orca(*arguments: str, environment: dict[str, str] | None = None) -> subproce
     return subprocess.run(
         [BIN / "chaosorca", *arguments], capture_output=True, text=True, timeout=240, check=False, env=environment
     )
+
+
+@pytest.fixture
+def proxy(client: docker.DockerClient, tmp_path: Path) -> Iterator[Proxy]:
+    """The engine by another way."""
+    engine = client.api.get_adapter(client.api.base_url)
+    if not hasattr(engine, "socket_path"):
+        pytest.skip("the engine is not reached by a Unix socket")
+    running = Proxy(tmp_path / "s", engine.socket_path)
+    yield running
+    running.close()

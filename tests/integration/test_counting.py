@@ -22,6 +22,7 @@ from observer import Observers, Round, fault_on, observers_of_a_module, one_agen
 from chaosorca.actions import monitoring
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import CAPABILITIES
+from chaosorca.engine.command import run_command
 from chaosorca.engine.containers import find_container, select_containers
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT
@@ -201,7 +202,7 @@ def test_further_containers_are_watched_at_once(
         for name, monitors in further.items():
             asked = {"container": find_container(client, name).to_json(), "monitors": monitors}
             request = json.dumps({"do": "watch", "with": asked})
-            said = client.containers.get(AGENT).exec_run(["python3", "-c", TIMED, request]).output.decode()
+            said = run_command(client.containers.get(AGENT), ["python3", "-c", TIMED, request]).output.decode()
             answer, seconds = said.splitlines()
             assert json.loads(answer)["ok"]["monitors"] == monitors
             assert float(seconds) < 0.5

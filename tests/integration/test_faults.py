@@ -16,11 +16,13 @@ import pytest
 from chaoslib.exceptions import ActivityFailed
 from conftest import PAGE, WAITS, Web, go_on, needs_root, ours, scrape, wait_for
 from docker.models.containers import Container
+from proxy import Proxy
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
+from chaosorca.engine.command import run_command
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
 
@@ -179,10 +181,21 @@ def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
     assert web.tracers() == {0}
 
 
+def test_answers_that_come_all_at_once_are_read(web: Web, proxy: Proxy) -> None:
+    """As if this process were held up each time until the agent had answered."""
+    proxy.gathers = True
+    assert find_agent(connect()) is None
+    started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE, configuration=proxy.configuration)
+    assert web.get() == 403
+    stopped = stop_fault(fault=started["fault"], configuration=proxy.configuration)
+    assert [one["fault"] for one in stopped["stopped"]] == [started["fault"]]
+    assert web.get() == 200
+
+
 def test_children_and_processes_of_docker_exec_get_the_fault(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", path="/etc/hostname")
     loop = f"$| = 1; for (1..10) {{ select(undef, undef, undef, 0.2); {_OPEN} }} fork; {_OPEN} wait"
-    lines = web.container.exec_run(["perl", "-e", loop]).output.decode().splitlines()
+    lines = run_command(web.container, ["perl", "-e", loop]).output.decode().splitlines()
     assert lines[-7:] == ["Permission denied"] * 7, "attached within a second, and so is the child"
 
 

@@ -19,6 +19,7 @@ from observer import one_agent_for_all
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.agent.kernel import SLOT_BOUNDS
+from chaosorca.engine.command import run_command
 
 nothing_left = one_agent_for_all
 NGINX, PYTHON = 80, 8000
@@ -94,9 +95,9 @@ class Told:
 
 
 def run(container: Container, *command: str) -> str:
-    result = container.exec_run(list(command), demux=True)
-    assert result.exit_code == 0, result.output
-    return (result.output[0] or b"").decode()
+    ended = run_command(container, command)
+    assert ended.exit_code == 0, ended
+    return ended.output.decode()
 
 
 def ask(container: Container, *requests: str, port: int = NGINX, host: str = "127.0.0.1", **how: Any) -> list[float]:

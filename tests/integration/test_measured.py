@@ -17,6 +17,7 @@ from observer import one_agent_for_all
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.engine.command import run_command
 from chaosorca.metrics.measure import wait_for_scrapes
 from chaosorca.metrics.tables import Table, read_table
 from chaosorca.probes.http import error_ratio, latency, request_rate
@@ -147,8 +148,8 @@ def test_system_calls_are_counted_exactly(monitored: Web) -> None:
 
 
 def test_a_direct_write_of_64_mib_is_64_mib_of_io(monitored: Web) -> None:
-    written = monitored.container.exec_run(["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=64", "oflag=direct"])
-    assert written.exit_code == 0, written.output
+    written = run_command(monitored.container, ["dd", "if=/dev/zero", "of=/file", "bs=1M", "count=64", "oflag=direct"])
+    assert written.exit_code == 0, written
     assert total(table(monitored.name, "io"), "write") == pytest.approx(64 * 2**20, rel=0.01)
     series = scrape(monitored)
     assert 64 <= series[f'container_fs_writes_total{{name="{monitored.name}"}}'] < 1000, "dd has ended: its writes are still there"
@@ -159,7 +160,7 @@ def test_a_direct_write_of_64_mib_is_64_mib_of_io(monitored: Web) -> None:
 
 def test_processor_memory_and_network_are_those_of_the_container(monitored: Web) -> None:
     busy = "$end = time + 4; 1 while time < $end; ($user, $system) = times; print $user + $system"
-    spent = float(monitored.container.exec_run(["perl", "-e", busy]).output)
+    spent = float(run_command(monitored.container, ["perl", "-e", busy]).output)
     assert 0.5 * spent / 15 < cpu_usage(monitored.name) < 1.3
     body = 615  # nginx's page
     times = []

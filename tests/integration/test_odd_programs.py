@@ -20,6 +20,7 @@ from test_uprobe import status
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.engine.command import run_command
 from chaosorca.probes.faults import faults_injected
 
 nothing_left = one_agent_for_all
@@ -294,7 +295,7 @@ def test_a_program_that_is_executed_in_the_container_from_outside(program: str, 
     hits = []
 
     def execute() -> list[int]:
-        figures = [int(word) for word in target.container.exec_run([f"/observer/{program}", "now"]).output.split()]
+        figures = [int(word) for word in run_command(target.container, [f"/observer/{program}", "now"]).output.split()]
         hits.append(figures[2])
         return figures
 

@@ -12,6 +12,7 @@ from docker.models.containers import Container
 from chaosorca.actions.faults import start_fault, stop_all_faults
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
+from chaosorca.engine.command import run_command
 
 DEBUGGER = """
     my $child = fork;
@@ -33,16 +34,14 @@ PTRACE_TRACEME, 7 PTRACE_CONT; 61 is wait4; 19 is the SIGSTOP by which the child
 
 
 class Output:
-    """What a command in a container says, while it does."""
+    """What a command in a container has said when it has ended."""
 
     def __init__(self, target: Container) -> None:
         self.text, self.ended = b"", False
-        self._said = target.exec_run(["perl", "-e", DEBUGGER], stream=True).output
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._run, args=[target], daemon=True).start()
 
-    def _read(self) -> None:
-        for piece in self._said:
-            self.text += piece
+    def _run(self, target: Container) -> None:
+        self.text = run_command(target, ["perl", "-e", DEBUGGER]).output
         self.ended = True
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -15,11 +12,12 @@ import docker.errors
 import pytest
 from conftest import PAGE, Web, becomes, wait_for
 from docker.models.containers import Container
+from proxy import Proxy
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
-from chaosorca.engine.client import connect, socket_path
+from chaosorca.engine.client import connect
 from chaosorca.metrics.client import Series
 from chaosorca.metrics.measure import wait_for_scrapes
 from chaosorca.probes.faults import fault_active
@@ -124,77 +122,21 @@ def test_a_protected_container_of_the_same_name_gets_nothing(web: Web, make_anew
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
 
 
-class Proxy:
-    """The engine's socket at another path, which can be made to hang up."""
-
-    def __init__(self, path: Path, engine: str) -> None:
-        self._engine = engine
-        self._open: list[socket.socket] = []
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(path))
-        path.chmod(0o666)
-        self._listening.listen()
-        self.refuses = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def hang_up(self) -> None:
-        """End all connections; new ones end at once while it refuses."""
-        for one in self._open:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def close(self) -> None:
-        self._listening.close()
-        self.hang_up()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                here, _ = self._listening.accept()
-                if self.refuses:
-                    here.close()
-                    continue
-                there = socket.socket(socket.AF_UNIX)
-                there.connect(self._engine)
-                self._open += [here, there]
-                for source, sink in ((here, there), (there, here)):
-                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
-
-    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-
-@pytest.fixture
-def proxy(client: docker.DockerClient, tmp_path: Path) -> Iterator[tuple[Proxy, dict[str, str]]]:
-    engine = socket_path(client)
-    if engine is None:
-        pytest.skip("the engine is not reached by a Unix socket")
-    path = tmp_path / "s"
-    running = Proxy(path, engine)
-    yield running, {"chaosorca_docker_host": f"unix://{path}"}
-    running.close()
-
-
 def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_missed(
-    web: Web, make_anew: Callable[..., None], proxy: tuple[Proxy, dict[str, str]]
+    web: Web, make_anew: Callable[..., None], proxy: Proxy
 ) -> None:
-    engine, configuration = proxy
-    (told,) = start_monitoring(container=web.name, configuration=configuration)
+    (told,) = start_monitoring(container=web.name, configuration=proxy.configuration)
     assert told["warnings"] == []
     assert follows() == "names"
-    engine.refuses = True
-    engine.hang_up()
+    proxy.refuses = True
+    proxy.hang_up()
     wait_for(lambda: follows() == "ids only")
     started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE)
     (warning,) = started["warnings"]
     assert warning.startswith(f"{web.name}: it will not be followed when it is removed and made anew under its name: ")
     make_anew(web)
     wait_for(lambda: web.get() == 200)
-    engine.refuses = False
+    proxy.refuses = False
     assert wait_for(lambda: web.get() == 403, 5) < 2
     becomes(follows, "names")
     stop_fault(container=web.name)

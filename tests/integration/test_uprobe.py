@@ -16,6 +16,7 @@ from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import ensure_agent, find_agent
 from chaosorca.engine.client import connect
+from chaosorca.engine.command import run_command
 from chaosorca.engine.names import AGENT
 from chaosorca.model.fault import parse_fault
 from chaosorca.probes.faults import faults_injected
@@ -199,9 +200,9 @@ def test_an_older_kernel_has_its_probes_put_one_by_one(run_container: Callable[.
     target.reload()
     container = {"name": target.name, "id": target.id, "pid": target.attrs["State"]["Pid"]}
     told = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
-    exit_code, output = connect().containers.get(AGENT).exec_run(["python3", "-c", WITHOUT_MANY_AT_ONCE, told])
-    assert exit_code == 0, output.decode()
-    warnings, injector, injected = json.loads(output.splitlines()[-1])
+    ended = run_command(connect().containers.get(AGENT), ["python3", "-c", WITHOUT_MANY_AT_ONCE, told])
+    assert ended.exit_code == 0, ended.complaint.decode()
+    warnings, injector, injected = json.loads(ended.output.splitlines()[-1])
     denied = said(target).count("Permission denied")
     assert (warnings, injector, injected) == ([], "uprobe", {"openat": denied})
     assert denied > 50

@@ -1,0 +1,57 @@
+"""A connection to the engine that does as a test tells it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from pathlib import Path
+
+
+class Proxy:
+    """The engine's socket at another path, which can be made to hang up, or to keep answers back."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self.configuration = {"chaosorca_docker_host": f"unix://{path}"}
+        self._engine = engine
+        self._open: list[socket.socket] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        path.chmod(0o666)
+        self._listening.listen()
+        self.refuses = False
+        self.gathers = False
+        """Whether the headers by which a connection is upgraded come with what follows, as for a client that is held up."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hang_up(self) -> None:
+        """End all connections; new ones end at once while it refuses."""
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listening.close()
+        self.hang_up()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listening.accept()
+                if self.refuses:
+                    here.close()
+                    continue
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(self._engine)
+                self._open += [here, there]
+                for source, sink in ((here, there), (there, here)):
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.gathers and data.startswith(b"HTTP/1.1 101 "):
+                    data += source.recv(65536)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)

@@ -1,0 +1,98 @@
+"""Commands in containers, through the Docker client and a socket at which an engine answers as slowly or at once as is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import docker
+import docker.errors
+import pytest
+
+from chaosorca.engine.command import Ended, demultiplexed, run_command
+
+UPGRADED = (
+    b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+)
+Engine = Callable[..., docker.DockerClient]
+
+
+def part(whose: int, written: bytes) -> bytes:
+    return struct.pack(">BxxxL", whose, len(written)) + written
+
+
+def answer(status: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """Makes the client of an engine that answers the start of a command by these pieces, each sent on its own."""
+    servers = []
+
+    def make(*pieces: bytes, exit_code: int = 0) -> docker.DockerClient:
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while request := self.rfile.readline().decode():
+                    length = 0
+                    while (header := self.rfile.readline().decode().strip().lower()) != "":
+                        length = int(header.removeprefix("content-length:")) if header.startswith("content-length:") else length
+                    self.rfile.read(length)
+                    path = request.split()[1]
+                    if path.endswith("/containers/web/exec"):
+                        self.wfile.write(answer("201 Created", {"Id": "one"}))
+                    elif path.endswith("/exec/one/json"):
+                        self.wfile.write(answer("200 OK", {"ExitCode": exit_code}))
+                    elif path.endswith("/exec/one/start"):
+                        for piece in pieces:
+                            self.wfile.write(piece)
+                            self.wfile.flush()
+                        return
+
+        server = socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine.sock"), Handler)
+        server.daemon_threads = True  # the client keeps its connections
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return docker.DockerClient(base_url=f"unix://{tmp_path}/engine.sock", version="1.41")
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def in_web(client: docker.DockerClient) -> Ended:
+    return run_command(SimpleNamespace(client=client, id="web"), ["true"])
+
+
+def test_what_comes_with_the_headers_is_not_lost(engine: Engine) -> None:
+    client = engine(UPGRADED + part(1, b"all of") + part(2, b"beside") + part(1, b" it\n"), exit_code=3)
+    assert in_web(client) == Ended(3, b"all of it\n", b"beside")
+
+
+def test_what_comes_in_whatever_pieces_is_whole(engine: Engine) -> None:
+    stream = UPGRADED + part(1, b"x" * 20_000) + part(2, b"") + part(1, b"y")
+    client = engine(*(stream[begin : begin + 777] for begin in range(0, len(stream), 777)))
+    assert in_web(client) == Ended(0, b"x" * 20_000 + b"y", b"")
+
+
+def test_a_command_that_writes_nothing(engine: Engine) -> None:
+    assert in_web(engine(UPGRADED)) == Ended(0, b"", b"")
+
+
+def test_a_refusal_is_the_docker_clients(engine: Engine) -> None:
+    with pytest.raises(docker.errors.APIError) as caught:
+        in_web(engine(answer("409 Conflict", {"message": "container web is paused"})))
+    assert caught.value.explanation == "container web is paused"
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_header_that_is_cut_off_is_no_part(cut: int) -> None:
+    assert demultiplexed(io.BytesIO(part(1, b"whole") + part(2, b"lost")[:cut])) == (b"whole", b"")
