@@ -187,7 +187,7 @@ def test_answers_that_come_all_at_once_are_read(web: Web, proxy: Proxy) -> None:
     assert find_agent(connect()) is None
     started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE, configuration=proxy.configuration)
     assert web.get() == 403
-    stopped = stop_fault(fault=started["fault"], configuration=proxy.configuration)
+    stopped = stop_fault(container=web.name, configuration=proxy.configuration)
     assert [one["fault"] for one in stopped["stopped"]] == [started["fault"]]
     assert web.get() == 200
 
