@@ -1,14 +1,15 @@
-"""Which Prometheus answers a question: the one that the configuration names, else our own."""
+"""Who answers a question: the Prometheus that the configuration names, else our own; the agent of the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.containers import name_and_id
 from chaosorca.engine.prometheus import prometheus_url
-from chaosorca.exceptions import EngineError
+from chaosorca.exceptions import ContainerError, EngineError
 from chaosorca.metrics.client import Prometheus
 
 
@@ -33,3 +34,19 @@ def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
     except EngineError:
         found = None
     return found[0] if found else container.lstrip("/")
+
+
+def known_faults(container: str, configuration: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What the agent knows of the faults of a container, by its name, id or id's prefix: ended ones too, oldest first.
+
+    Raises:
+        ContainerError: there is no such container, and none that had a fault.
+        EngineError: no Docker Engine answers.
+    """
+    client = connect(configuration)
+    agent = find_agent(client)
+    faults = agent.ask("status")["faults"] if agent else []
+    found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
+    if found is None:
+        raise ContainerError(f"container {container!r} does not exist, and no fault on it is known")
+    return [one for one in faults if one["container_id"] == found[1]]

@@ -26,10 +26,10 @@ def fault_events(faults: Iterable[Mapping[str, Any]]) -> list[Event]:
     """When faults began and ended (not: those that go on), from the agent's `status`."""
     events = []
     for fault in faults:
-        events.append(Event(_seconds(fault["begins"]), "fault_begin", fault["container"], fault["text"]))
+        events.append(Event(seconds(fault["begins"]), "fault_begin", fault["container"], fault["text"]))
         if fault["ended"]:
             detail = f"{fault['text']} ({fault['reason']}; injected {sum(fault['injected'].values())})"
-            events.append(Event(_seconds(fault["ended"]), "fault_end", fault["container"], detail))
+            events.append(Event(seconds(fault["ended"]), "fault_end", fault["container"], detail))
     return events
 
 
@@ -67,12 +67,13 @@ def to_csv(events: Iterable[Event]) -> str:
 
 def _span(record: Mapping[str, Any], what: str, detail: str) -> list[Event]:
     return [
-        Event(_seconds(record[key]), f"{what}_{name}", "", detail)
+        Event(seconds(record[key]), f"{what}_{name}", "", detail)
         for key, name in (("start", "begin"), ("end", "end"))
         if record.get(key)
     ]
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A time in seconds since 1970, from its ISO 8601 text; one without a zone is in UTC."""
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

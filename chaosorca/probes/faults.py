@@ -1,11 +1,9 @@
 """Faults, straight from the agent: no Prometheus is needed."""
 
 from chaosorca.activity import activity
-from chaosorca.engine.agent import find_agent
-from chaosorca.engine.client import connect
-from chaosorca.engine.containers import name_and_id
-from chaosorca.exceptions import AgentError, ContainerError
+from chaosorca.exceptions import AgentError
 from chaosorca.model.syscalls import check_known
+from chaosorca.sources import known_faults
 
 __all__ = ["fault_active", "faults_injected"]
 
@@ -34,7 +32,7 @@ def faults_injected(
     """
     if syscall is not None:
         check_known(syscall)
-    known = [one for one in _faults(container, configuration) if fault in (None, one["fault"])]
+    known = [one for one in known_faults(container, configuration) if fault in (None, one["fault"])]
     if not known:
         what = f"fault {fault!r}" if fault else "fault"
         raise AgentError(f"no {what} was started on container {container!r} since the agent began: start one first")
@@ -56,14 +54,4 @@ def fault_active(container: str, configuration: dict = None, secrets: dict = Non
     Raises:
         ActivityFailed: there is no such container.
     """
-    return any(one["active"] for one in _faults(container, configuration))
-
-
-def _faults(container: str, configuration: dict | None) -> list[dict]:
-    client = connect(configuration)
-    agent = find_agent(client)
-    faults = agent.ask("status")["faults"] if agent else []
-    found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
-    if found is None:
-        raise ContainerError(f"container {container!r} does not exist, and no fault on it is known")
-    return [one for one in faults if one["container_id"] == found[1]]
+    return any(one["active"] for one in known_faults(container, configuration))

@@ -1,15 +1,15 @@
 """HTTP requests of a container, as its clients experience them."""
 
 from chaosorca.activity import activity
-from chaosorca.exceptions import InvalidArgument
-from chaosorca.metrics import measure, promql
+from chaosorca.exceptions import AgentError, InvalidArgument
+from chaosorca.metrics import events, measure, promql, recovery
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.status import status_regex
 from chaosorca.model.values import as_number
-from chaosorca.sources import open_prometheus, series_name
+from chaosorca.sources import known_faults, open_prometheus, series_name
 
-__all__ = ["error_ratio", "latency", "request_rate"]
+__all__ = ["error_ratio", "latency", "request_rate", "time_to_recover"]
 
 _REQUESTS = "chaosorca_http_requests_total"
 
@@ -109,6 +109,57 @@ def latency(
     buckets = selector("chaosorca_http_request_duration_seconds_bucket", container=name, role=_role(role))
     expression = promql.quantile(q, buckets, seconds)
     return measure.figure(open_prometheus(configuration), expression, name, "http", seconds, "no request was answered in it")
+
+
+@activity
+def time_to_recover(
+    container: str,
+    status: str = "5xx,none",
+    role: str = "server",
+    within: str = "30s",
+    configuration: dict = None,
+    secrets: dict = None,
+) -> float:
+    """
+    Measure how long a container takes to come back after its latest fault, and wait until it has.
+
+    It has come back when the share of requests that go wrong is what it was in the 30 seconds before the fault, and stays so over
+    three scrapes; what chance brings once in a thousand times is allowed for (a binomial test). Faults that overlap count as one.
+
+    Arguments:
+        container: the container's name, id or id's prefix.
+        status: what counts as gone wrong, as in `request_rate`.
+        role: "server" or "client", as in `request_rate`.
+        within: how long it may take, with a unit.
+
+    Returns:
+        seconds from the fault's end: never less than it took, and up to one scrape interval more, or two where a status is new.
+
+    Raises:
+        ActivityFailed: it did not come back in that time; no fault has ended, one is active, or the latest never fired; no request
+            ended before the fault or after it; nobody monitors the container, or its last sample is older than three scrapes.
+    """
+    code, limit = "~" + status_regex(status), parse_seconds(within, "within")
+    _role(role)
+    faults = known_faults(container, configuration)
+    for one in faults:
+        if one["active"]:
+            raise AgentError(
+                f"fault {one['text']!r} is active on container {container!r} until {one['ends']}: end it first (stop_fault)"
+            )
+    if not faults:
+        raise AgentError(f"no fault on container {container!r} has ended since the agent began: start one first, and end it")
+    if faults[-1]["state"] == "never fired" and not faults[-1]["placebo"]:
+        raise AgentError(f"fault {faults[-1]['text']!r} on container {container!r} never fired: there is nothing to recover from")
+    name = faults[-1]["container"]
+    return recovery.time_to_recover(
+        open_prometheus(configuration),
+        name,
+        selector(_REQUESTS, container=name, role=role),
+        selector(_REQUESTS, container=name, role=role, code=code),
+        [(events.seconds(one["begins"]), events.seconds(one["ended"])) for one in faults],
+        limit,
+    )
 
 
 def _role(role: str) -> str:

@@ -119,7 +119,8 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
         means = [sum(rates[at : at + 3]) / 3 for at in range(len(rates) - 2)]
         assert len(means) > 2
         assert all(40 < mean < 60 for mean in means), rates  # a second more or less busy moves some to the next
-    injected = next(run["output"] for run in journal["run"] if run["activity"]["name"] == "calls-tampered-with")
+    outputs = {run["activity"]["name"]: run["output"] for run in journal["run"]}
+    injected = outputs["calls-tampered-with"]
     assert injected > 400
     assert forbidden == pytest.approx(injected, rel=0.05)
 
@@ -129,6 +130,9 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
         for earlier, row in itertools.pairwise(failed_calls)
     )
     assert total == pytest.approx(injected, rel=0.01)
+    # To within a scrape, as the rows leave out those that are closer together than usual.
+    gone = max((max(row["timestamp"] for row in http if float(row["403"])) - end).total_seconds(), 0)
+    assert max(gone - SCRAPE.total_seconds(), 0) <= outputs["seconds-until-it-recovered"] <= gone + 0.002
 
 
 def hurried(name: str, directory: Path) -> Path:

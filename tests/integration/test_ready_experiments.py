@@ -154,6 +154,7 @@ def test_nginx_replaces_a_worker_that_was_killed(web: Web, load: None, tmp_path:
 
     (master, before), (still, after) = processes("baseline-of-processes"), processes("recovered-processes")
     assert run.outputs["workers-killed"] == 1
+    assert 0 <= run.outputs["seconds-until-it-recovered"] < 5
     assert still == master
     assert len(after) == len(before)
     assert len(before - after) == 1

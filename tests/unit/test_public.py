@@ -50,6 +50,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "probes.http.request_rate": {"container": REQUIRED, "status": None, "role": "server", "window": "15s"},
     "probes.http.error_ratio": {"container": REQUIRED, "status": "5xx,none", "role": "server", "window": "15s"},
     "probes.http.latency": {"container": REQUIRED, "quantile": 0.95, "role": "server", "window": "15s"},
+    "probes.http.time_to_recover": {"container": REQUIRED, "status": "5xx,none", "role": "server", "within": "30s"},
     "probes.syscalls.syscall_latency": {"container": REQUIRED, "syscall": REQUIRED, "quantile": 0.95, "window": "15s"},
     "probes.syscalls.syscall_rate": {"container": REQUIRED, "syscall": None, "error": None, "window": "15s"},
     "probes.resources.cpu_usage": {"container": REQUIRED, "window": "15s"},
@@ -203,6 +204,9 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
         ("probes.http.error_ratio", {"container": "x", "window": 15}, "window 15 has no unit"),
         ("probes.http.latency", {"container": "x", "quantile": 95}, "quantile 95 is not a number from 0 to 1"),
         ("probes.http.latency", {"container": "x", "role": "proxy"}, "role 'proxy' is neither 'server' nor 'client'"),
+        ("probes.http.time_to_recover", {"container": "x", "status": "20"}, "status '20' is no HTTP code"),
+        ("probes.http.time_to_recover", {"container": "x", "role": "proxy"}, "role 'proxy' is neither 'server' nor 'client'"),
+        ("probes.http.time_to_recover", {"container": "x", "within": 30}, "within 30 has no unit"),
         ("probes.syscalls.syscall_latency", {"container": "x", "syscall": "opennat"}, "did you mean 'openat'"),
         (
             "probes.syscalls.syscall_latency",
@@ -226,7 +230,10 @@ def test_an_argument_that_makes_no_sense_is_refused_before_anything_is_asked(
     assert isinstance(caught.value.__cause__, InvalidArgument)
 
 
-@pytest.mark.parametrize("name", [name for name in SIGNATURES if name.startswith("actions.") or "faults" in name])
+ASK_THE_AGENT = [name for name in SIGNATURES if name.startswith(("actions.", "probes.faults.")) or name.endswith("time_to_recover")]
+
+
+@pytest.mark.parametrize("name", ASK_THE_AGENT)
 def test_an_engine_that_is_not_there_is_a_failed_activity(name: str) -> None:
     arguments = {"container": "x"} if "container" in SIGNATURES[name] else {}
     if name.endswith("start_fault"):
@@ -235,7 +242,7 @@ def test_an_engine_that_is_not_there_is_a_failed_activity(name: str) -> None:
         load(name)(**arguments, configuration=NOWHERE)
 
 
-@pytest.mark.parametrize("name", [name for name in SIGNATURES if name.startswith("probes.") and "faults" not in name])
+@pytest.mark.parametrize("name", sorted(set(SIGNATURES) - set(ASK_THE_AGENT)))
 def test_a_prometheus_that_is_not_there_is_a_failed_activity(name: str) -> None:
     with pytest.raises(ActivityFailed, match=r"^Prometheus cannot be reached at http://127\.0\.0\.1:1: "):
         load(name)(container="x", **({"syscall": "read"} if name.endswith("syscall_latency") else {}), configuration=NOWHERE)

@@ -1,0 +1,235 @@
+"""When a service has come back, by what was scraped."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from conftest import START
+
+from chaosorca.exceptions import NoData
+from chaosorca.metrics.recovery import (
+    UNLIKELY,
+    Interval,
+    disturbance,
+    is_normal,
+    normal_share,
+    read_intervals,
+    recovered_after,
+    time_to_recover,
+)
+
+REQUESTS = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="server"}'
+PART = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="server",code=~"5..|none"}'
+NOBODY, IDLE = None, math.nan
+
+
+def intervals(*shares: float | None) -> list[Interval]:
+    """Of a second each, from 0 on: the share that went wrong of ten requests, IDLE without any, NOBODY without a scrape."""
+    found = []
+    for at, share in enumerate(shares):
+        requests = {True: None, False: 10.0}[share is NOBODY]
+        if share is not NOBODY and math.isnan(share):
+            requests, share = 0.0, 0.0
+        found.append(Interval(at, at + 1.0, requests, (share or 0.0) * 10))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ([(1, 2)], (1, 2)),
+        ([(1, 2), (5, 7)], (5, 7)),
+        ([(5, 7), (1, 2)], (5, 7)),
+        ([(1, 6), (5, 7)], (1, 7)),
+        ([(1, 9), (5, 7)], (1, 9)),
+        ([(0, 3), (2, 6), (5, 7)], (0, 7)),
+        ([(0, 1), (2, 6), (5, 7)], (2, 7)),
+        ([(1, 5), (5, 7)], (1, 7)),
+    ],
+)
+def test_faults_that_overlap_are_one_disturbance(faults: list[tuple[float, float]], expected: tuple[float, float]) -> None:
+    assert disturbance(faults) == expected
+
+
+@pytest.mark.parametrize(
+    ("shares", "begins", "expected"),
+    [
+        ([0, 0, 0], 3, 0),
+        ([0, 0.1, 0.5], 3, 0.2),
+        ([0, 0.1, 0.5, 1], 3, 0.2),
+        ([0, 0, 0.9], 2, 0),
+        ([0, 0, 0.9], 2.5, 0),
+        ([IDLE, 0.2, NOBODY], 3, 0.2),
+        ([IDLE, NOBODY, IDLE], 3, None),
+        ([0], 0.5, None),
+        ([], 1, None),
+    ],
+)
+def test_normal_is_the_share_before_the_fault(shares: Sequence[float | None], begins: float, expected: float | None) -> None:
+    assert normal_share(intervals(*shares), begins) == expected
+
+
+@pytest.mark.parametrize(
+    ("shares", "ended", "expected"),
+    [
+        ([1, 1, 0, 0, 0], 1.4, 0.6),  # still wrong in the interval in which it ended, which may have been before
+        ([1, 0, 0, 0], 1.4, 0),
+        ([1, 1, 0, 0, 0], 2, 0),
+        ([1, 1, 0.5, 0.2, 0, 0, 0], 1, 3),
+        ([1, 1, 0, 1, 0, 0, 0], 1, 3),  # a good one among bad ones
+        ([1, 1, 0, 0, 1, 0, 0, 0], 1, 4),
+        ([1, 1, 0, 0], 1, None),  # not for long enough yet
+        ([1, 1, 1, 1, 1], 1, None),
+        ([0, 0, 0, 1, 0, 0, 0], 3, 1),  # what was before its end does not matter
+        ([1, IDLE, IDLE, 0, IDLE, 0], 1, 2),  # silence proves nothing at first, and spoils nothing later
+        ([1, IDLE, IDLE, IDLE, IDLE], 1, None),
+        ([1, NOBODY, 0, 0, 0], 1, 1),
+        ([1, 0, NOBODY, 0, 0, 0], 1, 2),
+        ([], 1, None),
+    ],
+)
+def test_recovered_is_what_stays_normal(shares: Sequence[float | None], ended: float, expected: float | None) -> None:
+    found = recovered_after(intervals(*shares), ended, 0.0)
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+def test_what_goes_wrong_always_is_normal() -> None:
+    assert recovered_after(intervals(1, 1, 0.1, 0.3, 0.1, 0), 1, 0.1) == pytest.approx(1)
+    assert recovered_after(intervals(1, 1, 0.1, 0.6, 0.1, 0), 1, 0.1) is None
+
+
+@pytest.mark.parametrize("requests", [1, 10, 50, 200])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99, 1.0])
+def test_what_chance_brings_is_normal(requests: int, share: float) -> None:
+    """As the probabilities of all numbers of requests say, added up exactly."""
+    p, chance = Fraction(share), Fraction(0)
+    for wrong in range(requests, -1, -1):
+        chance += math.comb(requests, wrong) * p**wrong * (1 - p) ** (requests - wrong)
+        assert is_normal(wrong, requests, share) is (wrong <= share * requests or chance >= UNLIKELY), wrong
+
+
+def test_many_requests_are_no_matter() -> None:
+    assert is_normal(500_000 + 1500, 1_000_000, 0.5), "three standard deviations"
+    assert not is_normal(500_000 + 1600, 1_000_000, 0.5)
+
+
+Web = Callable[..., Any]
+
+
+@pytest.fixture
+def web(prometheus: Any, series: Any) -> Web:
+    """A Prometheus that has scraped `web` each second from -40 to `now`, with ten requests a second: 200, and 500 in some."""
+
+    def make(wrong: Sequence[int], now: int = 20, without: Sequence[int] = (), idle: Sequence[int] = ()) -> Any:
+        times = [at for at in range(-40, now + 1) if at not in without]
+        ok = {at: 10 * sum(one not in wrong and one not in idle for one in range(-40, at + 1)) for at in times}
+        bad = {at: 10 * sum(one in wrong for one in range(-40, at + 1)) for at in times}
+        labels = {"container": "web", "role": "server"}
+        found = [
+            series("chaosorca_monitored", dict.fromkeys(times, 1), container="web", monitor="http"),
+            series("chaosorca_http_requests_total", ok, code="200", **labels),
+            series("chaosorca_http_requests_total", {at: count for at, count in bad.items() if count}, code="500", **labels),
+            series("chaosorca_http_requests_total", dict.fromkeys(times, 7), code="500", container="web", role="client"),
+        ]
+        return prometheus(found, now=START + now)
+
+    return make
+
+
+def recover(prometheus: Any, within: float = 10, sleep: Callable[[float], None] | None = None, begins: float = 0) -> float:
+    def never(_: float) -> None:
+        raise AssertionError("waits for nothing")
+
+    faults = [(START + begins, START + begins + 5)]
+    return time_to_recover(prometheus, "web", REQUESTS, PART, faults, within, sleep or never)
+
+
+def test_the_share_is_read_from_counters(web: Web) -> None:
+    found = read_intervals(web(wrong=[2], without=[4]), "web", REQUESTS, PART, START - 1, START + 6)
+    assert [(one.since - START, one.until - START, one.requests, one.wrong) for one in found] == [
+        (0, 1, 10, 0),
+        (1, 2, 10, 10),
+        (2, 3, 10, 0),
+        (3, 5, 20, 0),
+        (5, 6, 10, 0),
+    ]
+
+
+def test_intervals_over_which_nobody_looked_are_told(web: Web) -> None:
+    found = read_intervals(web(wrong=[], without=[2, 3, 4]), "web", REQUESTS, PART, START - 1, START + 6)
+    assert [one.requests for one in found] == [10, None, 10]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [(range(1, 6), 0), (range(1, 9), 3), ([*range(1, 6), 8], 3), ([-7, *range(1, 8)], 2), ([], 0)],
+)
+def test_the_time_is_that_from_the_faults_end(wrong: Sequence[int], expected: float, web: Web) -> None:
+    assert recover(web(wrong)) == expected
+
+
+def test_it_waits_until_the_recovery_is_seen(web: Web) -> None:
+    source, waited = web(range(1, 9), now=6), []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        later = web(range(1, 9), now=6 + len(waited))
+        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
+
+    assert recover(source, sleep=sleep) == 3
+    assert len(waited) == 5, "seen at 11, when three intervals since 8 were good"
+
+
+def test_one_that_does_not_come_back_is_an_error_that_says_how_it_was(web: Web) -> None:
+    source, now = web(range(1, 100), now=6), 6
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        now += 1
+        later = web(range(1, 100), now=now)
+        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
+
+    with pytest.raises(NoData) as failed:
+        recover(source, sleep=sleep)
+    assert str(failed.value) == (
+        f"container 'web' has not recovered within 10 s from its fault's end at 2023-11-14T22:13:25.000Z: {PART} grew by 100.0% of "
+        f"{REQUESTS} at last, and by 0.0% before the fault"
+    )
+    assert now == 20, "it looked until 15, and four scrapes more"
+
+
+def test_one_that_took_longer_is_an_error_that_says_how_long(web: Web) -> None:
+    with pytest.raises(NoData, match=r"^container 'web' took 12 s to recover from its fault, which is more than 10 s$"):
+        recover(web(range(1, 18), now=30))
+
+
+@pytest.mark.parametrize(
+    ("how", "begins", "says"),
+    [
+        (
+            {"wrong": [], "idle": range(-40, 1)},
+            0,
+            f"{REQUESTS} did not grow in the 30 s before the fault on container 'web', which",
+        ),
+        ({"wrong": []}, -39.5, f"{REQUESTS} did not grow in the 30 s before the fault on container 'web', which began at 2023-"),
+        (
+            {"wrong": [], "idle": range(5, 40), "now": 30},
+            0,
+            f"{REQUESTS} did not grow after the fault's end at 2023-11-14T22:13:25",
+        ),
+        ({"wrong": range(1, 40), "without": range(10, 40), "now": 39}, 0, "chaosorca_monitored{"),
+    ],
+)
+def test_what_cannot_be_told_is_an_error(how: dict[str, Any], begins: float, says: str, web: Web) -> None:
+    with pytest.raises(NoData, match=f"^{re.escape(says)}"):
+        recover(web(**how), begins=begins)
+
+
+def test_a_container_that_nobody_monitors_is_an_error(prometheus: Any) -> None:
+    with pytest.raises(NoData, match=r"nobody monitors the http of container 'web'"):
+        recover(prometheus([]))
