@@ -23,6 +23,7 @@ setup(
         "chaosorca.model": ["*.tsv"],
         "chaosorca.agent": ["bpf/*", "tracers/native/*"],
         "chaosorca.engine": ["images/*/Dockerfile"],
+        "chaosorca.report": ["*.css"],
     },
     install_requires=["chaostoolkit-lib>=1.44", "click", "docker>=7.1", "logzero", "requests"],
     extras_require={

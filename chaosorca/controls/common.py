@@ -21,10 +21,15 @@ def is_dry(experiment: Mapping[str, Any] | None) -> bool:
     return bool((experiment or {}).get("dry"))
 
 
-def uses_cleanup(experiment: Mapping[str, Any] | None) -> bool:
-    """Whether an experiment has the `cleanup` control."""
-    controls = (experiment or {}).get("controls") or []
-    return any((one.get("provider") or {}).get("module") == "chaosorca.controls.cleanup" for one in controls)
+def arguments_of(
+    control: str, experiment: Mapping[str, Any] | None, configuration: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """The arguments that an experiment gives to one of our controls; None if it does not have it."""
+    for one in (experiment or {}).get("controls") or []:
+        provider = one.get("provider") or {}
+        if provider.get("module") == f"chaosorca.controls.{control}":
+            return dict(substitute(provider.get("arguments") or {}, configuration, None))
+    return None
 
 
 def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None) -> list[str]:

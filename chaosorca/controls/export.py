@@ -1,4 +1,4 @@
-"""The `export` control: CSV files of what was measured, after the experiment, however it ended.
+"""The `export` control: CSV files and a report of what was measured, after the experiment, however it ended.
 
 It also collects before the rollbacks run, because a rollback may stop Prometheus.
 
@@ -8,7 +8,7 @@ Arguments:
     metrics: some of cpu, http, latency, io, mem, netr, nets, syscall; default: all.
     step: the least time between rows, with a unit; default: "1s".
     window: the time over which rates are smoothed, with a unit; default: none, each row tells of one scrape interval.
-    report: accepted, and of no effect yet.
+    report: whether to write `report.html`, a page that shows it all; default: true.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from typing import Any
 from logzero import logger
 
 from chaosorca.controls.cleanup import end_faults
-from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, uses_cleanup
+from chaosorca.controls.common import arguments_of, as_names, check_arguments, is_dry, logging_errors
+from chaosorca.controls.verify import judge
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.metrics import events, tables
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.values import as_bool
+from chaosorca.report.page import report
 from chaosorca.sources import open_prometheus, series_name
 
 __all__ = [
@@ -84,8 +86,11 @@ def after_experiment_control(
     if is_dry(experiment):
         return
 
-    if uses_cleanup(experiment):  # first, so that the files know of their end
+    # Controls listed behind this one, which have their say first, so that the files know of it.
+    if arguments_of("cleanup", experiment, configuration) is not None:
         _remember(end_faults(configuration))
+    if (of_verify := arguments_of("verify", experiment, configuration)) is not None and isinstance(state, dict):
+        logging_errors("control verify", lambda: judge(state, configuration, **of_verify))
 
     def write() -> None:
         _remember_stopped_faults(state or {})
@@ -95,10 +100,13 @@ def after_experiment_control(
             if not _collected.tables:
                 logger.error("control export: no metric could be read: %s", error)
         happened = events.fault_events(_collected.faults.values()) + events.journal_events(state or {})
-        directory = write_results(
-            _directory(arguments.get("directory"), str(context.get("title", "experiment"))), _collected.tables, happened
-        )
+        title = str(context.get("title", "experiment"))
+        directory = write_results(_directory(arguments.get("directory"), title), _collected.tables, happened)
         logger.info("export: wrote %d CSV files to %s", len(_collected.tables) + 1, directory)
+        if as_bool(arguments.get("report", True), "report"):
+            page = directory / "report.html"
+            page.write_text(report(state or {}, title, _collected.tables, list(_collected.faults.values())))
+            logger.info("export: wrote the report, %s", page)
 
     logging_errors("control export", write)
 

@@ -72,15 +72,21 @@ def after_experiment_control(
     context: Any, min_injected: Any = 1, configuration: Any = None, experiment: Any = None, state: Any = None, **kwargs: Any
 ) -> None:
     """Mark the journal as failed where a fault was not what it was meant to be."""
-    if is_dry(experiment) or not isinstance(state, dict):
+    if not is_dry(experiment) and isinstance(state, dict):
+        judge(state, configuration, min_injected)
+
+
+def judge(journal: dict[str, Any], configuration: Any, min_injected: Any = 1) -> None:
+    """Mark a journal as failed where a fault was not what it was meant to be; one that is marked already stays as it is."""
+    if "chaosorca" in journal:
         return
     logging_errors("control verify", lambda: _ask(configuration))
-    reasons = failures(state, _injected, _check_least(min_injected), _warnings)
+    reasons = failures(journal, _injected, _check_least(min_injected), _warnings)
     for reason in reasons:
         logger.error("verify: %s", reason)
     if reasons:
-        state["status"] = "failed"
-        state["chaosorca"] = {"failed": reasons}
+        journal["status"] = "failed"
+        journal["chaosorca"] = {"failed": reasons}
 
 
 def failures(

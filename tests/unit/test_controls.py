@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from chaoslib.exceptions import InterruptExecution
 
-from chaosorca.controls import cleanup, export, observe
+from chaosorca.controls import cleanup, export, observe, verify
 from chaosorca.controls.common import as_names, is_dry, named_containers
 from chaosorca.metrics.events import Event
 from chaosorca.metrics.tables import Table
@@ -120,10 +120,61 @@ def test_export_writes_its_events_where_prometheus_is_gone(tmp_path: Path) -> No
     export.after_experiment_control(
         experiment, configuration=NOWHERE, experiment=experiment, state=journal, directory=str(tmp_path / "out")
     )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["events.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["events.csv", "report.html"]
+    assert "<h1>t</h1>" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "events.csv").read_text() == (
         "timestamp,event,container,detail\n2024-01-01T12:00:00.000Z,experiment_begin,,t\n"
     )
+
+
+@pytest.mark.parametrize("wanted", [False, "false", "0"])
+def test_export_leaves_out_the_report_where_it_is_not_wanted(wanted: Any, tmp_path: Path) -> None:
+    experiment = {"title": "t", "method": []}
+    export.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
+    export.after_experiment_control(
+        experiment, configuration=NOWHERE, experiment=experiment, state={}, directory=str(tmp_path / "out"), report=wanted
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["events.csv"]
+
+
+def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("export", "observe", "verify", "cleanup")
+    providers = {name: {"type": "python", "module": f"chaosorca.controls.{name}"} for name in names}
+    providers["verify"]["arguments"] = {"min_injected": "${least}"}
+    start = {"name": "breaks", "provider": {"module": "chaosorca.actions.faults", "func": "start_fault", "arguments": {}}}
+    experiment = {"title": "t", "method": [], "controls": [{"name": name, "provider": one} for name, one in providers.items()]}
+    output = {"fault": "1", "containers": [{"name": "web", "not_attached": []}]}
+    stopped = {
+        "fault": "1",
+        "container": "web",
+        "text": "openat:error=EIO",
+        "injected": {"openat": 4},
+        "begins": "2024-01-01T12:00:00Z",
+        "ended": "2024-01-01T12:00:01Z",
+        "reason": "it was stopped",
+    }
+    journal: dict[str, Any] = {
+        "status": "completed",
+        "run": [
+            {"activity": start, "status": "succeeded", "output": output},
+            {
+                "activity": {"name": "stops", "provider": {"module": "chaosorca.actions.faults"}},
+                "status": "succeeded",
+                "output": {"stopped": [stopped]},
+            },
+        ],
+    }
+    configuration = {**NOWHERE, "least": 5}
+    told = {"configuration": configuration, "experiment": experiment}
+    export.before_experiment_control(experiment, **told)
+    export.after_experiment_control(experiment, **told, state=journal, directory=str(tmp_path / "out"))
+    verify.after_experiment_control(experiment, **told, state=journal, min_injected=5)
+    reason = "fault 'breaks' fired 4 times on container 'web', and not 5 as it has to"
+    assert (journal["status"], journal["chaosorca"]) == ("failed", {"failed": [reason]})
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<span class="badge bad">failed</span>' in page
+    assert f'<p class="bad">{reason}</p>' in page
+    assert caplog.text.count(f"verify: {reason}") == 1
 
 
 def test_results_are_a_file_for_each_container_and_metric(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ ALLOWED: dict[str, set[str]] = {
     "agent": {"model", ""},
     "engine": {"model", "exceptions", ""},
     "metrics": {"model", "exceptions", ""},
+    "report": {"metrics", "model", "exceptions", ""},
     "activity": {"exceptions"},
     "sources": {"engine", "metrics", "model", "exceptions"},
     "actions": {"engine", "metrics", "model", "exceptions", "activity", "sources", ""},
     "probes": {"engine", "metrics", "model", "exceptions", "activity", "sources", ""},
-    "controls": {"actions", "probes", "engine", "metrics", "model", "exceptions", "activity", "sources", ""},
+    "controls": {"report", "actions", "probes", "engine", "metrics", "model", "exceptions", "activity", "sources", ""},
     "cli": {"actions", "probes", "controls", "engine", "metrics", "model", "exceptions", "activity", "sources", ""},
 }
 ONLY_STANDARD = {"model", "exceptions"}

@@ -1,0 +1,296 @@
+"""The report's parts: numbers, elements, plots, phases, and the page."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from chaosorca.metrics.tables import Table
+from chaosorca.report.elements import element, to_html
+from chaosorca.report.page import MOST_LINES, report
+from chaosorca.report.phases import levelled, means, rows_of_phases
+from chaosorca.report.plot import MOST_POINTS, Line, Plot, Shade, thinned, to_svg
+from chaosorca.report.quantities import quantity, ticks
+
+START = 1_700_000_000.0  # 22:13:20
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0, "/s", "0 /s"),
+        (49.96, "/s", "50 /s"),
+        (1234.5, "/s", "1,234 /s"),
+        (0.0123456, "cores", "0.0123 cores"),
+        (0, "s", "0 s"),
+        (0.00025, "s", "250 µs"),
+        (0.0512, "s", "51.2 ms"),
+        (3e-9, "s", "3 ns"),
+        (61.2, "s", "61.2 s"),
+        (0, "B", "0 B"),
+        (999, "B", "999 B"),
+        (3_420_000, "B", "3.42 MB"),
+        (22_900, "B/s", "22.9 kB/s"),
+        (5e9, "B", "5 GB"),
+    ],
+)
+def test_numbers_are_written_as_people_read_them(value: float, unit: str, text: str) -> None:
+    assert quantity(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (50, [0, 10, 20, 30, 40, 50]),
+        (51, [0, 20, 40, 60]),
+        (0.0061, [0, 0.002, 0.004, 0.006, 0.008]),
+        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (12, [0, 2.5, 5, 7.5, 10, 12.5]),
+        (0, [0, 1]),
+    ],
+)
+def test_axes_have_round_numbers_up_to_the_largest(most: float, expected: list[float]) -> None:
+    assert ticks(most) == pytest.approx(expected)
+
+
+def test_texts_and_attributes_are_escaped() -> None:
+    made = element("p", "a<b & ", element("b", "c"), "<i>", title='"><script>', class_="x", data_of="y")
+    assert to_html(made) == (
+        '<!DOCTYPE html>\n<p title="&quot;&gt;<script&gt;" class="x" data-of="y">a&lt;b &amp; <b>c</b>&lt;i&gt;</p>\n'
+    ), "within quotes a < is a < (HTML, 13.1.2.3)"
+
+
+def plot(values: list[float | None], steps: bool = True, **how: Any) -> Plot:
+    times = [START + at for at in range(len(values))]
+    ends = times[-1] if times else START
+    return Plot("Things", "/s", times, [Line("these", values, "a")], START, ends, steps=steps, **how)
+
+
+def paths(svg: Element) -> list[list[tuple[float, float]]]:
+    """The points of each line's pieces."""
+    return [[tuple(map(float, point.split(","))) for point in one.get("d")[1:].split()] for one in svg.iter("path")]
+
+
+def test_a_rate_is_a_staircase_that_begins_where_it_is_known() -> None:
+    (points,) = paths(to_svg(plot([99, 10, 20])))
+    assert [x for x, _ in points] == [78, 462, 462, 846]
+    (first, second), (third, fourth) = ([y for _, y in points[:2]], [y for _, y in points[2:]])
+    assert first == second > third == fourth
+    assert third == 26, "the largest that is drawn is at the top"
+
+
+def test_a_level_is_a_line_through_its_points() -> None:
+    (points,) = paths(to_svg(plot([10, 10, 20], steps=False)))
+    assert [x for x, _ in points] == [78, 462, 846]
+
+
+@pytest.mark.parametrize(
+    ("values", "pieces"), [([1, 1, None, 1, 1], 2), ([None, 1, 1], 1), ([1, None, 1], 1), ([None, None], 0), ([1], 0), ([], 0)]
+)
+def test_what_is_not_known_is_a_gap(values: list[float | None], pieces: int) -> None:
+    assert len(paths(to_svg(plot(values)))) == pieces
+
+
+def test_faults_are_shaded_and_values_can_be_read() -> None:
+    svg = to_svg(plot([1.0, 2.0, 3.0], shades=[Shade(START + 0.5, START + 1.5, "openat:error=EIO")]))
+    (shade,) = [one for one in svg.iter("rect") if one.get("class") == "fault"]
+    assert (float(shade.get("x")), float(shade.get("width"))) == (270, 384)
+    assert shade.find("title").text == "openat:error=EIO, 22:13:20 to 22:13:21"
+    readings = [one.find("title").text for one in svg.iter("rect") if one.get("class") == "reading"]
+    assert readings == [f"22:13:2{at}\nthese: {at + 1} /s" for at in range(3)]
+
+
+def test_of_a_long_line_the_extremes_are_drawn() -> None:
+    values: list[float | None] = [float(index % 7) for index in range(100_000)]
+    values[31_234], values[70_001], values[50_000] = 1000.0, -5.0, None
+    kept = thinned(values)
+    assert len(kept) <= MOST_POINTS + 3
+    assert {31_234, 70_001, 50_000} < set(kept)
+    assert kept == sorted(set(kept))
+    assert thinned(values[:MOST_POINTS]) == list(range(MOST_POINTS))
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([0, 0, 8, 5], [0, 4, 4, 5]),
+        ([0, 0, 0, 8, 5, 0, 7], [0, 0, 4, 4, 5, 0, 7]),
+        ([8, 5], [8, 5]),
+        ([0, 8, 5], [0, 8, 5]),  # before the first is not known
+        ([0, None, 8], [0, None, 8]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([], []),
+    ],
+)
+def test_the_first_value_of_what_is_new_is_spread_over_its_two_intervals(column: Any, expected: Any) -> None:
+    assert levelled(column) == expected
+
+
+def test_phases_leave_out_rows_across_an_edge() -> None:
+    times = [float(at) for at in range(20)]
+    assert rows_of_phases(times, [(5.5, 10.5)]) == {
+        "before": [1, 2, 3, 4, 5],
+        "during": [8, 9, 10],
+        "after": [13, 14, 15, 16, 17, 18, 19],
+    }
+    two = rows_of_phases(times, [(2, 6), (9, 13)])
+    assert two == {"before": [1, 2], "during": [4, 5, 6, 11, 12, 13], "after": [15, 16, 17, 18, 19]}
+    assert rows_of_phases(times, []) == {"before": [], "during": [], "after": []}
+    assert rows_of_phases([1.0], [(0, 1)]) == {"before": [], "during": [], "after": []}
+
+
+def test_a_mean_is_one_over_time() -> None:
+    table = Table([0, 1, 2, 5, 6, 7, 8, 9], {})
+    found = means(table, [9, 1, None, 4, 5, 5, 0, 0], [(5.5, 5.6)])
+    assert found == {"before": pytest.approx((1 + 4 * 3) / 4), "during": None, "after": pytest.approx(0)}
+
+
+FAULT = {
+    "fault": "1",
+    "container": "web",
+    "text": "openat:error=EACCES",
+    "injector": "uprobe",
+    "injected": {"openat": 507},
+    "begins": "2023-11-14T22:13:30.000Z",
+    "ended": "2023-11-14T22:13:40.000Z",
+    "reason": "it was stopped",
+    "placebo": False,
+}
+TIMES = [START + at for at in range(30)]
+TABLES = {
+    ("web", "http"): Table(TIMES, {"200": [50.0 * (at < 11 or at > 20) for at in range(30)], "403": [0.0] * 30}),
+    ("web", "mem"): Table(TIMES, {"bytes": [3e6] * 30}),
+    ("web", "syscall"): Table(TIMES, {**{f"call{at}": [float(100 - at)] * 30 for at in range(20)}, "openat": [0.5] * 30}),
+    ("db", "cpu"): Table([], {"cores": []}),
+}
+JOURNAL = {
+    "status": "completed",
+    "deviated": False,
+    "start": "2023-11-14T22:13:10.000000+00:00",
+    "duration": 42.5,
+    "node": "host",
+    "experiment": {"title": "t", "description": "What happens?"},
+    "steady_states": {"before": {"steady_state_met": True, "probes": []}, "after": {"steady_state_met": False, "probes": []}},
+    "run": [
+        {"activity": {"name": "rate"}, "status": "succeeded", "duration": 0.03, "output": 14.456000000000001},
+        {"activity": {"name": "wrong"}, "status": "succeeded", "tolerance_met": False, "output": {"a": "b" * 500}},
+        {"activity": {"name": "fails"}, "status": "failed", "exception": ["Traceback\n", "ActivityFailed: no such thing\n"]},
+    ],
+    "rollbacks": [],
+}
+
+
+class Text(HTMLParser):
+    """What a person reads, and whether all that was opened was closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "action") or name.startswith("on")]
+        if tag not in ("meta", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+def page(journal: Any = JOURNAL, tables: Any = TABLES, faults: Any = (FAULT,), title: str = "Does it come back?") -> Text:
+    found = Text(report(journal, title, tables, list(faults)))
+    assert found.open == []
+    assert "script" not in found.tags
+    assert found.loads == []
+    return found
+
+
+def test_the_page_tells_what_happened() -> None:
+    text = page().text
+    for said in (
+        "Does it come back? What happens? completed steady state before: met steady state after: not met",
+        "2023-11-14T22:13:10.000Z · lasted 42.5 s · host",
+        "web openat:error=EACCES uprobe 22:13:30 10 s 507 it was stopped",
+        "HTTP requests by answer: 200 50 /s 0 /s 50 /s",
+        "HTTP requests by answer: 403 0 /s 0 /s 0 /s",
+        "Memory 3 MB 3 MB 3 MB",
+        "System calls: openat 0.5 /s 0.5 /s 0.5 /s",
+        "method rate 30 ms succeeded 14.456",
+        "method wrong not met",
+        "method fails failed ActivityFailed: no such thing",
+    ):
+        assert said in text
+    assert "System calls: call" not in text, "no fault was on these"
+
+
+def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
+    text = page().text
+    assert f"System calls the {MOST_LINES} most of 21" in text
+    legend = text.rpartition("call0")[2]
+    assert legend.split()[: MOST_LINES - 1] == [*(f"call{at}" for at in range(1, MOST_LINES - 1)), "openat"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"injected": {"openat": 0}}, "it never fired"),
+        ({"injected": {}}, "it never fired"),
+        ({"injected": {}, "placebo": True}, "a placebo: it was attached and hit nothing"),
+        ({"not_attached": [{"pid": 7, "reason": "it is traced"}]}, "process 7 was not attached: it is traced"),
+        ({"warnings": ["the container calls openat"]}, "the container calls openat"),
+        ({"tracer_restarts": 2}, "its tracer was replaced 2 times"),
+        ({"ended": None, "reason": None}, "22:13:30 goes on 507"),
+    ],
+)
+def test_what_speaks_against_a_fault_is_said(fault: dict[str, Any], says: str) -> None:
+    assert says in page(faults=[{**FAULT, **fault}]).text
+    assert ("never fired" in page(faults=[{**FAULT, **fault}]).text) == ("never fired" in says)
+
+
+def test_what_verify_found_and_a_deviation_are_said() -> None:
+    text = page({**JOURNAL, "status": "failed", "deviated": True, "chaosorca": {"failed": ["fault 'x' fired 0 times"]}}).text
+    assert "failed steady state before: met steady state after: not met deviated fault 'x' fired 0 times" in text
+
+
+@pytest.mark.parametrize(
+    "journal", [{}, {"run": None, "steady_states": None, "rollbacks": None}, {"steady_states": {"before": None}}]
+)
+def test_an_experiment_of_which_little_is_known_has_a_page_too(journal: dict[str, Any]) -> None:
+    text = page(journal, {}, []).text
+    assert "Does it come back?" in text
+    assert "No fault was started." in text
+
+
+def test_nothing_that_a_text_holds_is_run() -> None:
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+    tables = {(evil, "http"): Table(TIMES, {evil: [1.0] * 30})}
+    journal = {
+        "status": evil,
+        "experiment": {"description": evil},
+        "node": evil,
+        "run": [{"activity": {"name": evil}, "status": evil, "output": evil, "exception": [evil]}],
+    }
+    found = page(journal, tables, [{**FAULT, "container": evil, "text": evil, "reason": evil, "warnings": [evil]}], evil)
+    assert found.text.count("<script>alert(1)</script>") > 8
+    assert "img" not in found.tags
+
+
+def test_the_page_loads_nothing() -> None:
+    text = report(JOURNAL, "t", TABLES, [FAULT])
+    assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in text
+    assert "http://" not in text
+    assert "https://" not in text
