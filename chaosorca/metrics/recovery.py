@@ -93,7 +93,7 @@ def recovered_after(intervals: Sequence[Interval], ended: float, normal: float) 
         elif one.requests or well:
             well, steady = well or one, steady + 1
         if well and steady >= STEADY:
-            return max(0.0, well.since - ended)
+            return round(max(0.0, well.since - ended), 3)  # scrapes are stamped to the millisecond
     return None
 
 

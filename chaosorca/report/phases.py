@@ -30,8 +30,8 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span]) -> dict[str, 
     """Which rows tell of each phase alone: those across the edge of a fault tell of two, and of none here.
 
     Arguments:
-        times: of the rows, each of which tells of the time since the one before, or before that where a series is new; the first
-            one's beginning is not known.
+        times: of the rows, each of which tells of the time since the one before, or since the one before that where a series is
+            new, as those of a fault are; the first one's beginning is not known.
         faults: when faults began and ended, in seconds since 1970. Between two of them is no phase.
     """
     if len(times) < 2 or not faults:
@@ -41,7 +41,7 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span]) -> dict[str, 
     rows = range(1, len(times))
     return {
         "before": [row for row in rows if times[row] <= first],
-        "during": [row for row in rows if any(begin + 1.5 * every < times[row] <= end for begin, end in faults)],
+        "during": [row for row in rows if any(begin + 2.5 * every < times[row] <= end for begin, end in faults)],
         "after": [row for row in rows if times[row] - 1.5 * every > last],
     }
 
