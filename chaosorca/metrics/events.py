@@ -37,14 +37,7 @@ def journal_events(journal: Mapping[str, Any]) -> list[Event]:
     """When an experiment, its phases and their activities began and ended; what did not happen is not there."""
     experiment = journal.get("experiment") or {}
     events = _span(journal, "experiment", str(experiment.get("title", "")))
-    states = journal.get("steady_states") or {}
-    phases = {
-        "hypothesis before": (states.get("before") or {}).get("probes") or [],
-        "method": journal.get("run") or [],
-        "hypothesis after": (states.get("after") or {}).get("probes") or [],
-        "rollbacks": journal.get("rollbacks") or [],
-    }
-    for phase, runs in phases.items():
+    for phase, runs in phases(journal).items():
         timed = [run for run in runs if run.get("start") and run.get("end")]
         if timed:
             begin, end = min(run["start"] for run in timed), max(run["end"] for run in timed)
@@ -53,6 +46,17 @@ def journal_events(journal: Mapping[str, Any]) -> list[Event]:
             activity = run.get("activity") or {}
             events += _span(run, "activity", str(activity.get("name", "")))
     return events
+
+
+def phases(journal: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The activities of an experiment that were run, by phase; what did not happen is empty."""
+    states = journal.get("steady_states") or {}
+    return {
+        "hypothesis before": (states.get("before") or {}).get("probes") or [],
+        "method": journal.get("run") or [],
+        "hypothesis after": (states.get("after") or {}).get("probes") or [],
+        "rollbacks": journal.get("rollbacks") or [],
+    }
 
 
 def to_csv(events: Iterable[Event]) -> str:

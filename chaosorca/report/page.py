@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from chaosorca import __version__
-from chaosorca.metrics.events import seconds
+from chaosorca.metrics.events import phases, seconds
 from chaosorca.metrics.series import Column
 from chaosorca.metrics.tables import Table, iso
 from chaosorca.report.elements import element, to_html
@@ -215,14 +215,7 @@ def _shades(faults: Sequence[Mapping[str, Any]], container: str) -> list[Shade]:
 
 
 def _activities(journal: Mapping[str, Any]) -> Iterable[Element]:
-    states = journal.get("steady_states") or {}
-    phases = {
-        "hypothesis before": (states.get("before") or {}).get("probes") or [],
-        "method": journal.get("run") or [],
-        "hypothesis after": (states.get("after") or {}).get("probes") or [],
-        "rollbacks": journal.get("rollbacks") or [],
-    }
-    rows = [[phase, *_activity(run)] for phase, runs in phases.items() for run in runs]
+    rows = [[phase, *_activity(run)] for phase, runs in phases(journal).items() for run in runs]
     if rows:
         yield element("h2", "Activities")
         yield _table(["phase", "activity", "took", "", "result"], rows, numbers={2})
