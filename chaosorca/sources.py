@@ -39,6 +39,8 @@ def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
 def known_faults(container: str, configuration: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """What the agent knows of the faults of a container, by its name, id or id's prefix: ended ones too, oldest first.
 
+    Those of a container that had the same name before belong to it: one that went with its fault may have been made anew.
+
     Raises:
         ContainerError: there is no such container, and none that had a fault.
         EngineError: no Docker Engine answers.
@@ -49,4 +51,4 @@ def known_faults(container: str, configuration: Mapping[str, Any] | None) -> lis
     found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
     if found is None:
         raise ContainerError(f"container {container!r} does not exist, and no fault on it is known")
-    return [one for one in faults if one["container_id"] == found[1]]
+    return [one for one in faults if one["container_id"] == found[1] or one["container"] == found[0]]

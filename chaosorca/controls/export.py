@@ -76,7 +76,9 @@ def before_experiment_control(context: Any, **kwargs: Any) -> None:
 def before_rollback_control(context: Any, configuration: Any = None, experiment: Any = None, **arguments: Any) -> None:
     """Collect what a rollback may take away."""
     if not is_dry(experiment):
-        logging_errors("control export (before the rollbacks)", lambda: _collect(configuration, arguments))
+        doing = "control export (before the rollbacks)"
+        logging_errors(doing, lambda: _ask_agent(configuration))
+        logging_errors(doing, lambda: _collect(configuration, arguments))
 
 
 def after_experiment_control(
@@ -86,11 +88,12 @@ def after_experiment_control(
     if is_dry(experiment):
         return
 
-    # Controls listed behind this one, which have their say first, so that the files know of it.
-    if arguments_of("cleanup", experiment, configuration) is not None:
-        _remember(end_faults(configuration))
+    # Controls listed behind this one have their say first, so that the files know of it; the agent may be gone after them.
+    logging_errors("control export", lambda: _ask_agent(configuration))
+    ended = end_faults(configuration) if arguments_of("cleanup", experiment, configuration) is not None else []
+    _remember(ended)
     if (of_verify := arguments_of("verify", experiment, configuration)) is not None and isinstance(state, dict):
-        logging_errors("control verify", lambda: judge(state, configuration, **of_verify))
+        logging_errors("control verify", lambda: judge(state, configuration, **of_verify, ended=ended))
 
     def write() -> None:
         _remember_stopped_faults(state or {})
@@ -105,7 +108,9 @@ def after_experiment_control(
         logger.info("export: wrote %d CSV files to %s", len(_collected.tables) + 1, directory)
         if as_bool(arguments.get("report", True), "report"):
             page = directory / "report.html"
-            page.write_text(report(state or {}, title, _collected.tables, list(_collected.faults.values())))
+            faults = sorted(_collected.faults.values(), key=lambda fault: events.seconds(fault["begins"]))
+            text = report(state or {}, title, _collected.tables, faults, _window(arguments))
+            page.write_text(text, encoding="utf-8", errors="backslashreplace")
             logger.info("export: wrote the report, %s", page)
 
     logging_errors("control export", write)
@@ -125,14 +130,7 @@ def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table
 def _collect(configuration: Any, arguments: dict[str, Any]) -> None:
     metrics = _check_metrics(arguments.get("metrics")) or list(tables.METRICS)
     step = parse_seconds(arguments.get("step") or "1s", "step")
-    window = parse_seconds(arguments["window"], "window") if arguments.get("window") else 0.0
-    try:
-        agent = find_agent(connect(configuration))
-        for fault in agent.ask("status")["faults"] if agent else []:
-            if events.fault_events([fault])[0].at >= _collected.began:
-                _remember([fault])
-    except OrcaError as error:
-        logger.warning("export: the agent could not be asked about faults: %s", error)
+    window = _window(arguments)
     prometheus = open_prometheus(configuration)
     end = time.time()
     chosen = as_names(arguments.get("containers"), "containers")
@@ -148,6 +146,17 @@ def _collect(configuration: Any, arguments: dict[str, Any]) -> None:
                 _collected.tables[name, metric] = table
 
 
+def _ask_agent(configuration: Any) -> None:
+    """Remember the faults of this experiment that the agent knows of."""
+    try:
+        agent = find_agent(connect(configuration))
+        for fault in agent.ask("status")["faults"] if agent else []:
+            if events.seconds(fault["begins"]) >= _collected.began:
+                _remember([fault])
+    except OrcaError as error:
+        logger.warning("export: the agent could not be asked about faults: %s", error)
+
+
 def _remember_stopped_faults(journal: dict[str, Any]) -> None:
     """What `stop_fault` returned: the agent that could tell of these faults may be gone."""
     for run in [*(journal.get("run") or []), *(journal.get("rollbacks") or [])]:
@@ -158,6 +167,10 @@ def _remember_stopped_faults(journal: dict[str, Any]) -> None:
 
 def _remember(faults: list[dict[str, Any]]) -> None:
     _collected.faults.update({(fault["fault"], fault["container"]): fault for fault in faults})
+
+
+def _window(arguments: dict[str, Any]) -> float:
+    return parse_seconds(arguments["window"], "window") if arguments.get("window") else 0.0
 
 
 def _directory(given: Any, title: str) -> Path:

@@ -76,11 +76,19 @@ def after_experiment_control(
         judge(state, configuration, min_injected)
 
 
-def judge(journal: dict[str, Any], configuration: Any, min_injected: Any = 1) -> None:
-    """Mark a journal as failed where a fault was not what it was meant to be; one that is marked already stays as it is."""
+def judge(journal: dict[str, Any], configuration: Any, min_injected: Any = 1, ended: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Mark a journal as failed where a fault was not what it was meant to be; one that is marked already stays as it is.
+
+    Arguments:
+        journal: the experiment's journal.
+        configuration: of the experiment.
+        min_injected: as the control has it.
+        ended: faults that somebody has just ended, as the agent told of them; it may be gone with them.
+    """
     if "chaosorca" in journal:
         return
     logging_errors("control verify", lambda: _ask(configuration))
+    _learn(ended)
     reasons = failures(journal, _injected, _check_least(min_injected), _warnings)
     for reason in reasons:
         logger.error("verify: %s", reason)
@@ -144,7 +152,11 @@ def _start_faults(activities: Iterable[Mapping[str, Any]]) -> list[Mapping[str, 
 
 def _ask(configuration: Any) -> None:
     agent = find_agent(connect(configuration))
-    for fault in agent.ask("status")["faults"] if agent else []:
+    _learn(agent.ask("status")["faults"] if agent else [])
+
+
+def _learn(faults: Iterable[Mapping[str, Any]]) -> None:
+    for fault in faults:
         _injected.setdefault(fault["fault"], {})[fault["container"]] = sum(fault["injected"].values())
         _warnings[fault["fault"]] = list(fault["warnings"])
 

@@ -11,7 +11,7 @@ import docker.errors
 import requests
 from docker.models.containers import Container as DockerContainer
 
-_STDOUT, _STDERR = 1, 2
+_STDOUT, _STDERR, _ENGINE = 1, 2, 3
 _HEADER = struct.Struct(">BxxxL")
 """Of each part of the output: whose it is, and how long it is (Docker Engine API, "Attach to a container", "Stream format")."""
 
@@ -37,8 +37,8 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
     """
     api = container.client.api
     identifier = api.exec_create(container.id, list(command))["Id"]
-    response = api.post(
-        f"{api.base_url}/v{api.api_version}/exec/{identifier}/start",
+    response = api._post(
+        api._url("/exec/{0}/start", identifier),
         json={"Detach": False, "Tty": False},
         headers={"Connection": "Upgrade", "Upgrade": "tcp"},
         stream=True,
@@ -49,15 +49,17 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
         output, complaint = demultiplexed(response.raw._fp.fp)
     except requests.HTTPError as error:
         raise docker.errors.create_api_error_from_http_exception(error) from error
+    except OSError as error:  # of the connection itself, which the reader knows nothing of
+        raise requests.ConnectionError(error) from error
     finally:
         response.close()
     return Ended(api.exec_inspect(identifier)["ExitCode"], output, complaint)
 
 
 def demultiplexed(stream: BinaryIO) -> tuple[bytes, bytes]:
-    """What a command wrote to its standard output and to its standard error, from the engine's stream of both."""
+    """What a command wrote to its standard output and to its standard error (or the engine had to say), from the stream of both."""
     written: defaultdict[int, bytearray] = defaultdict(bytearray)
     while len(header := stream.read(_HEADER.size)) == _HEADER.size:
         whose, length = _HEADER.unpack(header)
         written[whose] += stream.read(length)
-    return bytes(written[_STDOUT]), bytes(written[_STDERR])
+    return bytes(written[_STDOUT]), bytes(written[_STDERR] + written[_ENGINE])

@@ -53,6 +53,7 @@ def phases(journal: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     states = journal.get("steady_states") or {}
     return {
         "hypothesis before": (states.get("before") or {}).get("probes") or [],
+        "hypothesis during": [probe for state in states.get("during") or [] for probe in (state or {}).get("probes") or []],
         "method": journal.get("run") or [],
         "hypothesis after": (states.get("after") or {}).get("probes") or [],
         "rollbacks": journal.get("rollbacks") or [],

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from chaosorca.exceptions import NoData
 from chaosorca.metrics.client import Prometheus
@@ -19,12 +20,12 @@ from chaosorca.metrics.series import add, growth
 from chaosorca.metrics.tables import iso
 
 BEFORE = 30.0
-"""Seconds before a fault that tell what is normal."""
+"""Seconds before a fault that tell what is normal; faults that follow one another sooner are one disturbance."""
 STEADY = 3
-"""Intervals in a row that have to be normal: a good one among bad ones is no recovery."""
+"""Intervals with requests that have to be normal in a row: a good one among bad ones is no recovery."""
 UNLIKELY = 0.001
 """A number of requests gone wrong that chance brings less often than this is not normal."""
-_AGAIN_AFTER = 0.2
+_POLL = 0.2
 
 Span = tuple[float, float]
 
@@ -39,19 +40,18 @@ class Interval:
     wrong: float = 0.0
 
 
-def disturbance(faults: Sequence[Span]) -> Span:
-    """The beginning and the end of what the last of some faults belongs to: itself, and all that overlap."""
-    begins, ends = max(faults, key=lambda span: span[1])
-    while (earliest := min(begin for begin, end in faults if end >= begins)) < begins:
+def latest(faults: Sequence[Span]) -> list[Span]:
+    """The fault that ended last, and all that it is one disturbance with, by when each began and ended."""
+    begins = max(faults, key=lambda span: span[1])[0]
+    while (earliest := min(begin for begin, end in faults if end > begins - BEFORE)) < begins:
         begins = earliest
-    return begins, ends
+    return [span for span in faults if span[1] > begins - BEFORE]
 
 
 def normal_share(intervals: Sequence[Interval], begins: float) -> float | None:
     """The share of requests that went wrong before a time; None if none ended."""
-    before = [one for one in intervals if one.requests and one.until <= begins]
-    requests = sum(one.requests or 0.0 for one in before)
-    return sum(one.wrong for one in before) / requests if requests else None
+    requests, wrong = total([one for one in intervals if one.until <= begins])
+    return wrong / requests if requests else None
 
 
 def is_normal(wrong: float, requests: float, share: float) -> bool:
@@ -73,28 +73,43 @@ def is_normal(wrong: float, requests: float, share: float) -> bool:
 def recovered_after(intervals: Sequence[Interval], ended: float, normal: float) -> float | None:
     """Seconds from the end of a fault until requests end normally, and go on to.
 
+    It is so from the first of at least `STEADY` intervals with requests that are normal, each and together, if they are enough to
+    tell: were all their requests wrong, that would not be normal. Silence proves nothing.
+
     Arguments:
         intervals: in order; those before the end do not matter.
         ended: when the fault ended, in seconds since 1970.
         normal: the share that goes wrong normally.
 
     Returns:
-        the time to the beginning of the first interval in which requests ended as `is_normal`, if that stayed so over
-        `STEADY` intervals; None if that has not been seen. It is never less than it really took, and up to an interval more, or two
-        where a status is new (see `growth`).
+        the time to the beginning of the first of these intervals, or to its end if there were no requests before it; None if that
+        has not been seen. Within an interval nothing is known, and a status that is new is seen an interval late (see `growth`).
     """
-    well: Interval | None = None
-    steady = 0
+    run: list[Interval] = []
+    began, silent = ended, False
     for one in intervals:
         if one.until <= ended:
             continue
-        if one.requests is None or not is_normal(one.wrong, one.requests, normal):
-            well, steady = None, 0
-        elif one.requests or well:
-            well, steady = well or one, steady + 1
-        if well and steady >= STEADY:
-            return round(max(0.0, well.since - ended), 3)  # scrapes are stamped to the millisecond
+        if not one.requests:
+            run, silent = [] if one.requests is None else run, True
+            continue
+        if not is_normal(one.wrong, one.requests, normal):
+            run = []
+        else:
+            requests, wrong = total([*run, one])
+            run = [*run, one] if is_normal(wrong, requests, normal) else [one]
+            if len(run) == 1:
+                began = one.until if silent else max(one.since, ended)
+            requests, _ = total(run)
+            if len(run) >= STEADY and (normal >= 1 or not is_normal(requests, requests, normal)):
+                return round(began - ended, 3)  # scrapes are stamped to the millisecond
+        silent = False
     return None
+
+
+def total(intervals: Sequence[Interval]) -> tuple[float, float]:
+    """How many requests ended, and how many of them went wrong."""
+    return sum(one.requests or 0.0 for one in intervals), sum(one.wrong for one in intervals)
 
 
 def read_intervals(prometheus: Prometheus, container: str, requests: str, part: str, since: float, until: float) -> list[Interval]:
@@ -127,46 +142,50 @@ def time_to_recover(
     container: str,
     requests: str,
     part: str,
-    faults: Sequence[Span],
+    fault: Span,
     within: float,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
-    """Return how long after the last fault requests ended again as they did before it, in seconds; wait until that is seen.
+    """Return how long after a fault requests ended again as they did before it, in seconds; wait until that is seen.
 
     Arguments:
         prometheus, container, requests, part: see `read_intervals`.
-        faults: when the faults of the container began and ended, in seconds since 1970.
+        fault: when it began and ended, in seconds since 1970, by a clock that agrees with Prometheus's.
         within: seconds from the fault's end that it may take.
         sleep: waits for so many seconds.
 
     Raises:
         NoData: it was not so within that time, or it cannot be told, because nobody monitored the container or no request ended.
     """
-    begins, ended = disturbance(faults)
+    begins, ended = fault
+    before = read_intervals(prometheus, container, requests, part, begins - BEFORE, begins)
+    normal = normal_share(before, begins)
+    if normal is None:
+        check_monitored(prometheus, container, "http", LOOK_BACK)
+        raise NoData(
+            f"{requests} did not grow in the {BEFORE:g} s before the fault on container {container!r}, which began at "
+            f"{iso(begins)}: have it monitored and under load before the fault begins, so that it is known what is normal"
+        )
+    every = median(one.until - one.since for one in before)
     while True:
         now = prometheus.number("time()") or 0.0
-        intervals = read_intervals(prometheus, container, requests, part, begins - BEFORE, now)
-        normal = normal_share(intervals, begins)
-        if normal is None:
-            check_monitored(prometheus, container, "http", LOOK_BACK)
-            raise NoData(
-                f"{requests} did not grow in the {BEFORE:g} s before the fault on container {container!r}, which began at "
-                f"{iso(begins)}: have it monitored and under load before the fault begins, so that it is known what is normal"
-            )
-        took = recovered_after(intervals, ended, normal)
+        # From some scrapes before the end on, so that what grew across it is known.
+        after = read_intervals(prometheus, container, requests, part, ended - 5 * every, now)
+        took = recovered_after(after, ended, normal)
         if took is not None and took <= within:
             return took
-        every = max((one.until - one.since for one in intervals[-STEADY:]), default=1.0)
         if took is not None or now > ended + within + (STEADY + 1) * every:
             break
-        sleep(_AGAIN_AFTER)
-    check_monitored(prometheus, container, "http", LOOK_BACK)
+        sleep(max(_POLL, every / 2))
     if took is not None:
         raise NoData(f"container {container!r} took {took:.3g} s to recover from its fault, which is more than {within:g} s")
-    last = next((one for one in reversed(intervals) if one.requests and one.until > ended), None)
-    if last is None:
+    check_monitored(prometheus, container, "http", LOOK_BACK)
+    answered = [one for one in after if one.requests and one.until > ended]
+    if not answered:
         raise NoData(f"{requests} did not grow after the fault's end at {iso(ended)}: nothing that could recover was asked for")
+    number, wrong = total(answered[-STEADY:])
     raise NoData(
         f"container {container!r} has not recovered within {within:g} s from its fault's end at {iso(ended)}: "
-        f"{part} grew by {last.wrong / (last.requests or 1):.1%} of {requests} at last, and by {normal:.1%} before the fault"
+        f"{wrong / number:.1%} of the last {number:g} requests, until {iso(answered[-1].until)}, went wrong ({part}), "
+        f"and {normal:.1%} did before it"
     )

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from chaosorca.exceptions import InvalidArgument
@@ -21,10 +21,14 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Table:
-    """Times in seconds since 1970, and for each column a value or None (not monitored) at each of them."""
+    """Times in seconds since 1970, and for each column a value or None (not monitored) at each of them.
+
+    `new` says when a column of counts was found, if that was meanwhile: it is 0 then, and the next row tells of both intervals.
+    """
 
     times: list[float]
     columns: dict[str, Column]
+    new: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def read_table(
         for series_name, column in metric.series.items()
         for series in prometheus.samples(selector(series_name, **{metric.label: container, **dict(metric.where)}), span, end)
     ]
+    new: dict[str, float] = {}
     if metric.kind == "gauge":
         columns = {column: _at(axis, series.samples) for series, column in found}
     elif metric.kind == "histogram":
@@ -117,10 +122,12 @@ def read_table(
         columns = {}
         for column, grown in _counters(axis, found, metric, gap).items():
             columns[column] = per_second(axis, grown, window)
+        if not window:
+            new = _new(axis, found, metric)
     for column in metric.series.values():
         if column:
             columns.setdefault(column, [None] * len(axis))
-    return _trim(Table(axis, dict(sorted(columns.items()))))
+    return _trim(Table(axis, dict(sorted(columns.items())), new))
 
 
 def to_csv(table: Table) -> str:
@@ -155,6 +162,17 @@ def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric
     return {name: add(columns) for name, columns in parts.items()}
 
 
+def _new(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric) -> dict[str, float]:
+    """When the columns of our own counters were found whose series are all new."""
+    first: dict[str, float] = {}
+    for series, column in found:
+        at, value = series.samples[0]
+        for name in [] if column else metric.column(series.labels):
+            first[name] = min(first.get(name, at), at if value == 0 else axis[0] if axis else at)
+    scrapes = {round(at, 3): at for at in axis[1:]}
+    return {name: scrapes[round(at, 3)] for name, at in first.items() if round(at, 3) in scrapes}
+
+
 def _quantiles(axis: Sequence[float], found: Sequence[Series], gap: float, window: float) -> dict[str, Column]:
     parts: dict[float, list[Column]] = defaultdict(list)
     for series in found:
@@ -180,5 +198,5 @@ def _at(axis: Sequence[float], samples: Samples) -> Column:
 def _trim(table: Table) -> Table:
     """Drop the first scrape of a table of counters: nothing is known of the time before it."""
     if table.times and all(column[0] is None for column in table.columns.values()) and table.columns:
-        return Table(table.times[1:], {name: column[1:] for name, column in table.columns.items()})
+        return Table(table.times[1:], {name: column[1:] for name, column in table.columns.items()}, table.new)
     return table

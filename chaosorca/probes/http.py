@@ -124,7 +124,9 @@ def time_to_recover(
     Measure how long a container takes to come back after its latest fault, and wait until it has.
 
     It has come back when the share of requests that go wrong is what it was in the 30 seconds before the fault, and stays so over
-    three scrapes; what chance brings once in a thousand times is allowed for (a binomial test). Faults that overlap count as one.
+    three scrape intervals with requests; what chance brings once in a thousand times is allowed for (a binomial test). Faults that
+    overlap, or follow one another within 30 seconds, count as one; those that never fired do not count beside others. A request
+    that is never answered goes wrong when its connection ends, or after a minute.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -133,11 +135,11 @@ def time_to_recover(
         within: how long it may take, with a unit.
 
     Returns:
-        seconds from the fault's end: never less than it took, and up to one scrape interval more, or two where a status is new.
+        seconds from the fault's end, as exact as scrapes are: to one interval, or two where a status is new.
 
     Raises:
-        ActivityFailed: it did not come back in that time; no fault has ended, one is active, or the latest never fired; no request
-            ended before the fault or after it; nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: it did not come back in that time; no fault has ended, one is active, or it never fired; no request ended
+            before the fault or after it; nobody monitors the container, or its last sample is older than three scrapes.
     """
     code, limit = "~" + status_regex(status), parse_seconds(within, "within")
     _role(role)
@@ -149,15 +151,19 @@ def time_to_recover(
             )
     if not faults:
         raise AgentError(f"no fault on container {container!r} has ended since the agent began: start one first, and end it")
-    if faults[-1]["state"] == "never fired" and not faults[-1]["placebo"]:
-        raise AgentError(f"fault {faults[-1]['text']!r} on container {container!r} never fired: there is nothing to recover from")
-    name = faults[-1]["container"]
+    spans = [(events.seconds(one["begins"]), events.seconds(one["ended"])) for one in faults]
+    latest = recovery.latest(spans)
+    last = [(span, one) for span, one in zip(spans, faults, strict=True) if span in latest]
+    hit = [span for span, one in last if sum(one["injected"].values())] or [span for span, one in last if one["placebo"]]
+    if not hit:
+        raise AgentError(f"fault {last[-1][1]['text']!r} on container {container!r} never fired: there is nothing to recover from")
+    name = last[-1][1]["container"]
     return recovery.time_to_recover(
         open_prometheus(configuration),
         name,
         selector(_REQUESTS, container=name, role=role),
         selector(_REQUESTS, container=name, role=role, code=code),
-        [(events.seconds(one["begins"]), events.seconds(one["ended"])) for one in faults],
+        (min(begins for begins, _ in hit), max(ended for _, ended in hit)),
         limit,
     )
 

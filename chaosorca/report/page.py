@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from chaosorca.report.quantities import quantity
 
 MOST_LINES = 8
 _MOST_TEXT = 200
+_DASHES = ("", "6 3", "2 3", "10 3 2 3", "1 5")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class _Look:
     title: str
     unit: str
     counts: bool = False
-    """Whether its columns are counters of our own, which begin when something happens first."""
+    """Whether its columns are named after what happened."""
     steps: bool = True
 
 
@@ -48,7 +50,11 @@ _STYLE = Path(__file__).with_name("page.css")
 
 
 def report(
-    journal: Mapping[str, Any], title: str, tables: Mapping[tuple[str, str], Table], faults: Sequence[Mapping[str, Any]]
+    journal: Mapping[str, Any],
+    title: str,
+    tables: Mapping[tuple[str, str], Table],
+    faults: Sequence[Mapping[str, Any]],
+    window: float = 0.0,
 ) -> str:
     """Write the report of an experiment as one HTML page that loads nothing from anywhere.
 
@@ -57,15 +63,14 @@ def report(
         title: of the experiment.
         tables: what was measured, by container and metric.
         faults: as the agent tells of them.
+        window: the seconds over which the tables are smoothed.
     """
-    containers = sorted({container for container, _ in tables})
-    spans = {name: _shades(faults, name) for name in containers}
-    body = element("body", *_header(journal, title), *_faults(faults))
-    for name in containers:
+    parts = [*_header(journal, title), *_faults(journal, faults)]
+    for name in sorted({container for container, _ in tables}):
         of_container = {metric: tables[name, metric] for metric in _LOOKS if (name, metric) in tables}
-        body.extend(_container(name, of_container, spans[name], faults))
-    body.extend(_activities(journal))
-    body.append(
+        parts += _container(name, of_container, [fault for fault in faults if fault["container"] == name], window)
+    parts += _activities(journal)
+    parts.append(
         element("p", f"Written by chaosorca {__version__}. The figures are in the CSV files beside this page.", class_="dim")
     )
     head = element(
@@ -77,7 +82,7 @@ def report(
         element("title", title),
         element("style", _STYLE.read_text()),
     )
-    return to_html(element("html", head, body, lang="en"))
+    return to_html(element("html", head, element("body", *parts), lang="en"))
 
 
 def _header(journal: Mapping[str, Any], title: str) -> Iterable[Element]:
@@ -86,10 +91,12 @@ def _header(journal: Mapping[str, Any], title: str) -> Iterable[Element]:
     if experiment.get("description"):
         yield element("p", str(experiment["description"]))
     badges = [_badge(str(journal["status"]), journal["status"] == "completed")] if journal.get("status") else []
-    for when, state in (journal.get("steady_states") or {}).items():
-        if state and "steady_state_met" in state:
-            met = bool(state["steady_state_met"])
-            badges.append(_badge(f"steady state {when}: {'met' if met else 'not met'}", met))
+    for when, found in (journal.get("steady_states") or {}).items():
+        states = [one for one in (found if isinstance(found, list) else [found]) if one and "steady_state_met" in one]
+        met = sum(bool(one["steady_state_met"]) for one in states)
+        if states:
+            said = f"met {met} of {len(states)} times" if len(states) > 1 else "met" if met else "not met"
+            badges.append(_badge(f"steady state {when}: {said}", met == len(states)))
     if journal.get("deviated"):
         badges.append(_badge("deviated", False))
     yield element("p", *badges)
@@ -107,15 +114,17 @@ def _badge(text: str, good: bool) -> Element:
     return element("span", text, class_=f"badge {'good' if good else 'bad'}")
 
 
-def _faults(faults: Sequence[Mapping[str, Any]]) -> Iterable[Element]:
+def _faults(journal: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> Iterable[Element]:
     yield element("h2", "Faults")
     if not faults:
-        yield element("p", "No fault was started.")
+        runs = phases(journal)["method"]
+        started = any(_function(run) == "start_fault" and run.get("status") == "succeeded" for run in runs)
+        yield element("p", "What came of the faults is not known: the agent is gone." if started else "No fault was started.")
         return
     rows: list[list[Element | str]] = []
     for fault in faults:
         begins = seconds(fault["begins"])
-        lasted = quantity(seconds(fault["ended"]) - begins, "s") if fault.get("ended") else "goes on"
+        lasted = quantity(seconds(fault["ended"]) - begins, "s") if fault.get("ended") else "active when last seen"
         notes = [element("p", note, class_="warn") for note in _notes(fault)]
         rows.append(
             [
@@ -144,21 +153,22 @@ def _notes(fault: Mapping[str, Any]) -> Iterable[str]:
         yield f"its tracer was replaced {fault['tracer_restarts']} times"
 
 
-def _container(
-    name: str, tables: Mapping[str, Table], shades: Sequence[Shade], faults: Sequence[Mapping[str, Any]]
-) -> Iterable[Element]:
+def _container(name: str, tables: Mapping[str, Table], faults: Sequence[Mapping[str, Any]], window: float) -> Iterable[Element]:
     yield element("h2", name)
-    known = {metric: _columns(metric, table) for metric, table in tables.items() if table.times}
-    hit = {syscall for fault in faults if fault["container"] == name for syscall in fault["injected"]}
-    if shades:
-        rows = list(_comparison(known, tables, [(shade.begins, shade.ends) for shade in shades], hit))
-        yield _table(["mean", *PHASES], rows, numbers={1, 2, 3})
+    known = {
+        metric: {column: levelled(table, column) for column in table.columns} for metric, table in tables.items() if table.times
+    }
     begins = min((tables[metric].times[0] for metric in known), default=0.0)
     ends = max((tables[metric].times[-1] for metric in known), default=0.0)
+    shades = _shades(faults, ends)
+    hit = {syscall for fault in faults for syscall in [*fault.get("syscalls", []), *fault["injected"]]}
+    if shades:
+        rows = list(_comparison(known, tables, [(shade.begins, shade.ends) for shade in shades], hit, window))
+        yield _table(["mean", *PHASES], rows, numbers={1, 2, 3})
     for metric, columns in known.items():
         look = _LOOKS[metric]
         chosen = _most_telling(columns, hit)
-        lines = [Line(column, columns[column], _color(metric, column, index)) for index, column in enumerate(chosen)]
+        lines = [Line(name, columns[name], *drawn) for name, drawn in zip(chosen, _drawn(metric, chosen), strict=True)]
         plot = Plot(look.title, look.unit, tables[metric].times, lines, begins, ends, shades, look.steps)
         more = len(columns) - len(chosen)
         yield element(
@@ -166,28 +176,28 @@ def _container(
         )
         if lines:
             yield to_svg(plot)
-            yield element("ul", *(element("li", element("b", class_=line.color), line.name) for line in lines), class_="legend")
+            yield element("ul", *(element("li", _sample(line), line.name) for line in lines), class_="legend")
         else:
             yield element("p", "There was none.", class_="dim")
 
 
 def _comparison(
-    known: Mapping[str, Mapping[str, Column]], tables: Mapping[str, Table], spans: Sequence[tuple[float, float]], hit: set[str]
+    known: Mapping[str, Mapping[str, Column]],
+    tables: Mapping[str, Table],
+    spans: Sequence[tuple[float, float]],
+    hit: set[str],
+    window: float,
 ) -> Iterable[list[Element | str]]:
     for metric, columns in known.items():
         look = _LOOKS[metric]
         for column in columns:
             if metric == "syscall" and column.partition(":")[0] not in hit:
                 continue
-            of_phases = means(tables[metric], columns[column], spans)
+            of_phases = means(tables[metric].times, columns[column], spans, window)
             yield [
                 f"{look.title}: {column}" if len(columns) > 1 or look.counts else look.title,
                 *("" if (value := of_phases[phase]) is None else quantity(value, look.unit) for phase in PHASES),
             ]
-
-
-def _columns(metric: str, table: Table) -> dict[str, Column]:
-    return {name: levelled(column) if _LOOKS[metric].counts else column for name, column in table.columns.items()}
 
 
 def _most_telling(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
@@ -199,19 +209,32 @@ def _most_telling(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
     return sorted(sorted(columns, key=rank)[:MOST_LINES])
 
 
-def _color(metric: str, column: str, index: int) -> str:
-    """HTTP answers have the colors that people expect."""
-    if metric == "http":
-        return {"2": "good", "3": "a", "4": "warn", "5": "bad"}.get(column.removeprefix("client:")[:1], "h")
-    return "abcdefgh"[index % 8]
+def _drawn(metric: str, columns: Sequence[str]) -> list[tuple[str, str]]:
+    """The color and the dashes of each column. HTTP answers have the colors that people expect, and differ by dashes in a class."""
+    if metric != "http":
+        return [("abcdefgh"[index % 8], "") for index in range(len(columns))]
+    used: Counter[str] = Counter()
+    found = []
+    for column in columns:
+        color = {"2": "good", "3": "a", "4": "warn", "5": "bad"}.get(column.removeprefix("client:")[:1], "h")
+        found.append((color, _DASHES[used[color] % len(_DASHES)]))
+        used[color] += 1
+    return found
 
 
-def _shades(faults: Sequence[Mapping[str, Any]], container: str) -> list[Shade]:
-    ended = [fault for fault in faults if fault["container"] == container and fault.get("ended")]
-    return sorted(
-        (Shade(seconds(fault["begins"]), seconds(fault["ended"]), str(fault["text"])) for fault in ended),
-        key=lambda shade: shade.begins,
-    )
+def _sample(line: Line) -> Element:
+    """What a line looks like, for the legend."""
+    drawn = element("line", class_=f"line {line.color}", x1=0, x2=24, y1=5, y2=5, stroke_dasharray=line.dashes or "none")
+    return element("svg", drawn, viewBox="0 0 24 10", aria_hidden="true")
+
+
+def _shades(faults: Sequence[Mapping[str, Any]], until: float) -> list[Shade]:
+    """When the faults were; one that has not ended, as far as anybody knows, is one until its own end or that of what is shown."""
+    found = []
+    for fault in faults:
+        ends = seconds(fault["ended"]) if fault.get("ended") else min(seconds(fault["ends"]), until)
+        found.append(Shade(seconds(fault["begins"]), ends, f"fault {fault['text']}"))
+    return sorted(found, key=lambda shade: shade.begins)
 
 
 def _activities(journal: Mapping[str, Any]) -> Iterable[Element]:
@@ -222,12 +245,12 @@ def _activities(journal: Mapping[str, Any]) -> Iterable[Element]:
 
 
 def _activity(run: Mapping[str, Any]) -> list[Element | str]:
-    status = str(run.get("status", ""))
+    status = str(run.get("status") or "interrupted")  # Chaos Toolkit gives none to what was cut off
     good = status == "succeeded" and run.get("tolerance_met", True)
     said = "not met" if status == "succeeded" and not good else status
     text = _result(run.get("output"))
     if run.get("exception"):
-        text = "".join(str(line) for line in run["exception"]).strip().splitlines()[-1]
+        text = next(reversed("".join(map(str, run["exception"])).strip().splitlines()), "")
     shown = text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + " …"
     took = quantity(float(run["duration"]), "s") if run.get("duration") is not None else ""
     name = str((run.get("activity") or {}).get("name", ""))
@@ -237,7 +260,14 @@ def _activity(run: Mapping[str, Any]) -> list[Element | str]:
 def _result(output: object) -> str:
     if isinstance(output, float):
         return format(output, ".6g")
-    return "" if output is None else json.dumps(output, default=str, ensure_ascii=False)
+    try:
+        return "" if output is None else json.dumps(output, default=str, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, or itself within itself
+        return str(output)
+
+
+def _function(run: Mapping[str, Any]) -> str:
+    return str(((run.get("activity") or {}).get("provider") or {}).get("func", ""))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Element | str]], numbers: set[int]) -> Element:

@@ -13,44 +13,46 @@ PHASES = ("before", "during", "after")
 Span = tuple[float, float]
 
 
-def levelled(column: Column) -> Column:
-    """A column of counts whose first one is spread over the two intervals that it tells of.
+def levelled(table: Table, name: str) -> Column:
+    """A column as it is most likely: what a new series begins with is spread over the two intervals that it tells of.
 
-    A series that is new has one scrape that gives it as 0 (`metrics.series.growth`), so its first value would look like a peak.
+    The scrape that finds a series gives it as 0 (see `agent.exporter`), so its first value would look like a peak, one row late.
     """
-    first = next((index for index, value in enumerate(column) if value), 0)
-    before = column[:first]
-    if len(before) < 2 or before[-1] is None:
+    column, times = table.columns[name], table.times
+    found = times.index(table.new[name]) if table.new.get(name) in times else 0
+    if not 0 < found < len(column) - 1 or (first := column[found + 1]) is None:
         return column
-    half = (column[first] or 0.0) / 2
-    return [*before[:-1], half, half, *column[first + 1 :]]
+    mean = first * (times[found + 1] - times[found]) / (times[found + 1] - times[found - 1])
+    return [*column[:found], mean, mean, *column[found + 2 :]]
 
 
-def rows_of_phases(times: Sequence[float], faults: Sequence[Span]) -> dict[str, list[int]]:
+def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float = 0.0) -> dict[str, list[int]]:
     """Which rows tell of each phase alone: those across the edge of a fault tell of two, and of none here.
 
     Arguments:
         times: of the rows, each of which tells of the time since the one before, or since the one before that where a series is
             new, as those of a fault are; the first one's beginning is not known.
         faults: when faults began and ended, in seconds since 1970. Between two of them is no phase.
+        window: the seconds over which rows are smoothed, if that is longer.
     """
     if len(times) < 2 or not faults:
         return {name: [] for name in PHASES}
     every = median(later - earlier for earlier, later in itertools.pairwise(times))
+    one, two = max(1.5 * every, window + 0.5 * every), max(2.5 * every, window + 1.5 * every)
     first, last = min(begin for begin, _ in faults), max(end for _, end in faults)
     rows = range(1, len(times))
     return {
         "before": [row for row in rows if times[row] <= first],
-        "during": [row for row in rows if any(begin + 2.5 * every < times[row] <= end for begin, end in faults)],
-        "after": [row for row in rows if times[row] - 1.5 * every > last],
+        "during": [row for row in rows if any(begin + two < times[row] <= end for begin, end in faults)],
+        "after": [row for row in rows if times[row] - one > last],
     }
 
 
-def means(table: Table, column: Column, faults: Sequence[Span]) -> dict[str, float | None]:
-    """A column's mean in each phase, over time; None where nothing is known."""
+def means(times: Sequence[float], column: Column, faults: Sequence[Span], window: float = 0.0) -> dict[str, float | None]:
+    """A column's mean in each phase, over time; None where nothing is known. For the arguments see `rows_of_phases`."""
     found: dict[str, float | None] = {}
-    for name, rows in rows_of_phases(table.times, faults).items():
-        known = [(value, table.times[row] - table.times[row - 1]) for row in rows if (value := column[row]) is not None]
+    for name, rows in rows_of_phases(times, faults, window).items():
+        known = [(value, times[row] - times[row - 1]) for row in rows if (value := column[row]) is not None]
         seconds = sum(length for _, length in known)
         found[name] = sum(value * length for value, length in known) / seconds if seconds else None
     return found

@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 860, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 26, 26
 MOST_POINTS = 600
 """More than can be told apart: of longer lines the least and the largest value of each stretch are drawn."""
+_MOST_READINGS = 200
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _MOST_TIMES = 8
 Place = Callable[[float], float]
@@ -21,11 +22,12 @@ Place = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Line:
-    """A name, a value for each of the plot's times (None: not known), and the class that gives it its color."""
+    """A name, a value for each of the plot's times (None: not known), the class that gives it its color, and its dashes."""
 
     name: str
     values: Sequence[float | None]
     color: str
+    dashes: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ def to_svg(plot: Plot) -> Element:
     svg = element("svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{plot.title} over time")
     for shade in plot.shades:
         left, width = x(shade.begins), max(x(shade.ends) - x(shade.begins), 1.5)
-        told = element("title", f"{shade.label}, {clock(shade.begins)} to {clock(shade.ends)}")
-        svg.append(element("rect", told, class_="fault", x=left, y=_TOP, width=width, height=bottom - _TOP))
+        svg.append(element("rect", class_="fault", x=left, y=_TOP, width=width, height=bottom - _TOP))
     for level in levels:
         svg.append(element("line", class_="grid", x1=_LEFT, x2=right, y1=y(level), y2=y(level)))
         svg.append(element("text", quantity(level, plot.unit), x=_LEFT - 8, y=y(level) + 4, text_anchor="end"))
@@ -89,7 +90,7 @@ def to_svg(plot: Plot) -> Element:
         svg.append(element("text", "fault", class_="fault", x=x(plot.shades[0].begins) + 4, y=_TOP - 8))
     for line in plot.lines:
         for path in _paths(plot, line, x, y):
-            svg.append(element("path", class_=f"line {line.color}", d=path))
+            svg.append(element("path", class_=f"line {line.color}", stroke_dasharray=line.dashes or "none", d=path))
     svg.extend(_readings(plot, x, bottom))
     return svg
 
@@ -124,16 +125,21 @@ def _paths(plot: Plot, line: Line, x: Place, y: Place) -> list[str]:
 
 
 def _readings(plot: Plot, x: Place, bottom: float) -> list[Element]:
-    """An invisible strip for each time, which tells all values when it is pointed at."""
+    """Invisible strips, each of which tells the values of its times, and the faults, when it is pointed at."""
     found = []
-    edges = [plot.begins, *plot.times]
-    every = -(-len(plot.times) // MOST_POINTS) or 1
-    for index in range(0, len(plot.times), every):
-        left, right = x(edges[index]), x(plot.times[min(index + every, len(plot.times)) - 1])
-        values = [(line.name, line.values[index]) for line in plot.lines]
-        told = "\n".join(f"{name}: {quantity(value, plot.unit)}" for name, value in values if value is not None)
-        title = element("title", f"{clock(plot.times[index])}\n{told}")
-        found.append(element("rect", title, class_="reading", x=left, y=_TOP, width=max(right - left, 0.1), height=bottom - _TOP))
+    every = max(1, -(-len(plot.times) // _MOST_READINGS))
+    for first in range(0, len(plot.times), every):
+        rows = range(first, min(first + every, len(plot.times)))
+        since, until = plot.times[first - 1] if first else plot.begins, plot.times[rows[-1]]
+        told = [clock(until) if every == 1 else f"{clock(since)} to {clock(until)}"]
+        told += [shade.label for shade in plot.shades if shade.begins < until and shade.ends > since]
+        for line in plot.lines:
+            known = [value for row in rows if (value := line.values[row]) is not None]
+            if known:
+                texts = dict.fromkeys(quantity(value, plot.unit) for value in (min(known), max(known)))
+                told.append(f"{line.name}: {' to '.join(texts)}")
+        place = {"x": x(since), "y": _TOP, "width": max(x(until) - x(since), 0.1), "height": bottom - _TOP}
+        found.append(element("rect", element("title", "\n".join(told)), class_="reading", **place))
     return found
 
 

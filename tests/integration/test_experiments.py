@@ -204,7 +204,16 @@ def test_discover_lists_all_activities_with_typed_arguments(tmp_path: Path) -> N
     assert {activity["name"] for activity in activities} == {
         *("start_prometheus", "stop_prometheus", "start_monitoring", "stop_monitoring"),
         *("start_fault", "stop_fault", "stop_all_faults"),
-        *("request_rate", "error_ratio", "latency", "syscall_rate", "syscall_latency", "cpu_usage", "memory_usage"),
+        *(
+            "request_rate",
+            "error_ratio",
+            "latency",
+            "time_to_recover",
+            "syscall_rate",
+            "syscall_latency",
+            "cpu_usage",
+            "memory_usage",
+        ),
         *("network_receive_rate", "network_transmit_rate", "io_rate", "faults_injected", "fault_active"),
     }
     for activity in activities:

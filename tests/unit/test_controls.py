@@ -177,6 +177,26 @@ def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_pat
     assert caplog.text.count(f"verify: {reason}") == 1
 
 
+def test_the_report_is_written_as_what_it_says_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = {"title": "früh · \ud800", "method": []}
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    export.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
+    export.after_experiment_control(
+        experiment, configuration=NOWHERE, experiment=experiment, state={}, directory=str(tmp_path / "out")
+    )
+    assert "<h1>früh · \\ud800</h1>" in (tmp_path / "out" / "report.html").read_bytes().decode("utf-8")
+
+
+def test_faults_that_were_just_ended_are_known_though_the_agent_is_gone() -> None:
+    start = {"name": "breaks", "provider": {"module": "chaosorca.actions.faults", "func": "start_fault", "arguments": {}}}
+    output = {"fault": "1", "containers": [{"name": "web", "not_attached": []}]}
+    for injected, status in ((3, "completed"), (0, "failed")):
+        journal = {"status": "completed", "run": [{"activity": start, "status": "succeeded", "output": output}]}
+        verify.before_experiment_control({}, configuration=NOWHERE, experiment={"dry": "actions"})
+        verify.judge(journal, NOWHERE, ended=[{"fault": "1", "container": "web", "injected": {"read": injected}, "warnings": []}])
+        assert journal["status"] == status
+
+
 def test_results_are_a_file_for_each_container_and_metric(tmp_path: Path) -> None:
     collected = {("web", "cpu"): Table([0.0], {"cores": [0.5]}), ("db", "http"): Table([], {})}
     export.write_results(tmp_path / "a" / "b", collected, [Event(1.0, "fault_begin", "web", "x")])

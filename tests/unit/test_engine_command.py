@@ -15,7 +15,9 @@ import docker
 import docker.errors
 import pytest
 
+from chaosorca.engine.client import engine_errors
 from chaosorca.engine.command import Ended, demultiplexed, run_command
+from chaosorca.exceptions import EngineError
 
 UPGRADED = (
     b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
@@ -33,7 +35,13 @@ def answer(status: str, body: object) -> bytes:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def asked() -> list[str]:
+    """The heads of all requests."""
+    return []
+
+
+@pytest.fixture
+def engine(tmp_path: Path, asked: list[str]) -> Iterator[Engine]:
     """Makes the client of an engine that answers the start of a command by these pieces, each sent on its own."""
     servers = []
 
@@ -41,9 +49,11 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 while request := self.rfile.readline().decode():
-                    length = 0
+                    length, head = 0, request
                     while (header := self.rfile.readline().decode().strip().lower()) != "":
                         length = int(header.removeprefix("content-length:")) if header.startswith("content-length:") else length
+                        head += f"{header}\n"
+                    asked.append(head)
                     self.rfile.read(length)
                     path = request.split()[1]
                     if path.endswith("/containers/web/exec"):
@@ -85,6 +95,33 @@ def test_what_comes_in_whatever_pieces_is_whole(engine: Engine) -> None:
 
 def test_a_command_that_writes_nothing(engine: Engine) -> None:
     assert in_web(engine(UPGRADED)) == Ended(0, b"", b"")
+
+
+def test_what_the_engine_itself_says_is_a_complaint(engine: Engine) -> None:
+    assert in_web(engine(UPGRADED + part(2, b"a") + part(3, b"the engine's"), exit_code=126)) == Ended(126, b"", b"athe engine's")
+
+
+def test_a_connection_that_breaks_is_the_engines_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = engine(UPGRADED + part(1, b"x"))
+
+    def breaks(_: object) -> None:
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr("chaosorca.engine.command.demultiplexed", breaks)
+    with (
+        pytest.raises(EngineError, match=r"^the Docker Engine did not answer while testing: Connection reset by peer$"),
+        engine_errors("testing"),
+    ):
+        in_web(client)
+
+
+def test_headers_of_dockers_configuration_are_sent_with_all(engine: Engine, asked: list[str]) -> None:
+    client = engine(UPGRADED)
+    client.api._general_configs = {"HttpHeaders": {"X-Who": "me"}}
+    in_web(client)
+    assert len(asked) == 3
+    assert all("x-who: me" in one for one in asked)
+    assert "upgrade: tcp" in asked[1]
 
 
 def test_a_refusal_is_the_docker_clients(engine: Engine) -> None:

@@ -236,3 +236,31 @@ def test_csv_gives_whole_bytes_exactly(value: int) -> None:
 )
 def test_times_are_utc_with_milliseconds(seconds: float, text: str) -> None:
     assert iso(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "expected"),
+    [
+        ([{2: 0, 3: 27, 4: 27}], {}, 2),
+        ([{3: 0, 4: 27}, {2: 0, 3: 1, 4: 1}], {}, 2),
+        ([{0: 0, 1: 0, 2: 0, 3: 27}], {}, None),  # it was there before
+        ([{3: 0, 4: 27}, {0: 5, 1: 5, 2: 5}], {}, None),  # one of its series was
+        ([{2: 7, 3: 27}], {}, None),  # nobody has given it as 0 at first
+        ([{2: 0, 3: 27, 4: 27}], {"window": 3}, None),
+        ([{1: 0, 2: 27, 4: 27}], {"step": 2}, None),  # found by a scrape that is left out
+    ],
+)
+def test_a_table_knows_when_a_column_was_found(
+    samples: list[dict[float, float]], options: dict[str, float], expected: float | None, prometheus: Any, series: Any
+) -> None:
+    alive = series("chaosorca_monitored", dict.fromkeys([0, 1, 2, 3, 4], 1.0), container="web", monitor="http")
+    labels = {"container": "web", "role": "server", "code": "403"}
+    found = [series(HTTP, one, method=f"M{number}", **labels) for number, one in enumerate(samples)]
+    table = read_table(prometheus([alive, *found]), "web", "http", START - 10, START + 100, **options)
+    assert table.new == ({} if expected is None else {"403": START + expected})
+
+
+def test_figures_of_others_are_never_new(prometheus: Any, series: Any) -> None:
+    alive = series("chaosorca_monitored", dict.fromkeys([0, 1, 2], 1.0), container="web", monitor="resources")
+    cpu = series("container_cpu_usage_seconds_total", {1: 0, 2: 3}, name="web")
+    assert read_table(prometheus([alive, cpu]), "web", "cpu", START - 10, START + 100).new == {}

@@ -99,9 +99,22 @@ def test_faults_are_shaded_and_values_can_be_read() -> None:
     svg = to_svg(plot([1.0, 2.0, 3.0], shades=[Shade(START + 0.5, START + 1.5, "openat:error=EIO")]))
     (shade,) = [one for one in svg.iter("rect") if one.get("class") == "fault"]
     assert (float(shade.get("x")), float(shade.get("width"))) == (270, 384)
-    assert shade.find("title").text == "openat:error=EIO, 22:13:20 to 22:13:21"
-    readings = [one.find("title").text for one in svg.iter("rect") if one.get("class") == "reading"]
-    assert readings == [f"22:13:2{at}\nthese: {at + 1} /s" for at in range(3)]
+    assert readings(svg) == [
+        "22:13:20\nthese: 1 /s",
+        "22:13:21\nopenat:error=EIO\nthese: 2 /s",
+        "22:13:22\nopenat:error=EIO\nthese: 3 /s",
+    ]
+
+
+def readings(svg: Element) -> list[str]:
+    """What is told where one points at."""
+    return [str(one.find("title").text) for one in svg.iter("rect") if one.get("class") == "reading"]
+
+
+def test_readings_of_long_lines_tell_the_range_of_several_times() -> None:
+    found = readings(to_svg(plot([float(at % 7) for at in range(10_000)])))
+    assert len(found) <= 200
+    assert found[1] == "22:14:09 to 22:14:59\nthese: 0 /s to 6 /s"
 
 
 def test_of_a_long_line_the_extremes_are_drawn() -> None:
@@ -115,19 +128,24 @@ def test_of_a_long_line_the_extremes_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "expected"),
+    ("column", "found", "expected"),
     [
-        ([0, 0, 8, 5], [0, 4, 4, 5]),
-        ([0, 0, 0, 8, 5, 0, 7], [0, 0, 4, 4, 5, 0, 7]),
-        ([8, 5], [8, 5]),
-        ([0, 8, 5], [0, 8, 5]),  # before the first is not known
-        ([0, None, 8], [0, None, 8]),
-        ([0, 0, 0], [0, 0, 0]),
-        ([], []),
+        ([0, 0, 8, 5], 1, [0, 4, 4, 5]),
+        ([0, 0, 0, 8, 5, 0, 7], 2, [0, 0, 4, 4, 5, 0, 7]),
+        ([0, 0, 8, 5], None, [0, 0, 8, 5]),  # it was there, and at rest
+        ([0, 0, 8, 5], 0, [0, 0, 8, 5]),  # before the first is not known
+        ([0, 0], 1, [0, 0]),
+        ([0, 0, None, 4], 1, [0, 0, None, 4]),
+        ([], None, []),
     ],
 )
-def test_the_first_value_of_what_is_new_is_spread_over_its_two_intervals(column: Any, expected: Any) -> None:
-    assert levelled(column) == expected
+def test_what_a_new_series_begins_with_is_spread_over_its_two_intervals(column: Any, found: int | None, expected: Any) -> None:
+    times = [START + at for at in range(len(column))]
+    assert levelled(Table(times, {"x": column}, {} if found is None else {"x": times[found]}), "x") == expected
+
+
+def test_intervals_of_other_lengths_get_their_share() -> None:
+    assert levelled(Table([0, 1, 3, 4], {"x": [0, 0, 0, 9]}, {"x": 3}), "x") == [0, 0, 3, 3]
 
 
 def test_phases_leave_out_rows_across_an_edge() -> None:
@@ -144,9 +162,13 @@ def test_phases_leave_out_rows_across_an_edge() -> None:
 
 
 def test_a_mean_is_one_over_time() -> None:
-    table = Table([0, 1, 2, 5, 6, 7, 8, 9], {})
-    found = means(table, [9, 1, None, 4, 5, 5, 0, 0], [(5.5, 5.6)])
+    found = means([0, 1, 2, 5, 6, 7, 8, 9], [9, 1, None, 4, 5, 5, 0, 0], [(5.5, 5.6)])
     assert found == {"before": pytest.approx((1 + 4 * 3) / 4), "during": None, "after": pytest.approx(0)}
+
+
+def test_smoothed_rows_are_of_one_phase_where_all_their_window_is() -> None:
+    found = rows_of_phases([float(at) for at in range(60)], [(10.2, 40)], window=15)
+    assert {name: (rows[0], rows[-1]) for name, rows in found.items()} == {"before": (1, 10), "during": (27, 40), "after": (56, 59)}
 
 
 FAULT = {
@@ -253,12 +275,64 @@ def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
         ({"not_attached": [{"pid": 7, "reason": "it is traced"}]}, "process 7 was not attached: it is traced"),
         ({"warnings": ["the container calls openat"]}, "the container calls openat"),
         ({"tracer_restarts": 2}, "its tracer was replaced 2 times"),
-        ({"ended": None, "reason": None}, "22:13:30 goes on 507"),
+        ({"ended": None, "reason": None, "ends": "2023-11-14T22:23:30Z"}, "22:13:30 active when last seen 507"),
     ],
 )
 def test_what_speaks_against_a_fault_is_said(fault: dict[str, Any], says: str) -> None:
     assert says in page(faults=[{**FAULT, **fault}]).text
     assert ("never fired" in page(faults=[{**FAULT, **fault}]).text) == ("never fired" in says)
+
+
+def test_a_fault_that_has_not_ended_is_compared_and_shaded() -> None:
+    fault = {**FAULT, "ended": None, "reason": None, "ends": "2023-11-14T22:23:30.000Z"}
+    assert "HTTP requests by answer: 200 50 /s 41.2 /s System" not in page(faults=[fault]).text
+    assert re.search(r"HTTP requests by answer: 200 50 /s [\d.]+ /s HTTP", page(faults=[fault]).text), "and there is no after"
+    assert report(JOURNAL, "t", TABLES, [fault]).count('<rect class="fault"') == 3
+
+
+def test_a_placebo_is_compared_by_the_calls_that_it_is_on() -> None:
+    assert "System calls: openat 0.5 /s" in page(faults=[{**FAULT, "injected": {}, "placebo": True, "syscalls": ["openat"]}]).text
+
+
+def test_faults_that_nobody_can_tell_of_any_more_are_not_denied() -> None:
+    start = {"activity": {"name": "breaks", "provider": {"func": "start_fault"}}, "status": "succeeded", "output": {}}
+    assert "What came of the faults is not known: the agent is gone." in page({"run": [start]}, {}, []).text
+    assert "No fault was started." in page({"run": [{**start, "status": "failed"}]}, {}, []).text
+
+
+def test_a_hypothesis_that_was_asked_again_and_again_is_told() -> None:
+    states = [{"steady_state_met": met, "probes": [{"activity": {"name": f"asked {met}"}}]} for met in (True, False, False)]
+    text = page({**JOURNAL, "steady_states": {"before": None, "after": None, "during": states}}, {}, []).text
+    assert "steady state during: met 1 of 3 times" in text
+    assert text.count("hypothesis during asked") == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ({("a", "b"): 1}, "('a', 'b')"),
+        ({b"k": 1}, "b'k'"),
+        ("\ud800", '"'),
+        ({"x": {1, 2}}, "{1, 2}"),
+        (b"\xff", "xff"),
+        (None, ""),
+    ],
+)
+def test_whatever_an_activity_gave_there_is_a_page(output: Any, says: str) -> None:
+    circular: list[Any] = []
+    circular.append(circular)
+    run = [{"activity": {"name": "odd"}, "status": "succeeded", "output": one} for one in (output, circular)]
+    run += [{"activity": None, "exception": ["\n"]}, {"activity": {"name": "cut off"}}]
+    text = page({"run": run}, {}, []).text
+    assert says in text
+    assert "cut off interrupted" in text
+
+
+def test_answers_of_one_class_differ_by_their_dashes() -> None:
+    tables = {("web", "http"): Table(TIMES, {code: [1.0] * 30 for code in ("200", "204", "403", "404", "500", "client:500")})}
+    text = report({}, "t", tables, [])
+    found = set(re.findall(r'class="line (\w+)" stroke-dasharray="([^"]+)" d=', text))
+    assert found == {("good", "none"), ("good", "6 3"), ("warn", "none"), ("warn", "6 3"), ("bad", "none"), ("bad", "6 3")}
 
 
 def test_what_verify_found_and_a_deviation_are_said() -> None:

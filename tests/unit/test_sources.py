@@ -1,0 +1,44 @@
+"""Who is asked, and what of what is known belongs to a container."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from chaosorca import sources
+from chaosorca.exceptions import ContainerError
+
+FAULTS = [
+    {"fault": "1", "container": "web", "container_id": "aaa"},
+    {"fault": "2", "container": "db", "container_id": "bbb"},
+    {"fault": "3", "container": "web", "container_id": "ccc"},
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "expected"),
+    [
+        ("web", ("web", "ccc"), ["1", "3"]),  # made anew after the first
+        ("ccc", ("web", "ccc"), ["1", "3"]),
+        ("web", ("web", "ddd"), ["1", "3"]),  # made anew once more
+        ("db", ("db", "bbb"), ["2"]),
+        ("new-name", ("new-name", "bbb"), ["2"]),
+        ("other", ("other", "eee"), []),
+    ],
+)
+def test_faults_belong_to_a_containers_id_and_to_its_name(
+    asked: str, found: tuple[str, str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "connect", lambda configuration: None)
+    monkeypatch.setattr(sources, "find_agent", lambda client: SimpleNamespace(ask=lambda what: {"faults": FAULTS}))
+    monkeypatch.setattr(sources, "name_and_id", lambda client, reference, known: found)
+    assert [one["fault"] for one in sources.known_faults(asked, None)] == expected
+
+
+def test_a_container_that_nobody_knows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "connect", lambda configuration: None)
+    monkeypatch.setattr(sources, "find_agent", lambda client: None)
+    monkeypatch.setattr(sources, "name_and_id", lambda client, reference, known: None)
+    with pytest.raises(ContainerError, match=r"^container 'web' does not exist, and no fault on it is known$"):
+        sources.known_faults("web", None)
