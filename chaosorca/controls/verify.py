@@ -33,7 +33,7 @@ __all__ = [
 
 _MODULE, _FUNCTION = "chaosorca.actions.faults", "start_fault"
 _injected: dict[str, dict[str, int]] = {}
-_warnings: dict[str, list[str]] = {}
+_warnings: dict[tuple[str, str], list[str]] = {}
 
 
 def validate_control(control: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ def failures(
     journal: Mapping[str, Any],
     injected: Mapping[str, Mapping[str, int]],
     least: int,
-    warnings: Mapping[str, list[str]] | None = None,
+    warnings: Mapping[tuple[str, str], list[str]] | None = None,
 ) -> list[str]:
     """Tell what was wrong with the faults of an experiment.
 
@@ -109,7 +109,7 @@ def failures(
         journal: the experiment's journal.
         injected: for each fault's id, the calls that it has tampered with by container, as the agent told it.
         least: how many each has to have tampered with.
-        warnings: what the agent had to say of each fault, by its id.
+        warnings: what the agent had to say of each fault, by its id and container.
 
     Returns:
         a sentence for each fault that could not be started, was not attached everywhere, or fired less.
@@ -138,7 +138,7 @@ def failures(
             if fired is None and needed:
                 reasons.append(f"how often fault {name!r} fired on container {target['name']!r} is not known: the agent is gone")
             elif fired is not None and fired < needed:
-                why = "".join(f"; {warning}" for warning in (warnings or {}).get(output["fault"], []))
+                why = "".join(f"; {warning}" for warning in (warnings or {}).get((output["fault"], target["name"]), []))
                 reasons.append(
                     f"fault {name!r} fired {fired} times on container {target['name']!r}, and not {needed} as it has to{why}"
                 )
@@ -158,7 +158,7 @@ def _ask(configuration: Any) -> None:
 def _learn(faults: Iterable[Mapping[str, Any]]) -> None:
     for fault in faults:
         _injected.setdefault(fault["fault"], {})[fault["container"]] = sum(fault["injected"].values())
-        _warnings[fault["fault"]] = list(fault["warnings"])
+        _warnings[fault["fault"], fault["container"]] = list(fault["warnings"])
 
 
 def _check_least(value: Any) -> int:

@@ -25,6 +25,10 @@ STEADY = 3
 """Intervals with requests that have to be normal in a row: a good one among bad ones is no recovery."""
 UNLIKELY = 0.001
 """A number of requests gone wrong that chance brings less often than this is not normal."""
+NOTICED = 0.2
+"""How much larger than normal a share is that has to be noticed before a service counts as recovered."""
+MORE = 60.0
+"""Seconds more that are waited for enough requests, where all that have ended are normal."""
 _POLL = 0.2
 
 Span = tuple[float, float]
@@ -38,6 +42,15 @@ class Interval:
     until: float
     requests: float | None
     wrong: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How many seconds after a fault requests ended normally, how many have, and whether those are enough to tell."""
+
+    after: float
+    requests: float
+    proved: bool
 
 
 def latest(faults: Sequence[Span]) -> list[Span]:
@@ -70,11 +83,21 @@ def is_normal(wrong: float, requests: float, share: float) -> bool:
     return probability >= UNLIKELY
 
 
-def recovered_after(intervals: Sequence[Interval], ended: float, normal: float) -> float | None:
-    """Seconds from the end of a fault until requests end normally, and go on to.
+def can_tell(requests: float, share: float) -> bool:
+    """Whether so many requests are enough to notice a share that is larger by `NOTICED` (or is 1), in all but 2 of 100 cases.
 
-    It is so from the first of at least `STEADY` intervals with requests that are normal, each and together, if they are enough to
-    tell: were all their requests wrong, that would not be normal. Silence proves nothing.
+    The number that go wrong then is less than two standard deviations below its mean; that has not to be normal.
+    """
+    larger = min(1.0, share + NOTICED)
+    least = requests * larger - 2 * math.sqrt(requests * larger * (1 - larger))
+    return share >= 1 or not is_normal(math.ceil(least - 1e-6), requests, share)
+
+
+def recovery(intervals: Sequence[Interval], ended: float, normal: float) -> Recovery | None:
+    """Find when requests have ended normally after a fault.
+
+    It is so from the first of at least `STEADY` intervals with requests that are normal, each and together. Silence proves nothing,
+    and as many intervals in a row that are not normal undo it.
 
     Arguments:
         intervals: in order; those before the end do not matter.
@@ -82,29 +105,34 @@ def recovered_after(intervals: Sequence[Interval], ended: float, normal: float) 
         normal: the share that goes wrong normally.
 
     Returns:
-        the time to the beginning of the first of these intervals, or to its end if there were no requests before it; None if that
-        has not been seen. Within an interval nothing is known, and a status that is new is seen an interval late (see `growth`).
+        the time to the beginning of the first of these intervals, or to its end if there were no requests before it; None if the
+        last ones are not normal. Within an interval nothing is known, and a status that is new is seen an interval late (see
+        `growth`).
     """
     run: list[Interval] = []
-    began, silent = ended, False
+    found: Recovery | None = None
+    began, silent, wrong_ones = ended, False, 0
     for one in intervals:
         if one.until <= ended:
             continue
         if not one.requests:
-            run, silent = [] if one.requests is None else run, True
+            silent = True
+            if one.requests is None:
+                run, found = [], found if found and found.proved else None
             continue
-        if not is_normal(one.wrong, one.requests, normal):
-            run = []
-        else:
+        if is_normal(one.wrong, one.requests, normal):
             requests, wrong = total([*run, one])
             run = [*run, one] if is_normal(wrong, requests, normal) else [one]
-            if len(run) == 1:
-                began = one.until if silent else max(one.since, ended)
-            requests, _ = total(run)
-            if len(run) >= STEADY and (normal >= 1 or not is_normal(requests, requests, normal)):
-                return round(began - ended, 3)  # scrapes are stamped to the millisecond
+            began = began if len(run) > 1 else one.until if silent else max(one.since, ended)
+            wrong_ones = 0
+        else:
+            run, wrong_ones = [], wrong_ones + 1
         silent = False
-    return None
+        if wrong_ones >= STEADY or not (found and found.proved):
+            requests, _ = total(run)
+            proved = len(run) >= STEADY and can_tell(requests, normal)
+            found = Recovery(round(began - ended, 3), requests, proved) if run else None  # scrapes are stamped to the millisecond
+    return found
 
 
 def total(intervals: Sequence[Interval]) -> tuple[float, float]:
@@ -171,18 +199,25 @@ def time_to_recover(
         now = prometheus.number("time()") or 0.0
         # From some scrapes before the end on, so that what grew across it is known.
         after = read_intervals(prometheus, container, requests, part, ended - 5 * every, now)
-        took = recovered_after(after, ended, normal)
-        if took is not None and took <= within:
-            return took
-        if took is not None or now > ended + within + (STEADY + 1) * every:
+        found = recovery(after, ended, normal)
+        in_time = found is not None and found.after <= within
+        if found and found.proved and in_time:
+            return found.after
+        patience = within + (MORE if in_time else 0.0) + (STEADY + 1) * every
+        if (found and found.proved) or now > ended + patience:
             break
         sleep(max(_POLL, every / 2))
-    if took is not None:
-        raise NoData(f"container {container!r} took {took:.3g} s to recover from its fault, which is more than {within:g} s")
+    if found and found.proved:
+        raise NoData(f"container {container!r} took {found.after:.3g} s to recover from its fault, which is more than {within:g} s")
     check_monitored(prometheus, container, "http", LOOK_BACK)
     answered = [one for one in after if one.requests and one.until > ended]
     if not answered:
         raise NoData(f"{requests} did not grow after the fault's end at {iso(ended)}: nothing that could recover was asked for")
+    if found and in_time:
+        raise NoData(
+            f"{requests} grew by {found.requests:g} only since {found.after:.3g} s after the fault's end: all is as before the "
+            f"fault on container {container!r}, but so few requests cannot tell, so have it under more load"
+        )
     number, wrong = total(answered[-STEADY:])
     raise NoData(
         f"container {container!r} has not recovered within {within:g} s from its fault's end at {iso(ended)}: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Table:
     """Times in seconds since 1970, and for each column a value or None (not monitored) at each of them.
 
     `new` says when a column of counts was found, if that was meanwhile: it is 0 then, and the next row tells of both intervals.
+    It does not say when counters began again, with a new agent.
     """
 
     times: list[float]
@@ -123,7 +125,7 @@ def read_table(
         for column, grown in _counters(axis, found, metric, gap).items():
             columns[column] = per_second(axis, grown, window)
         if not window:
-            new = _new(axis, found, metric)
+            new = _new([at for at, _ in samples], axis, found, metric)
     for column in metric.series.values():
         if column:
             columns.setdefault(column, [None] * len(axis))
@@ -162,15 +164,16 @@ def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric
     return {name: add(columns) for name, columns in parts.items()}
 
 
-def _new(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric) -> dict[str, float]:
-    """When the columns of our own counters were found whose series are all new."""
+def _new(scrapes: Sequence[float], axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric) -> dict[str, float]:
+    """When the columns of our own counters were found whose series are all new, if no scrape around that was left out."""
     first: dict[str, float] = {}
     for series, column in found:
         at, value = series.samples[0]
         for name in [] if column else metric.column(series.labels):
-            first[name] = min(first.get(name, at), at if value == 0 else axis[0] if axis else at)
-    scrapes = {round(at, 3): at for at in axis[1:]}
-    return {name: scrapes[round(at, 3)] for name, at in first.items() if round(at, 3) in scrapes}
+            first[name] = min(first.get(name, at), at if value == 0 else scrapes[0] if scrapes else at)
+    rows = set(itertools.pairwise(axis))
+    whole = {round(at, 3): at for before, at in itertools.pairwise(scrapes) if (before, at) in rows}
+    return {name: whole[round(at, 3)] for name, at in first.items() if round(at, 3) in whole}
 
 
 def _quantiles(axis: Sequence[float], found: Sequence[Series], gap: float, window: float) -> dict[str, Column]:

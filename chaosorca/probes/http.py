@@ -124,9 +124,10 @@ def time_to_recover(
     Measure how long a container takes to come back after its latest fault, and wait until it has.
 
     It has come back when the share of requests that go wrong is what it was in the 30 seconds before the fault, and stays so over
-    three scrape intervals with requests; what chance brings once in a thousand times is allowed for (a binomial test). Faults that
-    overlap, or follow one another within 30 seconds, count as one; those that never fired do not count beside others. A request
-    that is never answered goes wrong when its connection ends, or after a minute.
+    three scrape intervals with requests; what chance brings once in a thousand times is allowed for (a binomial test). Requests
+    have to be enough to notice a share that is larger by 0.2: where they are few, it waits up to a minute more for them. Faults
+    that overlap, or follow one another within 30 seconds, count as one; those that never fired do not count beside others. A
+    request that is never answered goes wrong when its connection ends, or after a minute.
 
     Arguments:
         container: the container's name, id or id's prefix.

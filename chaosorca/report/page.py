@@ -232,8 +232,9 @@ def _shades(faults: Sequence[Mapping[str, Any]], until: float) -> list[Shade]:
     """When the faults were; one that has not ended, as far as anybody knows, is one until its own end or that of what is shown."""
     found = []
     for fault in faults:
-        ends = seconds(fault["ended"]) if fault.get("ended") else min(seconds(fault["ends"]), until)
-        found.append(Shade(seconds(fault["begins"]), ends, f"fault {fault['text']}"))
+        begins = seconds(fault["begins"])
+        ends = seconds(fault["ended"]) if fault.get("ended") else max(begins, min(seconds(fault["ends"]), until))
+        found.append(Shade(begins, ends, f"fault {fault['text']}"))
     return sorted(found, key=lambda shade: shade.begins)
 
 

@@ -19,10 +19,12 @@ def levelled(table: Table, name: str) -> Column:
     The scrape that finds a series gives it as 0 (see `agent.exporter`), so its first value would look like a peak, one row late.
     """
     column, times = table.columns[name], table.times
-    found = times.index(table.new[name]) if table.new.get(name) in times else 0
-    if not 0 < found < len(column) - 1 or (first := column[found + 1]) is None:
+    found = times.index(table.new[name]) if table.new.get(name) in times else len(times)
+    if found + 1 >= len(column) or column[found] is None or (first := column[found + 1]) is None:
         return column
-    mean = first * (times[found + 1] - times[found]) / (times[found + 1] - times[found - 1])
+    length = times[found + 1] - times[found]
+    before = times[found] - times[found - 1] if found else length  # the row before the first is not in the table
+    mean = first * length / (before + length)
     return [*column[:found], mean, mean, *column[found + 2 :]]
 
 

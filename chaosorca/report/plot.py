@@ -77,7 +77,8 @@ def to_svg(plot: Plot) -> Element:
         return bottom - value / levels[-1] * (bottom - _TOP)
 
     svg = element("svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{plot.title} over time")
-    for shade in plot.shades:
+    shown = [shade for shade in plot.shades if shade.begins < plot.ends and shade.ends > plot.begins]
+    for shade in shown:
         left, width = x(shade.begins), max(x(shade.ends) - x(shade.begins), 1.5)
         svg.append(element("rect", class_="fault", x=left, y=_TOP, width=width, height=bottom - _TOP))
     for level in levels:
@@ -86,8 +87,8 @@ def to_svg(plot: Plot) -> Element:
     for at in _round_times(plot.begins, plot.ends):
         svg.append(element("line", class_="grid", x1=x(at), x2=x(at), y1=bottom, y2=bottom + 4))
         svg.append(element("text", clock(at), x=x(at), y=HEIGHT - 6, text_anchor="middle"))
-    if plot.shades:
-        svg.append(element("text", "fault", class_="fault", x=x(plot.shades[0].begins) + 4, y=_TOP - 8))
+    if shown:
+        svg.append(element("text", "fault", class_="fault", x=x(shown[0].begins) + 4, y=_TOP - 8))
     for line in plot.lines:
         for path in _paths(plot, line, x, y):
             svg.append(element("path", class_=f"line {line.color}", stroke_dasharray=line.dashes or "none", d=path))

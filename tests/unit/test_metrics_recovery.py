@@ -15,18 +15,26 @@ from chaosorca.exceptions import NoData
 from chaosorca.metrics.recovery import (
     UNLIKELY,
     Interval,
+    Recovery,
     Span,
+    can_tell,
     is_normal,
     latest,
     normal_share,
     read_intervals,
-    recovered_after,
+    recovery,
     time_to_recover,
 )
 
 REQUESTS = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="server"}'
 PART = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="server",code=~"5..|none"}'
 NOBODY, IDLE = None, math.nan
+
+
+def recovered_after(found: Sequence[Interval], ended: float, normal: float) -> float | None:
+    """When it has recovered, if there were enough requests to tell."""
+    what = recovery(found, ended, normal)
+    return what.after if what and what.proved else None
 
 
 def intervals(*shares: float | None) -> list[Interval]:
@@ -94,6 +102,10 @@ def test_normal_is_the_share_before_the_fault(shares: Sequence[float | None], be
         ([1, NOBODY, 0, 0, 0], 1, 2),
         ([1, 0, 0, NOBODY, 0, 0, 0], 1, 4),
         ([], 1, None),
+        ([1, 0, 0, 0, 1, 1, 0], 1, 0),  # it had recovered
+        ([1, 0, 0, 0, 1, 1, 1, 0], 1, None),  # and has not
+        ([1, 0, 0, 0, 1, 1, 1, 0, 0, 0], 1, 6),
+        ([1, 0, 0, 0, IDLE, NOBODY], 1, 0),
     ],
 )
 def test_recovered_is_what_stays_normal(shares: Sequence[float | None], ended: float, expected: float | None) -> None:
@@ -106,15 +118,18 @@ def test_few_requests_that_all_go_wrong_are_no_recovery(requests: int, normal: f
     assert is_normal(requests, requests, normal), "one interval alone cannot tell"
     wrong = [Interval(at, at + 1.0, requests, requests) for at in range(60)]
     assert recovered_after(wrong, 0, normal) is None
-    right = [Interval(at, at + 1.0, requests) for at in range(60, 160)]
+    right = [Interval(at, at + 1.0, requests) for at in range(60, 400)]
     began = recovered_after(wrong + right, 0, normal)
     assert began is not None
     assert 55 <= began <= 60, "some wrong ones in a row may be normal"
 
 
 def test_what_goes_wrong_always_is_normal() -> None:
-    assert recovered_after(intervals(1, 1, 0.1, 0.3, 0.1, 0), 1, 0.1) == pytest.approx(1)
-    assert recovered_after(intervals(1, 1, 0.1, 0.6, 0.1, 0), 1, 0.1) is None
+    assert recovered_after(intervals(1, 1, 0.1, 0.3, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(1)
+    assert recovered_after(intervals(1, 1, 0.1, 0.6, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(3), "6 of 10 are not normal"
+    assert recovery(intervals(1, 1, 0.1, 0.3, 0.1), 1, 0.1) == Recovery(1, 30, False), (
+        "30 requests are too few where 3 go wrong anyway"
+    )
     assert recovered_after(intervals(1, 1, 0.4, 0.4, 0.4, 0.4), 1, 0.1) is None, "each alone might be chance, and not all of them"
     assert recovered_after(intervals(1, 1, 1, 1), 1, 1.0) == 0
 
@@ -127,6 +142,26 @@ def test_what_chance_brings_is_normal(requests: int, share: float) -> None:
     for wrong in range(requests, -1, -1):
         chance += math.comb(requests, wrong) * p**wrong * (1 - p) ** (requests - wrong)
         assert is_normal(wrong, requests, share) is (wrong <= share * requests or chance >= UNLIKELY), wrong
+
+
+@pytest.mark.parametrize(
+    ("requests", "share", "expected"),
+    [
+        (16, 0, False),
+        (17, 0, True),
+        (30, 0.01, False),
+        (50, 0.01, True),
+        (50, 0.1, False),
+        (100, 0.1, True),
+        (100, 0.5, False),
+        (200, 0.5, True),
+        (65, 0.9, False),
+        (66, 0.9, True),
+        (1, 1.0, True),
+    ],
+)
+def test_so_many_requests_are_enough_to_notice_more_that_go_wrong(requests: int, share: float, expected: bool) -> None:
+    assert can_tell(requests, share) is expected
 
 
 def test_many_requests_are_no_matter() -> None:
@@ -219,6 +254,61 @@ def test_one_that_does_not_come_back_is_an_error_that_says_how_it_was(web: Web) 
         f"30 requests, until 2023-11-14T22:13:40.000Z, went wrong ({PART}), and 0.0% did before it"
     )
     assert now == 20, "it looked until 15, and four scrapes more"
+
+
+def slow(now: int, every: int) -> Any:
+    """The series of a service that one request reaches each so many seconds; all go wrong from 0 to 5."""
+    times = range(-40, now + 1)
+    asked = list(range(-40, now + 1, every))
+    count = {True: {}, False: {}}
+    for wrong, found in count.items():
+        found.update({at: sum(one <= at and (0 < one <= 5) is wrong for one in asked) for at in times})
+    return times, count
+
+
+def slow_web(prometheus: Any, series: Any, now: int, every: int = 3) -> Any:
+    times, count = slow(now, every)
+    labels = {"container": "web", "role": "server"}
+    found = [
+        series("chaosorca_monitored", dict.fromkeys(times, 1), container="web", monitor="http"),
+        series("chaosorca_http_requests_total", count[False], code="200", **labels),
+        series("chaosorca_http_requests_total", count[True], code="500", **labels),
+    ]
+    return prometheus(found, now=START + now)
+
+
+@pytest.mark.parametrize("within", [4, 10, 30])
+def test_few_requests_are_waited_for(within: float, prometheus: Any, series: Any) -> None:
+    """The answer is the same, whenever the probe is asked."""
+    source, now = slow_web(prometheus, series, 6), 6
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        now += 1
+        later = slow_web(prometheus, series, now)
+        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
+
+    assert recover(source, within, sleep) == recover(slow_web(prometheus, series, 200), within) == 3
+    assert now == 56, "seen when seventeen requests have ended"
+
+
+def test_too_few_requests_are_an_error_that_says_so(prometheus: Any, series: Any) -> None:
+    now = 6
+    source = slow_web(prometheus, series, now, 40)
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        now += 1
+        later = slow_web(prometheus, series, now, 40)
+        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
+
+    with pytest.raises(NoData) as failed:
+        recover(source, 45, sleep)
+    assert str(failed.value) == (
+        f"{REQUESTS} grew by 2 only since 35 s after the fault's end: all is as before the fault on container 'web', but so few "
+        "requests cannot tell, so have it under more load"
+    )
+    assert now == 5 + 45 + 60 + 4 + 1
 
 
 def test_one_that_took_longer_is_an_error_that_says_how_long(web: Web) -> None:

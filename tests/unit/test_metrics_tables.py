@@ -248,6 +248,7 @@ def test_times_are_utc_with_milliseconds(seconds: float, text: str) -> None:
         ([{2: 7, 3: 27}], {}, None),  # nobody has given it as 0 at first
         ([{2: 0, 3: 27, 4: 27}], {"window": 3}, None),
         ([{1: 0, 2: 27, 4: 27}], {"step": 2}, None),  # found by a scrape that is left out
+        ([{2: 0, 3: 27, 4: 27}], {"step": 2}, None),  # the one before is
     ],
 )
 def test_a_table_knows_when_a_column_was_found(

@@ -133,7 +133,9 @@ def test_of_a_long_line_the_extremes_are_drawn() -> None:
         ([0, 0, 8, 5], 1, [0, 4, 4, 5]),
         ([0, 0, 0, 8, 5, 0, 7], 2, [0, 0, 4, 4, 5, 0, 7]),
         ([0, 0, 8, 5], None, [0, 0, 8, 5]),  # it was there, and at rest
-        ([0, 0, 8, 5], 0, [0, 0, 8, 5]),  # before the first is not known
+        ([0, 20, 10], 0, [10, 10, 10]),  # the row before is not in the table
+        ([None, 20, 10], 0, [None, 20, 10]),
+        ([5, None, 20, 10], 1, [5, None, 20, 10]),
         ([0, 0], 1, [0, 0]),
         ([0, 0, None, 4], 1, [0, 0, None, 4]),
         ([], None, []),
@@ -326,6 +328,14 @@ def test_whatever_an_activity_gave_there_is_a_page(output: Any, says: str) -> No
     text = page({"run": run}, {}, []).text
     assert says in text
     assert "cut off interrupted" in text
+
+
+def test_faults_outside_of_what_is_shown_are_not_drawn_in_it() -> None:
+    outside = [{**FAULT, "begins": f"2023-11-14T22:1{at}:00Z", "ended": f"2023-11-14T22:1{at}:05Z"} for at in (2, 5)]
+    active = {**FAULT, "begins": "2023-11-14T22:15:00Z", "ended": None, "ends": "2023-11-14T22:25:00Z"}
+    text = report(JOURNAL, "t", TABLES, [*outside, active])
+    assert '<rect class="fault"' not in text
+    assert '<text class="fault"' not in text
 
 
 def test_answers_of_one_class_differ_by_their_dashes() -> None:
