@@ -102,8 +102,7 @@ def _header(journal: Mapping[str, Any], title: str) -> Iterable[Element]:
     yield element("p", *badges)
     for reason in (journal.get("chaosorca") or {}).get("failed") or []:
         yield element("p", str(reason), class_="bad")
-    about = [f"{journal[key]}" for key in ("start",) if journal.get(key)]
-    about = [iso(seconds(at)) for at in about]
+    about = [iso(seconds(journal["start"]))] if journal.get("start") else []
     if journal.get("duration") is not None:
         about.append(f"lasted {quantity(float(journal['duration']), 's')}")
     about += [str(journal[key]) for key in ("node", "platform") if journal.get(key)]
