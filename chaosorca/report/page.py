@@ -15,7 +15,7 @@ from chaosorca.metrics.events import phases, seconds
 from chaosorca.metrics.series import Column
 from chaosorca.metrics.tables import Table, iso
 from chaosorca.report.elements import element, to_html
-from chaosorca.report.phases import PHASES, levelled, means
+from chaosorca.report.phases import PHASES, levelled, mean, rows_of_phases
 from chaosorca.report.plot import Line, Plot, Shade, clock, to_svg
 from chaosorca.report.quantities import quantity
 
@@ -188,14 +188,15 @@ def _comparison(
     window: float,
 ) -> Iterable[list[Element | str]]:
     for metric, columns in known.items():
-        look = _LOOKS[metric]
+        look, times = _LOOKS[metric], tables[metric].times
+        phased = rows_of_phases(times, spans, window)
         for column in columns:
             if metric == "syscall" and column.partition(":")[0] not in hit:
                 continue
-            of_phases = means(tables[metric].times, columns[column], spans, window)
+            of_phases = (mean(times, columns[column], phased[phase]) for phase in PHASES)
             yield [
                 f"{look.title}: {column}" if len(columns) > 1 or look.counts else look.title,
-                *("" if (value := of_phases[phase]) is None else quantity(value, look.unit) for phase in PHASES),
+                *("" if value is None else quantity(value, look.unit) for value in of_phases),
             ]
 
 

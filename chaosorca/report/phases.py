@@ -24,8 +24,8 @@ def levelled(table: Table, name: str) -> Column:
         return column
     length = times[found + 1] - times[found]
     before = times[found] - times[found - 1] if found else length  # the row before the first is not in the table
-    mean = first * length / (before + length)
-    return [*column[:found], mean, mean, *column[found + 2 :]]
+    both = first * length / (before + length)
+    return [*column[:found], both, both, *column[found + 2 :]]
 
 
 def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float = 0.0) -> dict[str, list[int]]:
@@ -50,11 +50,8 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float
     }
 
 
-def means(times: Sequence[float], column: Column, faults: Sequence[Span], window: float = 0.0) -> dict[str, float | None]:
-    """A column's mean in each phase, over time; None where nothing is known. For the arguments see `rows_of_phases`."""
-    found: dict[str, float | None] = {}
-    for name, rows in rows_of_phases(times, faults, window).items():
-        known = [(value, times[row] - times[row - 1]) for row in rows if (value := column[row]) is not None]
-        seconds = sum(length for _, length in known)
-        found[name] = sum(value * length for value, length in known) / seconds if seconds else None
-    return found
+def mean(times: Sequence[float], column: Column, rows: Sequence[int]) -> float | None:
+    """A column's mean in some rows, over time; None where nothing is known."""
+    known = [(value, times[row] - times[row - 1]) for row in rows if (value := column[row]) is not None]
+    seconds = sum(length for _, length in known)
+    return sum(value * length for value, length in known) / seconds if seconds else None

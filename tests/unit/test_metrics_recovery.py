@@ -226,89 +226,67 @@ def test_the_time_is_that_from_the_faults_end(wrong: Sequence[int], expected: fl
     assert recover(web(wrong)) == expected
 
 
+class Passing:
+    """A Prometheus at a time from which every sleep leads a second further."""
+
+    def __init__(self, at: Callable[[int], Any], now: int = 6) -> None:
+        self.now = now
+        self._at = at
+        self.source = at(now)
+
+    def sleep(self, _: float) -> None:
+        """Let a second pass."""
+        self.now += 1
+        later = self._at(self.now)
+        self.source.series, self.source.numbers["time()"] = later.series, later.numbers["time()"]
+
+
 def test_it_waits_until_the_recovery_is_seen(web: Web) -> None:
-    source, waited = web(range(1, 9), now=6), []
-
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        later = web(range(1, 9), now=6 + len(waited))
-        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
-
-    assert recover(source, sleep=sleep) == 3
-    assert len(waited) == 5, "seen at 11, when three intervals since 8 were good"
+    time = Passing(lambda now: web(range(1, 9), now=now))
+    assert recover(time.source, sleep=time.sleep) == 3
+    assert time.now == 11, "when three intervals since 8 were good"
 
 
 def test_one_that_does_not_come_back_is_an_error_that_says_how_it_was(web: Web) -> None:
-    source, now = web(range(1, 100), now=6), 6
-
-    def sleep(_: float) -> None:
-        nonlocal now
-        now += 1
-        later = web(range(1, 100), now=now)
-        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
-
+    time = Passing(lambda now: web(range(1, 100), now=now))
     with pytest.raises(NoData) as failed:
-        recover(source, sleep=sleep)
+        recover(time.source, sleep=time.sleep)
     assert str(failed.value) == (
         "container 'web' has not recovered within 10 s from its fault's end at 2023-11-14T22:13:25.000Z: 100.0% of the last "
         f"30 requests, until 2023-11-14T22:13:40.000Z, went wrong ({PART}), and 0.0% did before it"
     )
-    assert now == 20, "it looked until 15, and four scrapes more"
-
-
-def slow(now: int, every: int) -> Any:
-    """The series of a service that one request reaches each so many seconds; all go wrong from 0 to 5."""
-    times = range(-40, now + 1)
-    asked = list(range(-40, now + 1, every))
-    count = {True: {}, False: {}}
-    for wrong, found in count.items():
-        found.update({at: sum(one <= at and (0 < one <= 5) is wrong for one in asked) for at in times})
-    return times, count
+    assert time.now == 20, "it looked until 15, and four scrapes more"
 
 
 def slow_web(prometheus: Any, series: Any, now: int, every: int = 3) -> Any:
-    times, count = slow(now, every)
+    """A Prometheus with a service that one request reaches each so many seconds; all go wrong from 0 to 5."""
+    times = range(-40, now + 1)
+    asked = range(-40, now + 1, every)
     labels = {"container": "web", "role": "server"}
-    found = [
-        series("chaosorca_monitored", dict.fromkeys(times, 1), container="web", monitor="http"),
-        series("chaosorca_http_requests_total", count[False], code="200", **labels),
-        series("chaosorca_http_requests_total", count[True], code="500", **labels),
-    ]
+    found = [series("chaosorca_monitored", dict.fromkeys(times, 1), container="web", monitor="http")]
+    for code, wrong in (("200", False), ("500", True)):
+        count = {at: sum(one <= at and (0 < one <= 5) is wrong for one in asked) for at in times}
+        found.append(series("chaosorca_http_requests_total", count, code=code, **labels))
     return prometheus(found, now=START + now)
 
 
 @pytest.mark.parametrize("within", [4, 10, 30])
 def test_few_requests_are_waited_for(within: float, prometheus: Any, series: Any) -> None:
     """The answer is the same, whenever the probe is asked."""
-    source, now = slow_web(prometheus, series, 6), 6
-
-    def sleep(_: float) -> None:
-        nonlocal now
-        now += 1
-        later = slow_web(prometheus, series, now)
-        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
-
-    assert recover(source, within, sleep) == recover(slow_web(prometheus, series, 200), within) == 3
-    assert now == 56, "seen when seventeen requests have ended"
+    time = Passing(lambda now: slow_web(prometheus, series, now))
+    assert recover(time.source, within, time.sleep) == recover(slow_web(prometheus, series, 200), within) == 3
+    assert time.now == 56, "seen when seventeen requests have ended"
 
 
 def test_too_few_requests_are_an_error_that_says_so(prometheus: Any, series: Any) -> None:
-    now = 6
-    source = slow_web(prometheus, series, now, 40)
-
-    def sleep(_: float) -> None:
-        nonlocal now
-        now += 1
-        later = slow_web(prometheus, series, now, 40)
-        source.series, source.numbers["time()"] = later.series, later.numbers["time()"]
-
+    time = Passing(lambda now: slow_web(prometheus, series, now, 40))
     with pytest.raises(NoData) as failed:
-        recover(source, 45, sleep)
+        recover(time.source, 45, time.sleep)
     assert str(failed.value) == (
         f"{REQUESTS} grew by 2 only since 35 s after the fault's end: all is as before the fault on container 'web', but so few "
         "requests cannot tell, so have it under more load"
     )
-    assert now == 5 + 45 + 60 + 4 + 1
+    assert time.now == 5 + 45 + 60 + 4 + 1
 
 
 def test_one_that_took_longer_is_an_error_that_says_how_long(web: Web) -> None:

@@ -12,7 +12,7 @@ import pytest
 from chaosorca.metrics.tables import Table
 from chaosorca.report.elements import element, to_html
 from chaosorca.report.page import MOST_LINES, report
-from chaosorca.report.phases import levelled, means, rows_of_phases
+from chaosorca.report.phases import levelled, mean, rows_of_phases
 from chaosorca.report.plot import MOST_POINTS, Line, Plot, Shade, thinned, to_svg
 from chaosorca.report.quantities import quantity, ticks
 
@@ -164,7 +164,9 @@ def test_phases_leave_out_rows_across_an_edge() -> None:
 
 
 def test_a_mean_is_one_over_time() -> None:
-    found = means([0, 1, 2, 5, 6, 7, 8, 9], [9, 1, None, 4, 5, 5, 0, 0], [(5.5, 5.6)])
+    times: list[float] = [0, 1, 2, 5, 6, 7, 8, 9]
+    rows = rows_of_phases(times, [(5.5, 5.6)])
+    found = {name: mean(times, [9, 1, None, 4, 5, 5, 0, 0], of_phase) for name, of_phase in rows.items()}
     assert found == {"before": pytest.approx((1 + 4 * 3) / 4), "during": None, "after": pytest.approx(0)}
 
 
