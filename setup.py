@@ -21,7 +21,7 @@ setup(
     package_data={
         "chaosorca": ["py.typed"],
         "chaosorca.model": ["*.tsv"],
-        "chaosorca.agent": ["bpf/*", "tracers/native/*"],
+        "chaosorca.agent": ["bpf/*", "injectors/native/*"],
         "chaosorca.engine": ["images/*/Dockerfile"],
         "chaosorca.report": ["*.css"],
     },

@@ -28,12 +28,11 @@ import docker
 from logzero import logger
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-
-from crashes import EFFECTS, EVENTS, INJECTORS, Engine, Event, FirstEngine, Outcome, Round, Target  # noqa: E402
-from second_engine import second_engine  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from chaosorca.engine.images import ensure_image  # noqa: E402
+from tests.support.crashes import EFFECTS, EVENTS, INJECTORS, Engine, Event, FirstEngine, Outcome, Round, Target  # noqa: E402
+from tests.support.second_engine import second_engine  # noqa: E402
 
 IMAGE = "chaosorca-bench-nginx"
 

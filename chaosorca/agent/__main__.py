@@ -8,10 +8,10 @@ import signal
 import threading
 from types import FrameType
 
-from chaosorca.agent import exporter
 from chaosorca.agent.agent import Agent
-from chaosorca.agent.paths import METRICS_PORT, SOCKET
+from chaosorca.agent.export import families as exporter
 from chaosorca.agent.server import make_server
+from chaosorca.model.contract import METRICS_PORT, SOCKET
 from chaosorca.model.syscalls import machine
 
 

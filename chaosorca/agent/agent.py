@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from chaosorca import __version__
-from chaosorca.agent.abort import Requests
-from chaosorca.agent.cost import give_back_memory, own_cost
-from chaosorca.agent.doctor import OWN_NAME, Doctor
-from chaosorca.agent.engine_events import EngineEvents
-from chaosorca.agent.faults import Faults, timed_by_call, timed_by_thread
+from chaosorca.agent.doctor.doctor import OWN_NAME, Doctor
+from chaosorca.agent.export.cost import give_back_memory, own_cost
+from chaosorca.agent.export.snapshot import Snapshot
+from chaosorca.agent.faults.abort import Requests
+from chaosorca.agent.faults.faults import Faults, timed_by_call, timed_by_thread
+from chaosorca.agent.faults.ledger import Ledger
 from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.io_source import PROC
-from chaosorca.agent.ledger import Ledger
 from chaosorca.agent.monitors.http import HttpMonitor
+from chaosorca.agent.monitors.io_source import PROC
 from chaosorca.agent.monitors.resources import ResourceMonitor
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
-from chaosorca.agent.snapshot import Snapshot
-from chaosorca.agent.targets import Target, find_target, own_cgroup
+from chaosorca.agent.targets.engine_events import EngineEvents
+from chaosorca.agent.targets.target import Target, find_target, own_cgroup
 from chaosorca.model.errors import AgentError, InvalidArgument
 from chaosorca.model.fault import Fault
 

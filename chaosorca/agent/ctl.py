@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 
-from chaosorca.agent.paths import SOCKET
+from chaosorca.model.contract import SOCKET
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from chaosorca.agent.kernel import FIRST_SLOT, SLOT_BOUNDS, SLOTS
+from chaosorca.agent.linux.packet_socket import FIRST_SLOT, SLOT_BOUNDS, SLOTS
 
 
 @dataclass

@@ -10,7 +10,6 @@ from typing import Any
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, orca, ours
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_fault
@@ -18,6 +17,7 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.http import request_rate
+from tests.support.containers import Web, orca, ours
 
 GOOD = {"syscall": "openat", "error": "EACCES"}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import Web, orca, ours
+
+from tests.support.containers import Web, orca, ours
 
 
 def sums(text: str) -> dict[str, float]:

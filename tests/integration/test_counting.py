@@ -15,9 +15,7 @@ from typing import Any
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, scrape, wait_for
 from docker.models.containers import Container
-from observer import Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
 
 from chaosorca.actions import monitoring
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
@@ -27,6 +25,8 @@ from chaosorca.engine.containers import find_container, select_containers
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.names import AGENT
 from chaosorca.model.errno import errno_name
+from tests.support.containers import Web, scrape, wait_for
+from tests.support.observer import Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module
@@ -251,7 +251,7 @@ SCRIPT = """
 import ctypes, json, mmap, os, struct, subprocess, sys, threading
 from pathlib import Path
 from chaosorca.agent.monitors import syscalls
-from chaosorca.agent.targets import Target, own_cgroup
+from chaosorca.agent.targets.target import Target, own_cgroup
 
 program, capacity = sys.argv[1], int(sys.argv[2])
 syscalls._PROGRAMS = (program,)

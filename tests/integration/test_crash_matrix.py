@@ -9,11 +9,11 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import needs_root
-from crashes import EFFECTS, EVENTS, Event, FirstEngine, Round, Target
-from second_engine import SecondEngine, second_engine
 
 from chaosorca.engine.images import ensure_image
+from tests.support.containers import needs_root
+from tests.support.crashes import EFFECTS, EVENTS, Event, FirstEngine, Round, Target
+from tests.support.second_engine import SecondEngine, second_engine
 
 pytestmark = needs_root
 

@@ -13,7 +13,19 @@ import time
 from typing import Any
 
 import pytest
-from observer import INJECTORS, PROGRAMS, Observer, Observers, Round, Worker, can, observe, observers_of_a_module, one_agent_for_all
+
+from tests.support.observer import (
+    INJECTORS,
+    PROGRAMS,
+    Observer,
+    Observers,
+    Round,
+    Worker,
+    can,
+    observe,
+    observers_of_a_module,
+    one_agent_for_all,
+)
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module

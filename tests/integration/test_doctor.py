@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import docker
-from conftest import Web, orca, ours, scrape
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.names import AGENT
+from tests.support.containers import Web, orca, ours, scrape
 
 DONE = ("tracepoints", "socket filters", "ptrace", "strace")
 

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import Web, scrape
-from observer import INJECTORS, Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.model.errno import errno_name
+from tests.support.containers import Web, scrape
+from tests.support.observer import INJECTORS, Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module

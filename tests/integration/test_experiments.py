@@ -17,7 +17,8 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import BIN, ROOT, Web, wait_for
+
+from tests.support.containers import BIN, ROOT, Web, wait_for
 
 METRICS = {"cpu", "http", "io", "latency", "mem", "netr", "nets", "syscall"}
 SCRAPE = timedelta(seconds=1)

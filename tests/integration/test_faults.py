@@ -14,9 +14,7 @@ from statistics import median
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import PAGE, WAITS, Web, go_on, needs_root, ours, scrape, wait_for
 from docker.models.containers import Container
-from proxy import Proxy
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
@@ -25,6 +23,8 @@ from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
 from chaosorca.engine.names import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
+from tests.support.containers import PAGE, WAITS, Web, go_on, needs_root, ours, scrape, wait_for
+from tests.support.proxy import Proxy
 
 _OPEN = 'print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n";'
 

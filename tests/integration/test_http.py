@@ -13,13 +13,13 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import ROOT, Web, scrape, wait_for
 from docker.models.containers import Container
-from observer import one_agent_for_all
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.agent.kernel import SLOT_BOUNDS
+from chaosorca.agent.linux.packet_socket import SLOT_BOUNDS
 from chaosorca.engine.command import run_command
+from tests.support.containers import ROOT, Web, scrape, wait_for
+from tests.support.observer import one_agent_for_all
 
 nothing_left = one_agent_for_all
 NGINX, PYTHON = 80, 8000

@@ -10,10 +10,10 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import ROOT
 
 from chaosorca.engine.agent import CAPABILITIES
 from chaosorca.engine.images import ensure_image
+from tests.support.containers import ROOT
 
 GET = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

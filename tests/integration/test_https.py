@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import docker
 import pytest
-from conftest import ROOT, becomes, wait_for
 from docker.models.containers import Container
-from observer import one_agent_for_all
 from test_http import BODY, GET, address, ask, figures, in_flight, run
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.names import AGENT
+from tests.support.containers import ROOT, becomes, wait_for
+from tests.support.observer import one_agent_for_all
 
 nothing_left = one_agent_for_all
 NGINX, NGINX_2, PYTHON, READER = 443, 444, 8443, 9000
@@ -28,8 +28,8 @@ connection.recv(1)
 """
 PLACES = """
 import json, pathlib, sys
-from chaosorca.agent.elf import Elf
-from chaosorca.agent.openssl import places
+from chaosorca.agent.code.elf import Elf
+from chaosorca.agent.code.openssl import places
 print(json.dumps([place.offset for place in places(Elf(pathlib.Path(sys.argv[1]).read_bytes()))]))
 """
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import wait_for
-from observer import (
+
+from chaosorca.probes.faults import fault_active, faults_injected
+from tests.support.containers import wait_for
+from tests.support.observer import (
     INJECTORS,
     PROGRAMS,
     Observer,
@@ -23,8 +25,6 @@ from observer import (
     observers_of_a_module,
     one_agent_for_all,
 )
-
-from chaosorca.probes.faults import fault_active, faults_injected
 
 REPEATS = 10
 FEWER = ("dynamic",)  # it makes no difference to ptrace where a system call is made; CHAOSORCA_FULL=1 runs all

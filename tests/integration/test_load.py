@@ -7,10 +7,10 @@ import signal
 import time
 
 import pytest
-from conftest import needs_root, wait_for
-from observer import INJECTORS, Observers, Round, fault_on, observe, observers_of_a_module, one_agent_for_all
 
 from chaosorca.actions.faults import start_fault
+from tests.support.containers import needs_root, wait_for
+from tests.support.observer import INJECTORS, Observers, Round, fault_on, observe, observers_of_a_module, one_agent_for_all
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module

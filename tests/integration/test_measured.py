@@ -11,9 +11,7 @@ from urllib.parse import urlsplit
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, scrape, wait_for
 from docker.models.containers import Container
-from observer import one_agent_for_all
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
@@ -24,6 +22,8 @@ from chaosorca.probes.http import error_ratio, latency, request_rate
 from chaosorca.probes.resources import cpu_usage, io_rate, memory_usage, network_receive_rate, network_transmit_rate
 from chaosorca.probes.syscalls import syscall_latency, syscall_rate
 from chaosorca.sources import open_prometheus
+from tests.support.containers import Web, scrape, wait_for
+from tests.support.observer import one_agent_for_all
 
 nothing_left = one_agent_for_all
 

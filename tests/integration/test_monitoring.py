@@ -9,7 +9,6 @@ from collections.abc import Callable
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, ours, scrape, wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_fault
@@ -18,6 +17,7 @@ from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine.agent import Agent
 from chaosorca.engine.containers import find_container
 from chaosorca.engine.names import AGENT
+from tests.support.containers import Web, ours, scrape, wait_for
 
 
 def test_the_agent_tells_what_it_costs(web: Web) -> None:

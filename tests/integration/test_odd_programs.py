@@ -13,15 +13,15 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import ROOT, Web, becomes, wait_for
 from docker.models.containers import Container
-from observer import INJECTORS, one_agent_for_all
 from test_uprobe import status
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.command import run_command
 from chaosorca.probes.faults import faults_injected
+from tests.support.containers import ROOT, Web, becomes, wait_for
+from tests.support.observer import INJECTORS, one_agent_for_all
 
 nothing_left = one_agent_for_all
 

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
+from tests.support.containers import wait_for
 
 DEBUGGER = """
     my $child = fork;

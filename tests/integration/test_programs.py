@@ -14,8 +14,8 @@ from chaosorca.engine.images import ensure_image
 SCRIPT = """
 import json, os, resource, subprocess, sys
 from pathlib import Path
-from chaosorca.agent.libbpf import Program, possible_processors
-from chaosorca.agent.paths import PROGRAMS
+from chaosorca.agent.ebpf.program import Program, possible_processors
+from chaosorca.model.contract import PROGRAMS
 
 def told(*arguments, **options):
     try:

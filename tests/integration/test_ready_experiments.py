@@ -13,9 +13,10 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import ROOT, Web, wait_for
 from docker.models.containers import Container
 from test_experiments import chaos, load, rows
+
+from tests.support.containers import ROOT, Web, wait_for
 
 __all__ = ["load"]  # a fixture
 

@@ -10,9 +10,7 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
-from conftest import PAGE, Web, becomes, wait_for
 from docker.models.containers import Container
-from proxy import Proxy
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
@@ -22,6 +20,8 @@ from chaosorca.metrics.client import Series
 from chaosorca.metrics.measure import wait_for_scrapes
 from chaosorca.probes.faults import fault_active
 from chaosorca.sources import open_prometheus
+from tests.support.containers import PAGE, Web, becomes, wait_for
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from observer import Observers, Round, Step, can, fault_on, observe, observers_of_a_module
 from test_inside import CASES, REPEATS, Case
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
+from tests.support.observer import Observers, Round, Step, can, fault_on, observe, observers_of_a_module
 
 observers = observers_of_a_module
 
@@ -21,7 +21,7 @@ observers = observers_of_a_module
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left(client: docker.DockerClient, sanitized_agent: str) -> Iterator[None]:
     """An agent with that tracer for all tests of this file, in place of conftest's fixture."""
-    from conftest import ours, remove_ours
+    from tests.support.containers import ours, remove_ours
 
     remove_ours(client)
     with pytest.MonkeyPatch.context() as patch:

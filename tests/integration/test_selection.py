@@ -9,11 +9,21 @@ from statistics import mean, stdev
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import wait_for
-from observer import Observer, Observers, Round, Step, Worker, fault_on, observe, observers_of_a_module, one_agent_for_all
 
 from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.probes.faults import fault_active, faults_injected
+from tests.support.containers import wait_for
+from tests.support.observer import (
+    Observer,
+    Observers,
+    Round,
+    Step,
+    Worker,
+    fault_on,
+    observe,
+    observers_of_a_module,
+    one_agent_for_all,
+)
 
 nothing_left = one_agent_for_all
 observers = observers_of_a_module

@@ -12,7 +12,7 @@ from typing import Any
 import docker
 import pytest
 
-from chaosorca.agent.tracers.strace import strace_command
+from chaosorca.agent.injectors.strace import strace_command
 from chaosorca.engine.images import ensure_image
 from chaosorca.model.arguments import file_arguments
 from chaosorca.model.errno import ERRNO_NAMES

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import Web, becomes, needs_root, scrape, wait_for
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.probes.faults import fault_active, faults_injected
+from tests.support.containers import Web, becomes, needs_root, scrape, wait_for
 
 pytestmark = needs_root
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import WAITS, Web, becomes, go_on, needs_root, scrape, wait_for
 from docker.models.containers import Container
-from kernel_state import breakpoints, links, programs
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
@@ -20,6 +18,8 @@ from chaosorca.engine.command import run_command
 from chaosorca.engine.names import AGENT
 from chaosorca.model.fault import parse_fault
 from chaosorca.probes.faults import faults_injected
+from tests.support.containers import WAITS, Web, becomes, go_on, needs_root, scrape, wait_for
+from tests.support.kernel_state import breakpoints, links, programs
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> N
 WITHOUT_MANY_AT_ONCE = """
 import json, sys, time
 from chaosorca.agent.agent import Agent
-from chaosorca.agent.arming import Arming
+from chaosorca.agent.injectors.arming import Arming
 
 agent = Agent("x86_64")
 agent._faults.arming = Arming(one_by_one=True)

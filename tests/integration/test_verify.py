@@ -11,8 +11,9 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import BIN, Web, ours
 from docker.models.containers import Container
+
+from tests.support.containers import BIN, Web, ours
 
 
 def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import docker
 import pytest
 from chaoslib.exceptions import ActivityFailed
-from conftest import wait_for
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from tests.support.containers import wait_for
 
 _ASK = '$| = 1; while (1) { print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n"; select(undef, undef, undef, 0.05) }'
 _STATIC = """

@@ -45,7 +45,7 @@ def test_it_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
         "model/syscalls.tsv",
         "agent/__main__.py",
         "agent/ctl.py",
-        "agent/tracers/strace.py",
+        "agent/injectors/strace.py",
         "agent/monitors/http.py",
         "agent/bpf/build.sh",
         "agent/bpf/common.h",

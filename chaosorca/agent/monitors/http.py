@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaosorca.agent import kernel
-from chaosorca.agent import proc as procfs
+from chaosorca.agent.ebpf.program import Program
 from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.libbpf import Program
+from chaosorca.agent.linux import packet_socket as kernel
+from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.monitors.tls import SWEEP, TlsProbes
-from chaosorca.agent.targets import Target
+from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from chaosorca.agent import proc as procfs
-from chaosorca.agent.io_source import PROC, IoSource, choose_io_source
-from chaosorca.agent.proc import Io
-from chaosorca.agent.targets import Target, own_cgroup
+from chaosorca.agent.linux import proc as procfs
+from chaosorca.agent.linux.proc import Io
+from chaosorca.agent.monitors.io_source import PROC, IoSource, choose_io_source
+from chaosorca.agent.targets.target import Target, own_cgroup
 
 _Figure = TypeVar("_Figure")
 

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from chaosorca.agent import kernel
+from chaosorca.agent.ebpf.program import Program, possible_processors
 from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.libbpf import Program, possible_processors
-from chaosorca.agent.proc import Io
-from chaosorca.agent.targets import Target
+from chaosorca.agent.linux import packet_socket as kernel
+from chaosorca.agent.linux.proc import Io
+from chaosorca.agent.targets.target import Target
 from chaosorca.model.errno import errno_name
 from chaosorca.model.errors import AgentError
 from chaosorca.model.syscalls import syscall_names, syscall_numbers

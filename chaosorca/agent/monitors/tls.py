@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaosorca.agent import openssl
-from chaosorca.agent import proc as procfs
-from chaosorca.agent.btf import member_offsets
-from chaosorca.agent.elf import Elf
-from chaosorca.agent.libbpf import Program
-from chaosorca.agent.proc import CodeFile, FileId
-from chaosorca.agent.targets import Target
-from chaosorca.agent.uprobes import Identities, Uprobes
+from chaosorca.agent.code import openssl
+from chaosorca.agent.code.elf import Elf
+from chaosorca.agent.ebpf.program import Program
+from chaosorca.agent.ebpf.uprobes import Identities, Uprobes
+from chaosorca.agent.linux import proc as procfs
+from chaosorca.agent.linux.btf import member_offsets
+from chaosorca.agent.linux.proc import CodeFile, FileId
+from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")

@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
-from chaosorca.agent import libbpf
-from chaosorca.agent.libbpf import Program
+from chaosorca.agent.ebpf import program as libbpf
+from chaosorca.agent.ebpf.program import Program
 from chaosorca.agent.monitors import http
 
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}

@@ -1,0 +1,1 @@
+"""Machine code: bytes in, places out."""

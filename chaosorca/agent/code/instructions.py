@@ -1,0 +1,416 @@
+"""Code for x86-64: its instructions, how control gets from one to the next, and the numbers that it puts into registers.
+
+Only what is asked for is disassembled, by functions. Where a file knows no functions (Go, musl), an instruction begins where
+decodings from many places meet.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import capstone
+
+from chaosorca.agent.code.elf import CALL, JUMP, Elf, Range
+
+_COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, but *n(%rip)
+_NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
+_NEAR = 130  # bytes that a near jump reaches, its own included
+_ENDS = {"jmp", "ljmp", "ret", "retf", "iret", "iretd", "iretq", "hlt", "ud2", "int3", "sysret", "sysexit", ".byte"}
+# After these the thread is elsewhere or signals are held back, or the kernel refuses a probe there.
+UNSUITABLE = {
+    "call",
+    "lcall",
+    "int",
+    "int1",
+    "into",
+    "syscall",
+    "sysenter",
+    "in",
+    "out",
+    "insb",
+    "insd",
+    "outsb",
+    "outsd",
+    "cli",
+    "sti",
+}
+# These may go on elsewhere as well, or set the trap flag.
+_NOT_STRAIGHT = {"loop", "loope", "loopne", "xbegin", "xabort", "popf", "popfd", "popfq"}
+
+_CHUNK = 1024  # bytes that are read at once where no function is known
+_AROUND = 256  # bytes before an instruction that are enough to find where it begins
+_TRIES = 16  # decodings that have to meet
+_MEETING = 48  # bytes in which they have to
+_AGREED = 0.75
+_FILLING = 64  # no more no-operations are put between blocks
+_LONG = 1024  # of a function that is longer, a first look at a part of it is cheaper
+_STEPS = 4096  # instructions looked at to learn one number
+
+_CONSTANT = re.compile(r"\w+, (-?(?:0x)?[0-9a-f]+)")
+_COPY = re.compile(r"\w+, (\w+)")
+_LOAD = re.compile(r"(\w+), [dq]word ptr \[(r(?!ip)\w+)(?: ([+-]) ((?:0x)?[0-9a-f]+))?\]")
+
+
+def _register_names() -> dict[str, str]:
+    """The 64-bit register for the name of each of its parts that is read or written as a number of 32 or 64 bits."""
+    names = {f"{letter}{rest}": f"r{rest}" for rest in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp") for letter in "re"}
+    return names | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in ("", "d")}
+
+
+def _part_names() -> dict[str, str]:
+    """The 64-bit register for the name of each of its smaller parts."""
+    old = {f"{letter}{part}": f"r{letter}x" for letter in "abcd" for part in "xlh"}
+    pointers = {f"{name}{part}": f"r{name}" for name in ("si", "di", "bp", "sp") for part in ("", "l")}
+    return old | pointers | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in "wb"}
+
+
+_REGISTERS = _register_names()
+_FAMILIES = _REGISTERS | _part_names()
+_KEPT_BY_CALLS = {"rbx", "rbp", "rsp", "r12", "r13", "r14", "r15"}
+_CHANGED_BY_KERNEL = {"rax", "rcx", "r11"}
+
+
+class Instruction(NamedTuple):
+    """An instruction, as it is written."""
+
+    address: int
+    size: int
+    mnemonic: str
+    operands: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{self.mnemonic} {self.operands}".strip()
+
+    @property
+    def end(self) -> int:
+        """Where the one behind it begins."""
+        return self.address + self.size
+
+    @property
+    def name(self) -> str:
+        """The mnemonic without prefixes (`notrack`, `bnd`, `rep`, `lock`)."""
+        return self.mnemonic.rpartition(" ")[2]
+
+    @property
+    def goes_straight_on(self) -> bool:
+        """Tell whether nothing but the instruction behind it can be the next."""
+        if self.name in UNSUITABLE or self.name in _NOT_STRAIGHT or self.mnemonic.startswith("rep"):
+            return False
+        return self.name[0] != "j" and not self.operands.startswith("ss,")  # after a change of %ss, signals are held back
+
+    @property
+    def target(self) -> int | None:
+        """Where it jumps to; None: it does not jump, or to an address that it computes."""
+        if self.operands.startswith("0x") and (self.name.startswith(("j", "loop"))):
+            return int(self.operands, 16)
+        return None
+
+
+class Code:
+    """The instructions around system calls, and how control gets from one to the next."""
+
+    def __init__(self, file: Elf) -> None:
+        self.file = file
+        self.function = functools.cache(file.function)
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._decoder.skipdata = True
+        self._details = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._details.detail = True
+        self._at: dict[int, Instruction] = {}
+        self._before: dict[int, Instruction] = {}
+        self._jumps: dict[int, set[int]] = defaultdict(set)
+        self._read: set[tuple[int, bool]] = set()
+        self._chunks: dict[int, int] = {}
+        self._linked: dict[int, set[int]] = defaultdict(set)
+        self._computing: dict[tuple[int, int] | None, bool] = {None: True}
+
+    def is_instruction(self, address: int, text: str) -> bool:
+        """Tell whether an instruction begins here, and is this one."""
+        bounds = self.function(address)
+        if bounds is not None and bounds[1] - bounds[0] > _LONG:
+            begin = bounds[0] if address - bounds[0] <= _LONG else self._meeting(address - _AROUND, bounds[0])
+            if not any(one.address == address and one.text == text for one in self._decode(begin, address + 2)):
+                return False
+        instruction = self.instruction(address)
+        return instruction is not None and instruction.text == text
+
+    def instruction(self, address: int) -> Instruction | None:
+        """Return the instruction that begins here; its function, or its chunk of code without functions, is read for it."""
+        begin, end = self._bounds(address)
+        outside = self.function(address) is None
+        if (begin, outside) not in self._read:
+            self._read.add((begin, outside))
+            last: Instruction | None = None
+            behind = -1
+            for one in self._decode(begin, end):
+                at = one.address
+                if outside and self.function(at) is not None:  # described better than by its neighbours
+                    last = self.instruction(at)
+                    behind = -1 if last is None else last.end
+                    continue
+                self._at[at] = one
+                if last is not None and behind == at:
+                    self._before[at] = last
+                if one.operands.startswith("0x") and (target := one.target) is not None:
+                    self._jumps[target].add(at)
+                    if not begin <= target < end:
+                        self._linked[begin].add(target)
+                last, behind = one, at + one.size
+            if last is not None and outside and last.end == end:
+                self._before[end] = last
+        return self._at.get(address)
+
+    def _bounds(self, address: int) -> tuple[int, int]:
+        """Where the function that holds an address begins and ends; where none is known, a chunk of code."""
+        function = self.function(address)
+        if function is not None:
+            return function
+        part = self.file.part(address)
+        if part is None:
+            return address, address
+        index = (address - part.address) // _CHUNK
+        begin, end = (self._chunk(part, one) for one in (index, index + 1))
+        if address >= end:  # an instruction that begins in the next chunk's part of the meeting
+            return end, self._chunk(part, index + 2)
+        return (begin, end) if address >= begin else (self._chunk(part, index - 1), begin)
+
+    def _chunk(self, part: Range, index: int) -> int:
+        """Where the first instruction of a chunk begins."""
+        address = part.address + index * _CHUNK
+        if address >= part.end:
+            return part.end
+        if address not in self._chunks:
+            self._chunks[address] = self._meeting(address, part.address)
+        return self._chunks[address]
+
+    def _decode(self, begin: int, end: int) -> Iterator[Instruction]:
+        return map(Instruction._make, self._decoder.disasm_lite(self.file.read(begin, end), begin))
+
+    def _meeting(self, lowest: int, first: int) -> int:
+        """Return where an instruction begins: at `first`, or above `lowest` where decodings from different bytes meet."""
+        if lowest <= first:
+            return first
+        end = lowest + _TRIES + _MEETING
+        code = self.file.read(lowest, end + 16)
+        visits = Counter(
+            address
+            for skipped in range(_TRIES)
+            for address, *_ in self._decoder.disasm_lite(code[skipped:], lowest + skipped)
+            if address < end
+        )
+        return min((address for address, count in visits.items() if count >= _AGREED * _TRIES), default=lowest)
+
+    def connect(self, calls: list[int]) -> None:
+        """Learn of jumps into the functions of these calls from elsewhere: compilers put parts of functions far away."""
+        if not calls:
+            return
+        bounds = sorted({self._bounds(address) for address in calls})
+        begins = [begin for begin, _ in bounds]
+
+        def leads_inside(source: int, target: int) -> bool:
+            begin, end = bounds[bisect_right(begins, target) - 1]
+            return begin <= target < end and not begin <= source < end and not self.begins_function(target)
+
+        def learn(source: int, target: int) -> None:
+            if leads_inside(source, target) and (jump := self.instruction(source)) is not None and jump.target == target:
+                self._linked[bounds[bisect_right(begins, target) - 1][0]].add(source)
+
+        pages = {page for begin, end in bounds for page in range(begin >> 8, (end >> 8) + 1)}
+        for opcode, source, target in self.file.branches:
+            if target >> 8 in pages and opcode != CALL[0]:
+                learn(source, target)
+        for begin, end in bounds:
+            for first, last in ((begin - _NEAR, begin), (end, end + _NEAR)):
+                for match in _NEAR_JUMP.finditer(self.file.read(first, last)):
+                    source = first + match.start()
+                    learn(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
+
+    def into(self, address: int) -> list[Instruction]:
+        """Return the instructions after which the one at this address can be the next."""
+        before = self._previous(address)
+        ways = [] if before is None or before.name in _ENDS or self._fills(before) else [before]
+        return ways + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in ways]
+
+    def _previous(self, address: int) -> Instruction | None:
+        """The instruction in front of the one at this address, when both are of one function."""
+        if address not in self._before and not self.begins_function(address):
+            self.instruction(address - 1)  # a chunk's first instruction: the one before it is in the chunk before
+        return self._before.get(address)
+
+    def _fills(self, instruction: Instruction) -> bool:
+        """Tell whether this is a no-operation between two functions or blocks that nothing leads to."""
+        if instruction.name != "nop":
+            return False
+        last: Instruction | None = instruction
+        for _ in range(_FILLING):
+            if last is None or last.name in _ENDS:
+                return True
+            if last.name != "nop" or last.address in self._jumps or self.begins_function(last.address):
+                return False
+            last = self._previous(last.address)
+        return False
+
+    def may_be_data(self, address: int) -> bool:
+        """Tell whether this is in no function of a file that knows its functions: a probe could change a table of constants.
+
+        Functions that were written by hand may not be in the file's table, but somebody calls them.
+        """
+        if not self.file.knows_functions or self.function(address) is not None:
+            return False
+        return not any(self._leads_straight(start, address) for start in self._called_before(address))
+
+    def _called_before(self, address: int) -> set[int]:
+        """Where direct calls and jumps from functions lead to, in no function and not far before a place."""
+        near = range(max(address - _LONG + 1, 0), address + 1)
+        return {
+            target
+            for target in near
+            if target in self._called and self.function(target) is None and any(map(self.function, self._called[target]))
+        }
+
+    @functools.cached_property
+    def _called(self) -> dict[int, list[int]]:
+        """Where direct calls and jumps lead to, and where the bytes of these are, be they instructions or not."""
+        found: dict[int, list[int]] = defaultdict(list)
+        wanted = CALL + JUMP
+        for opcode, source, target in self.file.branches:
+            if opcode in wanted:
+                found[target].append(source)
+        return dict(found)
+
+    @functools.cached_property
+    def _named(self) -> set[int]:
+        """The addresses that have a name: of hand-written code, parts of functions are functions."""
+        return {symbol.address for symbol in self.file.symbols()}
+
+    def _leads_straight(self, start: int, address: int) -> bool:
+        """Tell whether real instructions follow each other all the way from one place to another."""
+        end = start
+        for one in self._details.disasm(self.file.read(start, address), start):
+            end = one.address + one.size
+        return end == address
+
+    def begins_function(self, address: int) -> bool:
+        """Tell whether control gets here from a place that is not known."""
+        bounds = self.function(address)
+        return bounds is not None and bounds[0] == address
+
+    def may_be_entered(self, address: int) -> bool:
+        """Tell whether control may get here from a place that is not known, or by a call."""
+        calls = any(self.file.read(at, at + 1) == CALL for at in self._called.get(address, ()))
+        return calls or address in self._named or self.begins_function(address)
+
+    def only_fills(self, instruction: Instruction) -> bool:
+        """Tell whether this may be a no-operation that is not executed, behind a call that does not return."""
+        last: Instruction | None = instruction
+        while last is not None and last.name == "nop":
+            last = self._previous(last.address)
+        return instruction.name == "nop" and last is not None and last.name == "call"
+
+    def computes_jumps(self, address: int) -> bool:
+        """Tell whether the function that holds an address, or another part of it, jumps to where a table says.
+
+        Parts of a function that lie far away (`.cold`) have descriptions of their own, and jumps between them lead inside.
+        """
+        function = self.function(address)
+        others = self._linked.get(function[0], ()) if function else ()
+        parts = {self.function(other) for other in others if not self.begins_function(other)}
+        return any(self._computes_jumps(part) for part in {function, *parts})
+
+    def _computes_jumps(self, function: tuple[int, int] | None) -> bool:
+        if function not in self._computing and function is not None:
+            begin, end = function
+            self.instruction(begin)
+            bytes_at = (begin + match.start() for match in _COMPUTED_JUMP.finditer(self.file.read(begin, end)))
+            self._computing[function] = any(
+                (one := self._at.get(at - prefixes)) is not None and one.name in ("jmp", "ljmp")
+                for at in bytes_at
+                for prefixes in range(4)
+            )
+        return self._computing[function]
+
+    def changes(self, instruction: Instruction, register: str) -> bool:
+        """Tell whether an instruction writes to a register."""
+        if instruction.name == "call":
+            return register not in _KEPT_BY_CALLS
+        if instruction.name in ("syscall", "sysenter", "int"):
+            return register in _CHANGED_BY_KERNEL
+        for one in self._details.disasm(self.bytes_of(instruction), instruction.address, 1):
+            return register in {_FAMILIES.get(one.reg_name(number)) for number in one.regs_access()[1]}
+        return True
+
+    def bytes_of(self, instruction: Instruction) -> bytes:
+        """Return the bytes of an instruction."""
+        return self.file.read(instruction.address, instruction.address + instruction.size)
+
+
+def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
+    """The numbers that may be in the lower half of a register after this instruction; None if the code does not tell."""
+    numbers: set[int] = set()
+    seen: set[tuple[int, str]] = set()
+    todo = [(last, register)]
+    while todo:
+        instruction, register = todo.pop()
+        if (instruction.address, register) in seen:
+            continue
+        seen.add((instruction.address, register))
+        if code.changes(instruction, register):
+            number = _constant(code, instruction)
+            if number is not None:
+                numbers.add(number)
+                continue
+            source = copied_from(instruction)
+            if source is None:
+                return None
+            register = source
+        ways = code.into(instruction.address)
+        if not ways or code.begins_function(instruction.address) or len(seen) > _STEPS:
+            return None
+        todo += [(way, register) for way in ways]
+    return numbers
+
+
+def _constant(code: Code, instruction: Instruction) -> int | None:
+    """The number that this instruction puts into the register that it changes."""
+    first = instruction.operands.partition(",")[0]
+    if first not in _REGISTERS:
+        return None
+    if instruction.name in ("xor", "sub") and instruction.operands == f"{first}, {first}":
+        return 0
+    if instruction.name in ("mov", "movabs") and (match := _CONSTANT.fullmatch(instruction.operands)):
+        return int(match[1], 0) & 0xFFFFFFFF
+    return _pushed(code, instruction) if instruction.name == "pop" else None
+
+
+def _pushed(code: Code, pop: Instruction) -> int | None:
+    """The number that a pop takes from the stack, when it was pushed right before."""
+    ways = code.into(pop.address)
+    while len(ways) == 1 and not code.changes(ways[0], "rsp") and "sp" not in ways[0].operands:
+        ways = code.into(ways[0].address)
+    if len(ways) == 1 and ways[0].name == "push" and ways[0].operands[0] in "-0123456789":
+        return int(ways[0].operands, 0) & 0xFFFFFFFF
+    return None
+
+
+def copied_from(instruction: Instruction) -> str | None:
+    """The register whose lower half this instruction copies to another."""
+    match = _COPY.fullmatch(instruction.operands)
+    first = instruction.operands.partition(",")[0]
+    if match is None or first not in _REGISTERS or instruction.name not in ("mov", "movsxd"):
+        return None
+    return _REGISTERS.get(match[1])
+
+
+def loaded_from(instruction: Instruction) -> tuple[str | None, int]:
+    """The register and the distance from it that this instruction loads a number from."""
+    match = _LOAD.fullmatch(instruction.operands)
+    if match is None or instruction.name != "mov" or match[1] not in _REGISTERS:
+        return None, 0
+    return match[2], int(match[3] + match[4], 0) if match[4] else 0

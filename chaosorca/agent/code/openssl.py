@@ -1,0 +1,96 @@
+"""Where probes go in an OpenSSL library for x86-64, and what the program (bpf/tls.c) is told of each place.
+
+A probe on the first instruction of SSL_read would be an expensive one: the kernel steps over nearly all instructions, which takes
+thirty times as long as the few that it carries out itself, as a push. SSL_read and SSL_read_ex are a few instructions long, and
+lead to one function that has all of their arguments; so do SSL_write and SSL_write_ex. If that can be seen for certain, and it
+begins with a push, it has the probes in place of the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import capstone
+from capstone import x86
+
+from chaosorca.agent.code.elf import Elf
+
+WRITES, LENGTH_APART, IS_FREE, IS_HANDSHAKE = 1, 2, 4, 8
+"""What a cookie consists of; see bpf/tls.c."""
+
+_PAIRS = ((b"SSL_read", b"SSL_read_ex", 0), (b"SSL_write", b"SSL_write_ex", WRITES))
+_OTHERS = {b"SSL_free": IS_FREE, b"SSL_do_handshake": IS_HANDSHAKE}
+_NAMES = {name for one, other, _ in _PAIRS for name in (one, other)} | _OTHERS.keys()
+_LONGEST = 32  # instructions of a function that does nothing but call the one that matters
+_PUSH = re.compile(rb"(?:\x41)?[\x50-\x57]")
+_ARGUMENTS = {"rdi", "edi", "di", "dil", "rsi", "esi", "si", "sil", "rdx", "edx", "dx", "dl", "dh", "rcx", "ecx", "cx", "cl", "ch"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An offset in the file.
+
+    Attributes:
+        cookie: what the program is told.
+        returns: whether there is to be a probe at the function's return, too.
+    """
+
+    offset: int
+    cookie: int
+    returns: bool
+
+
+def places(elf: Elf) -> list[Place]:
+    """Return the places of a library; none if this is not one that reads and writes by the names of OpenSSL's."""
+    found = {one.name: one.address for one in elf.symbols(dynamic_only=True) if one.is_defined and one.name in _NAMES}
+    chosen: list[Place] = []
+    for plain, extended, cookie in _PAIRS:
+        common = _common(elf, found[plain], found[extended]) if plain in found and extended in found else None
+        if common is not None:
+            chosen.append(Place(elf.offset(common), cookie | LENGTH_APART, True))
+            continue
+        if plain in found:
+            chosen.append(Place(elf.offset(found[plain]), cookie, True))
+        if extended in found:
+            chosen.append(Place(elf.offset(found[extended]), cookie | LENGTH_APART, True))
+    if not chosen:
+        return []
+    return chosen + [Place(elf.offset(found[name]), cookie, False) for name, cookie in _OTHERS.items() if name in found]
+
+
+def _common(elf: Elf, plain: int, extended: int) -> int | None:
+    """The function that both do nothing but call, the second with the very arguments that it is given."""
+    handed_on = _first_call(elf, extended)
+    if handed_on is None or handed_on not in _calls(elf, plain):
+        return None
+    bounds = elf.function(handed_on)
+    begins = elf.read(handed_on, handed_on + 2)
+    return handed_on if bounds is not None and bounds[0] == handed_on and _PUSH.match(begins) else None
+
+
+def _first_call(elf: Elf, function: int) -> int | None:
+    """What a function calls first, having left all of its arguments as they are."""
+    for one in _instructions(elf, function):
+        if one.mnemonic == "call":
+            return _target(one)
+        if one.mnemonic.startswith(("j", "ret")) or not _ARGUMENTS.isdisjoint(map(one.reg_name, one.regs_access()[1])):
+            return None
+    return None
+
+
+def _calls(elf: Elf, function: int) -> set[int | None]:
+    return {_target(one) for one in _instructions(elf, function) if one.mnemonic == "call"}
+
+
+def _instructions(elf: Elf, function: int) -> Iterator[capstone.CsInsn]:
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    decoder.detail = True
+    _, end = elf.function(function) or (0, function + 15 * _LONGEST)
+    yield from decoder.disasm(elf.read(function, end), function, _LONGEST)
+
+
+def _target(call: capstone.CsInsn) -> int | None:
+    operand = call.operands[0]
+    return int(operand.imm) if operand.type == x86.X86_OP_IMM else None

@@ -1,0 +1,1 @@
+"""Trials of what this host can do."""

@@ -1,0 +1,1 @@
+"""The loader of eBPF programs: libbpf, its maps, and uprobes."""

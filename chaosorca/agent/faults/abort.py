@@ -1,0 +1,74 @@
+"""Watching whether the condition holds under which a fault is to end, from the agent's own counters."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+
+from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.linux.packet_socket import SLOT_BOUNDS
+from chaosorca.model.abort import AbortCondition
+
+WINDOW = 1.0
+"""Seconds over which the measure is taken."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The HTTP requests to a container that have ended so far: by code, and their latencies."""
+
+    by_code: dict[str, int]
+    latency: Histogram
+
+
+class AbortWatch:
+    """Follows one condition. Where there is nothing to measure, because no request ended, it does not hold."""
+
+    def __init__(self, condition: AbortCondition) -> None:
+        self.condition = condition
+        self._samples: deque[tuple[float, Requests]] = deque()
+        self._held_since: float | None = None
+
+    def feed(self, now: float, requests: Requests) -> str | None:
+        """Take the counters at a time in seconds; return a sentence once the condition has held for its duration."""
+        self._samples.append((now, requests))
+        # One sample that is a window old, or older, stays: it is what the newest is compared with.
+        while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW:
+            self._samples.popleft()
+        begin, earlier = self._samples[0]
+        value = measure(self.condition, earlier, requests, now - begin) if now > begin else None
+        if value is None or not self.condition.is_met_by(value):
+            self._held_since = None
+            return None
+        if self._held_since is None:
+            self._held_since = now
+        if now - self._held_since < self.condition.seconds:
+            return None
+        return f"{self.condition.text} held ({self.condition.measure} {value:.3g})"
+
+
+def measure(condition: AbortCondition, earlier: Requests, later: Requests, seconds: float) -> float | None:
+    """The measure of a condition between two readings so many seconds apart; None where no request ended that could tell."""
+    ended = {code: count - earlier.by_code.get(code, 0) for code, count in later.by_code.items()}
+    counted = sum(count for code, count in ended.items() if re.fullmatch(condition.status, code))
+    if condition.measure == "request_rate":
+        return counted / seconds
+    if condition.measure == "error_ratio":
+        total = sum(ended.values())
+        return counted / total if total > 0 else None
+    slots = [after - before for before, after in zip(earlier.latency.slots, later.latency.slots, strict=True)]
+    return _quantile(condition.quantile, slots)
+
+
+def _quantile(q: float, slots: list[int]) -> float | None:
+    """The upper bound of the slot that the quantile is in: a latency is never said to be less than it was."""
+    total = sum(slots)
+    if total <= 0:
+        return None
+    so_far = 0
+    for bound, count in zip([*SLOT_BOUNDS, float("inf")], slots, strict=True):
+        so_far += count
+        if count and so_far >= q * total:
+            return float(bound)
+    return None

@@ -1,0 +1,178 @@
+"""Control groups of a container, version 1, 2 and both at once: where they are, who is in them, what they have used.
+
+Formats: cgroups(7), proc_pid_mountinfo(5), the kernel's cgroup-v1/cpuacct, cgroup-v1/blkio-controller and cgroup-v2 documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaosorca.agent.linux.proc import Io
+
+_CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
+_DEVICES = Path("/sys/dev/block")
+_LINKS_OF_A_LEAF = 2  # its name and its own "."; file systems that do not count those of directories say 1
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """The directories of one control group: of version 1 by controller, and of the unified hierarchy."""
+
+    v1: dict[str, Path]
+    unified: Path | None
+
+    def exists(self) -> bool:
+        """Whether the control group is still there."""
+        return any(path.is_dir() for path in self._roots())
+
+    def ids(self) -> list[int]:
+        """What `bpf_get_current_cgroup_id()` says for processes in it and below it: the inodes of its directories."""
+        found = []
+        for path in _tree(self.unified) if self.unified else []:
+            with contextlib.suppress(OSError):  # it went
+                found.append(path.stat().st_ino)
+        return found
+
+    def identity(self) -> int:
+        """What another control group at the same place does not have: the inode of its directory.
+
+        Raises:
+            OSError: it is gone.
+        """
+        return next(path.stat().st_ino for path in self._roots())
+
+    def pids(self) -> list[int]:
+        """The processes in it and below it."""
+        root = next(iter(self._roots()), None)
+        found: set[int] = set()
+        for path in _tree(root) if root else []:
+            try:
+                found.update(int(word) for word in (path / "cgroup.procs").read_text().split())
+            except OSError:
+                continue  # it went, or is a threaded one
+        return sorted(found - {0})
+
+    def cpu_seconds(self) -> float:
+        """Processor time used, in seconds."""
+        if "cpuacct" in self.v1:
+            return int((self.v1["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
+        usage = re.search(r"^usage_usec (\d+)$", (self._unified() / "cpu.stat").read_text(), re.MULTILINE)
+        if usage is None:
+            raise FileNotFoundError(f"{self._unified()}/cpu.stat has no usage_usec")
+        return int(usage[1]) / 1e6
+
+    def memory_bytes(self) -> int:
+        """Memory in use, page cache included, in bytes."""
+        if "memory" in self.v1:
+            return int((self.v1["memory"] / "memory.usage_in_bytes").read_text())
+        return int((self._unified() / "memory.current").read_text())
+
+    def io_file(self) -> str:
+        """What counts its storage accesses: `blkio` or `io.stat`."""
+        return "blkio" if "blkio" in self.v1 else "io.stat"
+
+    def io(self) -> Io:
+        """What it has read from and written to devices, and how many requests that took.
+
+        A device that lies on others, as LVM's do, is left out: its requests are those of the others once more.
+        """
+        counted = _blkio(self.v1["blkio"]) if "blkio" in self.v1 else _io_stat((self._unified() / "io.stat").read_text())
+        return sum((io for device, io in counted.items() if not _lies_on_others(_DEVICES / device)), Io())
+
+    def _unified(self) -> Path:
+        if self.unified is None:
+            raise FileNotFoundError("there is no unified control group")
+        return self.unified
+
+    def _roots(self) -> list[Path]:
+        return ([self.unified] if self.unified else []) + list(self.v1.values())
+
+
+def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
+    """Find the control group of a process.
+
+    Arguments:
+        proc: a proc file system that shows the host's processes.
+        pid: the process.
+        host: where the host's /sys/fs/cgroup is mounted: its own mount here shows a container its own part only.
+        owner: the container's id: only directories that have it in their path are its own, and hold no other's processes.
+
+    Raises:
+        FileNotFoundError: there is no such process.
+        ValueError: it is in no control group of its own.
+    """
+    mounts = _mounts((proc / "self" / "mountinfo").read_text(), host)
+    v1: dict[str, Path] = {}
+    unified: Path | None = None
+    for line in (proc / str(pid) / "cgroup").read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        if path == "/" or owner not in path:
+            continue
+        for controller in controllers.split(","):
+            if controller in mounts:
+                directory = mounts[controller] / path.lstrip("/")
+                if controller == "":
+                    unified = directory
+                elif controller in _CONTROLLERS:
+                    v1[controller] = directory
+    if unified is None and not v1:
+        raise ValueError(f"process {pid} is in no control group of its own")
+    return Cgroup(v1, unified)
+
+
+def _mounts(mountinfo: str, below: Path) -> dict[str, Path]:
+    """The mount point of each version 1 controller, and of the unified hierarchy under the empty name."""
+    found: dict[str, Path] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, _source, options) = before.split(), after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2") and Path(fields[4]).is_relative_to(below):
+            for name in [""] if kind == "cgroup2" else options.split(","):
+                found.setdefault(name, Path(fields[4]))
+    return found
+
+
+def _blkio(group: Path) -> dict[str, Io]:
+    """By device (`8:0`), from lines as `8:0 Read 4096`."""
+    counted: dict[str, Io] = {}
+    for file, places in (("io_service_bytes", {"Read": 0, "Write": 1}), ("io_serviced", {"Read": 2, "Write": 3})):
+        path = group / f"blkio.throttle.{file}_recursive"
+        text = (path if path.exists() else group / f"blkio.throttle.{file}").read_text()  # older kernels have no groups below
+        for device, kind, value in (words for words in map(str.split, text.splitlines()) if len(words) == 3):
+            if kind in places:
+                figures = [0, 0, 0, 0]
+                figures[places[kind]] = int(value)
+                counted[device] = counted.get(device, Io()) + Io(*figures)
+    return counted
+
+
+def _io_stat(text: str) -> dict[str, Io]:
+    """By device, from lines as `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`; one may have none of these."""
+    counted = {}
+    for device, *words in filter(None, map(str.split, text.splitlines())):
+        found = dict(word.split("=", 1) for word in words if "=" in word)
+        counted[device] = Io(*(int(found.get(name, 0)) for name in ("rbytes", "wbytes", "rios", "wios")))
+    return counted
+
+
+def _lies_on_others(device: Path) -> bool:
+    try:
+        return any((device / "slaves").iterdir())
+    except OSError:
+        return False
+
+
+def _tree(root: Path) -> list[Path]:
+    """A directory and those below it. They are asked for all the time: one without any below says so by its number of links."""
+    found = [root] if root.is_dir() else []
+    for path in found:
+        with contextlib.suppress(OSError):  # it went
+            if path.stat().st_nlink == _LINKS_OF_A_LEAF:
+                continue
+            with os.scandir(path) as entries:
+                found += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found

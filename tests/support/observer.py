@@ -1,0 +1,375 @@
+"""A container whose program tells what it saw of each of its system calls (see inside/), and faults on it.
+
+Program and test share a file that both have mapped, the board (inside/board.h): they talk without any system call that a fault
+could hit, so what is counted is what was asked for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.model.fault import parse_fault
+from chaosorca.model.injectors import strace_cannot, uprobe_cannot
+from tests.support.containers import ROOT, Web, ours, remove_ours, wait_for
+
+INJECTORS = ("strace", "ptrace", "uprobe")
+PROGRAMS = ("dynamic", "static", "musl", "bare")
+"""Linked dynamically and statically with glibc, with musl, and without a libc: the last has no threads."""
+
+REAL = 1
+"""What a step tells whose result is a descriptor, a process or memory, if it was one."""
+
+NORMAL = {
+    **dict.fromkeys(("openat", "openat2", "open", "creat", "dup", "socket", "mmap", "fork", "vfork"), REAL),
+    **dict.fromkeys(("read", "pread64", "readv", "write", "writev", "getrandom"), 64),
+    "mkdirat": -17,
+    "unlinkat": -2,
+    "execve": -2,
+    "readlinkat": -22,
+    "getpriority": 20,
+}
+"""What a step tells when nothing is the matter, where that is not 0. `getppid` is 0 in the first process and 1 in its children."""
+
+_SIZE, _WORKERS_AT, _WORKER_HEAD, _STEPS = 64 << 20, 16384, 512, 48
+_HEADER, _TEXTS, _STEP = struct.Struct("4i"), struct.Struct("10i128s64s64s"), struct.Struct("24s104s128s")
+_WORKER = struct.Struct("4q48q")
+_READY = -1
+_CHUNK = b"\0" * (1 << 20)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A system call that each worker makes again and again.
+
+    Attributes:
+        name: which.
+        file: what its descriptor is opened on, before the fault begins; where it takes a path too, that is relative to this.
+        path: its path.
+    """
+
+    name: str
+    file: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Who makes which calls how often.
+
+    Attributes:
+        steps: the system calls, one after the other.
+        repeats: how often each worker makes all of them; 0: until `Observer.end_round`.
+        alone: whether the first process makes them, before all others.
+        threads: how many threads of it do.
+        children: how many forked children do, after all others.
+        early: whether threads and children are there before the fault is.
+        recorded: how many calls of each worker are told one by one; None: all.
+        pause: seconds between the forks.
+        directory: where all this is done.
+        become: what even and odd children execute themselves as, to make the calls once more under a command line with it.
+    """
+
+    steps: Sequence[Step | str]
+    repeats: int = 1
+    alone: bool = True
+    threads: int = 0
+    children: int = 0
+    early: bool = False
+    recorded: int | None = None
+    pause: float = 0
+    directory: str = ""
+    become: tuple[str, str] = ("", "")
+
+    @property
+    def roles(self) -> list[str]:
+        """What each worker is."""
+        executed = self.children if any(self.become) else 0
+        return ["alone"] * self.alone + ["thread"] * self.threads + ["child"] * self.children + ["executed"] * executed
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What one thread saw.
+
+    Attributes:
+        role: `alone` (the first process's first thread), `thread`, `child`, or `executed`.
+        calls: how many calls it has made.
+        signals: how many signals its handler has counted.
+        tally: how many calls had which result; -errno for those that failed.
+        results, seconds: of the calls that were recorded, in order.
+        steps: of how many steps a repeat consists.
+    """
+
+    role: str
+    calls: int
+    signals: int
+    tally: Counter[int]
+    results: tuple[int, ...] = field(repr=False)
+    seconds: tuple[float, ...] = field(repr=False)
+    steps: int = 1
+
+    def of(self, step: int) -> Worker:
+        """The same for one of the steps, by its place."""
+        results = self.results[step :: self.steps]
+        seconds = self.seconds[step :: self.steps]
+        return Worker(self.role, len(results), self.signals, Counter(results), results, seconds)
+
+
+class Observer:
+    """A running container of the observer's image."""
+
+    def __init__(self, client: docker.DockerClient, image: str, program: str, text: str = "", **options: Any) -> None:
+        """
+        Arguments:
+            client, image: where from.
+            program: one of `PROGRAMS`.
+            text: something to have in its command line.
+            options: what else `docker run` takes.
+        """
+        self.program = program
+        self.directory = Path(tempfile.mkdtemp(prefix="orca-board-"))
+        (self.directory / "board").touch()
+        os.truncate(self.directory / "board", _SIZE)
+        with open(self.directory / "board", "r+b") as file:
+            self._board = mmap.mmap(file.fileno(), _SIZE)
+        self._number, self._used, self._round = 0, 0, Round([])
+        self.container: Container = client.containers.run(
+            image,
+            [f"/observer/{program}", "/board/board", *([text] if text else [])],
+            name=f"orca-inside-{program}-{time.monotonic_ns() % 10**9}",
+            volumes={str(self.directory): {"bind": "/board", "mode": "rw"}},
+            detach=True,
+            **options,
+        )
+        # Until then the signal that begins a round would be lost.
+        self._wait(lambda: self._state()[2] == _READY, 10)
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return str(self.container.name)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a round."""
+        return self._state()[1] == self._number
+
+    def remove(self) -> None:
+        """Take the container and its board away."""
+        self.container.remove(force=True, v=True)
+        self._board.close()
+        shutil.rmtree(self.directory)
+
+    def prepare(self, round_: Round) -> None:
+        """Have everything there that is not to meet the fault."""
+        assert self.idle, "the round before is not over"
+        steps = [step if isinstance(step, Step) else Step(step) for step in round_.steps]
+        recorded = round_.repeats * len(steps) if round_.recorded is None else round_.recorded
+        self._clear(_WORKERS_AT, self._used)
+        self._number, self._round = self._number + 1, round_
+        self._length = _WORKER_HEAD + recorded * 16
+        self._used = len(round_.roles) * self._length
+        assert len(steps) <= _STEPS and _WORKERS_AT + self._used <= _SIZE, "this is too much for the board"
+        _TEXTS.pack_into(
+            self._board,
+            _HEADER.size,
+            *(self._number, 0, round_.alone, round_.threads, round_.children, round_.early),
+            *(len(steps), round_.repeats, recorded, round(round_.pause * 1e6)),
+            round_.directory.encode(),
+            *(text.encode() for text in round_.become),
+        )
+        for place, step in enumerate(steps):
+            at = _HEADER.size + _TEXTS.size + place * _STEP.size
+            _STEP.pack_into(self._board, at, step.name.encode(), step.file.encode(), step.path.encode())
+        self._go_on()
+        self._wait(lambda: self._state()[0] == self._number, 10)
+
+    def begin(self) -> None:
+        """Have the calls made."""
+        self._go_on()
+
+    def end_round(self) -> None:
+        """End a round that has no number of repeats."""
+        struct.pack_into("i", self._board, _HEADER.size + 4, 1)
+
+    def result(self, within: float = 60) -> list[Worker]:
+        """Wait until all calls have been made; return what the workers saw."""
+        self._wait(lambda: self.idle, within)
+        return self.so_far()
+
+    def run(self, within: float = 60) -> list[Worker]:
+        """Have the calls made; return what the workers saw."""
+        self.begin()
+        return self.result(within)
+
+    def so_far(self) -> list[Worker]:
+        """What the workers have seen so far."""
+        return [self._worker(place, role) for place, role in enumerate(self._round.roles)]
+
+    def strays(self) -> int:
+        """How many signals came while no call was being made, since the container began."""
+        return self._state()[3]
+
+    def tracers(self) -> set[int]:
+        """Who traces its threads; {0} if nobody does."""
+        return Web(self.container, "").tracers()
+
+    def _worker(self, place: int, role: str) -> Worker:
+        at = _WORKERS_AT + place * self._length
+        calls, signals, _pid, _ended, *tally = _WORKER.unpack_from(self._board, at)
+        recorded = min(calls, (self._length - _WORKER_HEAD) // 16)
+        numbers = array("q", self._board[at + _WORKER_HEAD : at + _WORKER_HEAD + recorded * 16])
+        times = Counter({result: count for result, count in zip(tally[::2], tally[1::2], strict=True) if count})
+        results, seconds = tuple(numbers[::2]), tuple(nanoseconds / 1e9 for nanoseconds in numbers[1::2])
+        return Worker(role, calls, signals, times, results, seconds, len(self._round.steps))
+
+    def _state(self) -> tuple[int, int, int, int]:
+        prepared, done, turn, strays = _HEADER.unpack_from(self._board)
+        return prepared, done, turn, strays
+
+    def _clear(self, at: int, length: int) -> None:
+        for begin in range(at, at + length, len(_CHUNK)):
+            end = min(begin + len(_CHUNK), at + length)
+            self._board[begin:end] = _CHUNK[: end - begin]
+
+    def _go_on(self) -> None:
+        self.container.kill("SIGUSR1")
+
+    def _wait(self, condition: Callable[[], bool], within: float) -> None:
+        try:
+            wait_for(condition, within)
+        except AssertionError:
+            self.container.reload()
+            state = self.container.attrs["State"]
+            said = self.container.logs(tail=5).decode(errors="replace").strip()
+            raise AssertionError(
+                f"round {self._number} of {self.program} is at {self._state()} after {within} s, {self._round}; "
+                f"container: {state['Status']} ({state['ExitCode']}), {said or 'it said nothing'}; so far: {self.so_far()[:8]}"
+            ) from None
+
+
+class Observers:
+    """The observers of a module's tests, each started when it is first needed."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+        self._running: dict[tuple[str, str, bool | str], Observer] = {}
+        self._image = "chaosorca-test-inside"
+        client.images.build(path=str(ROOT / "tests" / "integration" / "inside"), tag=self._image, rm=True)
+
+    def get(self, program: str, text: str = "", confined: bool | str = True) -> Observer:
+        """One that waits for a round.
+
+        Arguments:
+            program: one of `PROGRAMS`.
+            text: something to have in its command line.
+            confined: with Docker's own seccomp profile, or this one; it has a say after a tracer at each entry of a call.
+        """
+        key = (program, text, confined)
+        observer = self._running.get(key)
+        if observer is not None and not observer.idle:  # a test has failed in the middle of a round
+            self._running.pop(key).remove()
+            observer = None
+        if observer is None:
+            profile = confined or "unconfined"
+            options = {} if profile is True else {"security_opt": ["no-new-privileges", f"seccomp={profile}"]}
+            observer = self._running[key] = Observer(self._client, self._image, program, text, **options)
+        return observer
+
+    def remove(self) -> None:
+        """Take all of them away."""
+        for observer in self._running.values():
+            observer.remove()
+
+
+@dataclass
+class Started:
+    """A fault that goes on, and after its end what it did."""
+
+    id: str
+    stopped: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def injected(self) -> dict[str, int]:
+        """How many calls it has tampered with, by system call."""
+        return dict(self.stopped["injected"])
+
+
+@contextmanager
+def fault_on(observer: Observer, injector: str, **fault: Any) -> Iterator[Started]:
+    """Start a fault on an observer, and stop it in any case."""
+    started = start_fault(container=observer.name, injector=injector, **fault)
+    try:
+        assert started["injector"] == injector
+        assert started["containers"][0]["not_attached"] == []
+        running = Started(started["fault"])
+        yield running
+    finally:
+        stopped = stop_fault(container=observer.name)["stopped"]
+    (running.stopped,) = [one for one in stopped if one["fault"] == running.id]
+    assert observer.tracers() == {0}
+
+
+def observe(
+    observer: Observer, injector: str, round_: Round, within: float = 60, **fault: Any
+) -> tuple[list[Worker], dict[str, int]]:
+    """Make a round under a fault.
+
+    Returns:
+        what the workers saw, and how many calls the fault has tampered with by system call.
+    """
+    observer.prepare(round_)
+    with fault_on(observer, injector, **fault) as running:
+        workers = observer.run(within)
+    return workers, running.injected
+
+
+def can(injector: str, fault: dict[str, Any]) -> bool:
+    """Whether an injector can make a fault that is to be made by all of them."""
+    parsed = parse_fault("x86_64", **fault)
+    return not (
+        strace_cannot(parsed, "x86_64") if injector == "strace" else injector == "uprobe" and uprobe_cannot(parsed, "x86_64")
+    )
+
+
+def normal(step: str, role: str) -> int:
+    """What a step tells in a worker of a role when nothing is the matter."""
+    if step == "getppid":
+        return 1 if role in ("child", "executed") else 0
+    return NORMAL.get(step, 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_agent_for_all(client: docker.DockerClient) -> Iterator[None]:
+    """In place of `nothing_left`: starting one agent for each of many short tests would take longer than they do."""
+    remove_ours(client)
+    yield
+    stop_all_faults()
+    left = ours(client)
+    remove_ours(client)
+    assert left == [], f"left behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def observers_of_a_module(client: docker.DockerClient) -> Iterator[Observers]:
+    """The observers of a module's tests."""
+    observers = Observers(client)
+    yield observers
+    observers.remove()

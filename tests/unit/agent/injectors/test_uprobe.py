@@ -1,0 +1,201 @@
+"""Probes that come and go with faults and programs, with tracers and a kernel that only remember what they were told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaosorca.agent.injectors import ptrace, uprobe
+from chaosorca.agent.injectors.tracer import EXEC, Asked
+from chaosorca.agent.injectors.uprobe import UprobeSession
+from chaosorca.model.errors import AgentError
+from chaosorca.model.fault import parse_fault
+from chaosorca.model.syscalls import syscall_numbers
+
+X86 = syscall_numbers("x86_64")
+OPENAT, READ = (parse_fault("x86_64", name, error="EIO") for name in ("openat", "read"))
+WITHIN = 20.0
+
+
+class Tracer:
+    """A tracer that does all that it is told, and nothing else."""
+
+    pid = 1
+    untold = 0
+
+    def __init__(self, *_: Any) -> None:
+        self.told: list[str] = []
+
+    def ask(self, command: str) -> Asked:
+        self.told.append(command)
+        return Asked(time.monotonic())
+
+    def tell(self, command: str, within: float) -> Asked:
+        return self.ask(command)
+
+    def wait_for(self, asked: Asked, within: float) -> bool:
+        return True
+
+    def alive(self) -> bool:
+        return True
+
+    def silent_for(self) -> float:
+        return 0.0
+
+    def stop(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+class Arming:
+    """The kernel's part: who has which probes."""
+
+    def __init__(self) -> None:
+        self.probes: set[int] = set()
+        self.mapped = 0
+        self.refused: set[int] = set()
+        self.uncovered: set[int] = set()
+        self.passed_by: dict[int, int] = {}
+        self.gate: threading.Event | None = None
+        self.waiting = threading.Event()
+
+    def probe(self, user: int, pids: Collection[int], numbers: Collection[int]) -> None:
+        for pid in pids:
+            if pid in self.refused:
+                raise AgentError("no probe could be put on /bin/odd: Invalid argument")
+        if self.gate:
+            self.waiting.set()
+            self.gate.wait(WITHIN)
+        self.probes |= set(numbers)
+
+    def release(self, user: int, numbers: Collection[int] | None = None) -> None:
+        self.probes -= set(self.probes if numbers is None else numbers)
+
+    def new_code(self, number: int) -> int:
+        return self.mapped
+
+    def deaf(self, number: int) -> dict[int, int]:
+        return {}
+
+    def untraced(self, number: int) -> dict[int, int]:
+        return self.passed_by
+
+    def cannot(self, pids: Collection[int]) -> str:
+        return next((f"/bin/{pid} enters the kernel at 0x10 by int 0x80" for pid in pids if pid in self.uncovered), "")
+
+    def armed_by(self, key: int) -> int:
+        return 0
+
+    def armed_map(self) -> int:
+        return 7
+
+    def prepare(self, *_: Any) -> None:
+        pass
+
+    set_cgroups = set_rule = forgive = drop_rule = forget = watch = know_tracer = prepare
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], tuple[UprobeSession, Arming]]]:
+    monkeypatch.setattr(ptrace, "Tracer", Tracer)
+    with ThreadPoolExecutor(max_workers=1) as spawner:
+
+        def begin() -> tuple[UprobeSession, Arming]:
+            arming: Any = Arming()
+            return UprobeSession(X86, lambda calls: None, spawner, lambda: None, arming, lambda: [5], tmp_path), arming
+
+        yield begin
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + WITHIN
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.005)
+    return holds()
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_no_probe_stays_where_a_fault_ends_while_a_new_program_gets_its_probes(
+    begin: Callable[[], tuple[UprobeSession, Arming]], others: bool
+) -> None:
+    session, arming = begin()
+    session.add(1, OPENAT, 60, 0)
+    if others:
+        session.add(2, READ, 60, 0)
+    arming.gate = threading.Event()
+    session._take_event(EXEC, 0, 77, 0)
+    assert arming.waiting.wait(WITHIN)
+    ending = threading.Thread(target=lambda: session.remove(1) if others else session.stop())
+    ending.start()
+    time.sleep(0.05)
+    arming.gate.set()
+    ending.join(WITHIN)
+    assert not ending.is_alive()
+    if not others:
+        session._looker.join(WITHIN)
+    assert arming.probes == ({X86["read"]} if others else set())
+    session.stop()
+    assert arming.probes == set()
+
+
+def test_a_program_that_can_have_no_probe_is_told_and_does_not_keep_others_from_theirs(
+    begin: Callable[[], tuple[UprobeSession, Arming]],
+) -> None:
+    session, arming = begin()
+    session.add(1, OPENAT, 60, 0)
+    arming.refused = {66}
+    arming.probes.clear()
+    session._take_event(EXEC, 0, 66, 0)
+    session._take_event(EXEC, 0, 77, 0)
+    (tracer,) = session._tracers
+    assert eventually(lambda: tracer.told[-1] == "go 77")
+    assert "go 66" in tracer.told
+    assert arming.probes == {X86["openat"]}
+    assert session.warnings() == ["no probe could be put on /bin/odd: Invalid argument: calls from there are not hit"]
+    assert session.supervise([66]) is None
+    session.stop()
+
+
+def test_processes_may_come_while_new_code_is_looked_at(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
+    session, _arming = begin()
+    session.add(1, OPENAT, 60, 0)
+    session.attach([10, 11], 1)
+    before = session._traced
+    session.attach([12], 1)
+    assert (before, session._traced) == ({10, 11}, {10, 11, 12}), "who goes through the one is not disturbed"
+    session.stop()
+
+
+def test_code_that_comes_later_and_makes_calls_another_way_is_told_as_long_as_it_is_there(
+    begin: Callable[[], tuple[UprobeSession, Arming]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, arming = begin()
+    session.add(1, OPENAT, 60, 0)
+    arming.uncovered = {30}
+    session.supervise([10, 30])
+    told = ["/bin/30 enters the kernel at 0x10 by int 0x80: calls from there are not hit"]
+    assert session.warnings() == told
+    session.supervise([10, 30, 31])
+    assert session.warnings() == told
+    monkeypatch.setattr(uprobe, "_LOOKS_AT_ALL_EVERY", 0.0)
+    session.supervise([10, 31])
+    assert session.warnings() == []
+    session.stop()
+
+
+def test_calls_that_nobody_of_ours_could_stop_are_told(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
+    session, arming = begin()
+    arming.passed_by = {X86["openat"]: 12}
+    assert session.warnings() == [
+        "12 calls of openat were let pass, because no tracer of ours had their threads: these had only just come, "
+        "their tracer had ended and was replaced, or somebody else traces them"
+    ]
+    session.stop()

@@ -1,0 +1,246 @@
+"""Probes on TLS libraries: on each file once, as long as a process of a target uses it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import FakeMap
+
+pytest.importorskip("capstone")
+
+from chaosorca.agent.linux import proc as procfs
+from chaosorca.agent.monitors import tls
+from chaosorca.agent.monitors.tls import TlsProbes
+from chaosorca.model.errors import AgentError
+
+LIBRARY = "/usr/lib/libssl.so.3"
+
+
+class Kernel:
+    def __init__(self) -> None:
+        self.maps = {name: FakeMap() for name in ("tls_cgroups", "secured", "strangers", "processes", "calls")}
+
+    def __getitem__(self, name: str) -> FakeMap:
+        return self.maps[name]
+
+    def run(self, function: str, context: bytes) -> bytes:
+        assert function == "sweep_tls"
+        return tls.SWEEP.pack(0, 0, 9)
+
+
+class Target:
+    """A container without an engine: its own control group."""
+
+    def __init__(self, *pids: int, cgroups: tuple[int, ...] = (7,)) -> None:
+        self.running, self.groups = list(pids), list(cgroups)
+        self.cgroup: Any = self
+
+    def pids(self) -> list[int]:
+        return self.running
+
+    def ids(self) -> list[int]:
+        return self.groups
+
+
+@pytest.fixture
+def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TlsProbes:
+    one = TlsProbes(tmp_path)
+    one._uprobes = SimpleNamespace(program=Kernel())  # type: ignore[assignment]
+    one._looker = object()  # type: ignore[assignment]  # which does not look: tests do
+    one.attached, one.closed = [], []  # type: ignore[attr-defined]
+
+    def attach(path: Path) -> Any:
+        if path.read_text() == "odd":
+            raise ValueError("not an ELF file of 64 bits")
+        one.attached.append(path.read_text())  # type: ignore[attr-defined]
+        return lambda: one.closed.append(path.read_text())  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(one, "_attach", attach)
+    return one
+
+
+def process(proc: Path, pid: int, pages: int, *files: tuple[str, Path]) -> None:
+    """A process that has mapped files."""
+    folder = proc / str(pid) / "map_files"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (name, content) in enumerate(files):
+        status = content.stat()
+        lines.append(f"0{number + 1}000-0{number + 2}000 r-xp 00000000 00:{pid:02x} {status.st_ino} {name}")
+        (folder / f"{number + 1}000-{number + 2}000").unlink(missing_ok=True)
+        (folder / f"{number + 1}000-{number + 2}000").symlink_to(content)
+    (proc / str(pid) / "maps").write_text("\n".join([*lines, "08000-09000 r-xp 0 00:00 0 [vdso]", ""]))
+    (proc / str(pid) / "statm").write_text(f"{pages} 10 5 1 0 9 0\n")
+
+
+def file(folder: Path, content: str) -> Path:
+    path = folder / f"file-{content}"
+    path.write_text(content)
+    return path
+
+
+def look(probes: TlsProbes) -> None:
+    for number in list(probes._targets):
+        probes._look_at(number)
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_a_file_that_containers_share_has_one_attachment_as_long_as_one_uses_it(probes: Any, tmp_path: Path) -> None:
+    shared, own = file(tmp_path, "shared"), file(tmp_path, "own")
+    process(tmp_path, 10, 100, (LIBRARY, shared), ("/bin/nginx", own))
+    process(tmp_path, 20, 100, (LIBRARY, shared))  # the same file, on a device of its own
+    process(tmp_path, 30, 100, ("/opt/libssl.so.1.1", own))
+    probes.watch(1, Target(10))
+    probes.watch(2, Target(20, 30, cgroups=(8, 9, 1)))
+    assert probes.attached == ["shared", "own"]
+    assert probes._program["tls_cgroups"].content == {7: 1, 8: 2, 9: 2}, "1 would be everybody's"
+    probes.unwatch(1)
+    assert probes.closed == []
+    probes._program["secured"].content = {(99, 20, 2): 0, (99, 20, 3): 0}
+    probes.unwatch(2)
+    wait_for(lambda: sorted(probes.closed) == ["own", "shared"])
+    assert probes._program["tls_cgroups"].content == {}
+    assert list(probes._program["secured"].content) == [(99, 20, 3)]
+
+
+def test_a_library_that_is_loaded_later_is_found_by_the_size_of_the_process(probes: Any, tmp_path: Path) -> None:
+    target, late = Target(10), file(tmp_path, "late")
+    process(tmp_path, 10, 100)
+    probes.watch(1, target)
+    process(tmp_path, 10, 100, (LIBRARY, late))
+    look(probes)
+    assert probes.attached == [], "nothing is read of a process that has not grown"
+    process(tmp_path, 10, 150, (LIBRARY, late))
+    look(probes)
+    assert probes.attached == ["late"]
+    target.running, target.groups = [11], [70]  # it was restarted
+    process(tmp_path, 11, 150, (LIBRARY, late))
+    look(probes)
+    assert (probes.attached, probes.closed) == (["late"], [])
+    assert probes._program["tls_cgroups"].content == {70: 1}
+
+
+def test_libraries_of_the_image_have_probes_before_anybody_loads_them(probes: Any, tmp_path: Path) -> None:
+    target = Target(10)
+    process(tmp_path, 10, 100)
+    folder = tmp_path / "10" / "root" / "usr" / "lib" / "x86_64-linux-gnu"
+    folder.mkdir(parents=True)
+    (folder / "libssl.so.3").write_text("usual")
+    (folder / "libssl.so").symlink_to("/elsewhere/libssl.so.3")
+    (folder / "libz.so.1").write_text("other")
+    probes.watch(1, target)
+    assert probes.attached == ["usual"]
+    process(tmp_path, 10, 150, (LIBRARY, folder / "libssl.so.3"))
+    look(probes)
+    target.running = [11]  # it was restarted with another root folder
+    process(tmp_path, 11, 100)
+    look(probes)
+    assert probes.attached == ["usual"]
+    wait_for(lambda: probes.closed == ["usual"])
+
+
+def test_libraries_of_the_image_have_none_while_nobody_runs_it(probes: Any, tmp_path: Path) -> None:
+    target = Target(10)
+    process(tmp_path, 10, 100)
+    folder = tmp_path / "10" / "root" / "usr" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libssl.so.3").write_text("usual")
+    probes.watch(1, target)
+    target.running = []  # those of a container that is just beginning
+    look(probes)
+    assert probes.closed == []
+    target.groups = []
+    look(probes)
+    wait_for(lambda: probes.closed == ["usual"])
+    target.running, target.groups = [10], [8]
+    look(probes)
+    assert probes.attached == ["usual", "usual"]
+
+
+def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: Any, tmp_path: Path) -> None:
+    target = Target(10)
+    process(tmp_path, 10, 100, (LIBRARY, file(tmp_path, "odd")))
+    probes.watch(1, target)
+    look(probes)
+    said = f"HTTPS by {LIBRARY} is not followed: no probes could be put on it: not an ELF file of 64 bits"
+    assert (probes.problems(1), probes.problems(2)) == ([said], [])
+    target.running = []
+    look(probes)
+    assert probes.problems(1) == []
+
+
+def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = probes._program["tls_cgroups"]
+
+    def put(key: Any, value: Any) -> None:
+        if len(groups.content) == 2:
+            raise AgentError("the kernel's map 'tls_cgroups' is full")
+        groups.content[key] = value
+
+    monkeypatch.setattr(groups, "put", put)
+    target = Target(10, cgroups=(7, 8, 9))
+    probes.watch(1, target)
+    assert probes.problems(1) == ["not all of its HTTPS is followed: the kernel's map 'tls_cgroups' is full"]
+    target.groups = [7, 8]
+    look(probes)
+    assert (groups.content, probes.problems(1)) == ({7: 1, 8: 1}, [])
+    target.groups = [8, 9]
+    look(probes)
+    assert (groups.content, probes.problems(1)) == ({8: 1, 9: 1}, [])
+    probes.unwatch(1)
+    assert groups.content == {}
+
+
+def test_without_unified_control_groups_that_is_told(probes: Any, tmp_path: Path) -> None:
+    process(tmp_path, 10, 100)
+    target = Target(10, cgroups=())
+    probes.watch(1, target)
+    said = "HTTPS is not followed: the container has no control group of its own in the unified hierarchy"
+    assert probes.problems(1) == [said]
+    target.running = []  # it has ended
+    look(probes)
+    assert probes.problems(1) == []
+
+
+def test_strangers_are_told_by_name(probes: Any) -> None:
+    names = {(1, 10): b"docker", (1, 11): b"docker", (1, 13): b"curl", (2, 12): b"java"}
+    probes._program["strangers"].content = {key: name.ljust(16, b"\0") for key, name in names.items()}
+    assert (probes.strangers(1), probes.strangers(2), probes.strangers(3)) == (["curl", "docker"], ["java"], [])
+
+
+def test_before_the_program_runs_there_is_nothing() -> None:
+    probes = TlsProbes()
+    probes.watch(1, Target(10))  # type: ignore[arg-type]
+    probes.unwatch(1)
+    assert (probes.problems(1), probes.strangers(1), probes.sweep(b"")) == ([], [], 0)
+
+
+def test_where_it_cannot_run_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls.platform, "machine", lambda: "aarch64")
+    assert TlsProbes().prepare(None) == "HTTPS is followed on x86-64 only, and this is aarch64"  # type: ignore[arg-type]
+
+
+def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
+    process(tmp_path, 10, 100, ("/opt/with space", file(tmp_path, "a")))
+    (one,) = procfs.code_files(tmp_path, 10)
+    assert (one.name, one.path) == ("/opt/with space", tmp_path / "10" / "map_files" / "1000-2000")
+    assert procfs.virtual_pages(tmp_path, 10) == 100
+    assert (procfs.code_files(tmp_path, 11), procfs.virtual_pages(tmp_path, 11)) == ([], 0)
+
+
+def test_what_is_in_use_of_its_maps_is_told(probes: TlsProbes) -> None:
+    assert TlsProbes().entries() == {}
+    probes.watch(3, Target(cgroups=(7, 8)))
+    probes._program["strangers"].put((3, 9), b"java")
+    assert probes.entries() == {"tls_cgroups": 2, "processes": 0, "strangers": 1, "calls": 0}
