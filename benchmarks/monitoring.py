@@ -38,12 +38,11 @@ from logzero import logger
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
-from chaosorca.engine.agent import CAPABILITIES, find_agent
+from chaosorca.engine.agent import find_agent
 from chaosorca.engine.containers import find_container
 from chaosorca.engine.images import ensure_image
-from chaosorca.engine.names import AGENT, NETWORK
 from chaosorca.metrics.measure import wait_for_scrapes
-from chaosorca.model.contract import METRICS_PORT
+from chaosorca.model.contract import AGENT, CAPABILITIES, METRICS_PORT, NETWORK
 from chaosorca.sources import open_prometheus
 
 LABEL = "chaosorca-bench=monitoring"

@@ -22,7 +22,7 @@ import docker
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from chaosorca.probes.faults import faults_injected
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chaosorca import __version__
-from chaosorca.agent.doctor.doctor import OWN_NAME, Doctor
+from chaosorca.agent.doctor.doctor import Doctor
 from chaosorca.agent.export.cost import give_back_memory, own_cost
 from chaosorca.agent.export.snapshot import Snapshot
 from chaosorca.agent.faults.abort import Requests
@@ -25,6 +25,7 @@ from chaosorca.agent.monitors.resources import ResourceMonitor
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
 from chaosorca.agent.targets.engine_events import EngineEvents
 from chaosorca.agent.targets.target import Target, find_target, own_cgroup
+from chaosorca.model.contract import AGENT
 from chaosorca.model.errors import AgentError, InvalidArgument
 from chaosorca.model.fault import Fault
 
@@ -161,7 +162,7 @@ class Agent:
 
     def examine(self) -> list[dict[str, Any]]:
         """What can be done on this host: findings, as `Finding.to_json` gives them."""
-        own = Target(OWN_NAME, "", self._own) if self._own else None
+        own = Target(AGENT, "", self._own) if self._own else None
         return [finding.to_json() for finding in self._doctor.examine(own)]
 
     def retire(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from chaosorca.engine.client import connect
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.metrics import events, tables
 from chaosorca.model.duration import parse_seconds
+from chaosorca.model.times import seconds
 from chaosorca.model.values import as_bool
 from chaosorca.report.page import report
 from chaosorca.sources import open_prometheus, series_name
@@ -108,7 +109,7 @@ def after_experiment_control(
         logger.info("export: wrote %d CSV files to %s", len(_collected.tables) + 1, directory)
         if as_bool(arguments.get("report", True), "report"):
             page = directory / "report.html"
-            faults = sorted(_collected.faults.values(), key=lambda fault: events.seconds(fault["begins"]))
+            faults = sorted(_collected.faults.values(), key=lambda fault: seconds(fault["begins"]))
             text = report(state or {}, title, _collected.tables, faults, _window(arguments))
             page.write_text(text, encoding="utf-8", errors="backslashreplace")
             logger.info("export: wrote the report, %s", page)
@@ -151,7 +152,7 @@ def _ask_agent(configuration: Any) -> None:
     try:
         agent = find_agent(connect(configuration))
         for fault in agent.ask("status")["faults"] if agent else []:
-            if events.seconds(fault["begins"]) >= _collected.began:
+            if seconds(fault["begins"]) >= _collected.began:
                 _remember([fault])
     except OrcaError as error:
         logger.warning("export: the agent could not be asked about faults: %s", error)

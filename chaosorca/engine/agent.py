@@ -18,17 +18,12 @@ from chaosorca.engine.client import engine_errors, socket_path
 from chaosorca.engine.command import run_command
 from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
-from chaosorca.engine.names import AGENT, ROLE_LABEL
 from chaosorca.engine.network import ensure_network, remove_unused_network
 from chaosorca.exceptions import AgentError, EngineError
+from chaosorca.model.contract import AGENT, CAPABILITIES, ENGINE_SOCKET, HOST_CGROUPS, ROLE_LABEL
 from chaosorca.model.errors import KINDS
 
-CAPABILITIES = ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "SYS_NICE"]
-"""SYS_ADMIN: load eBPF programs, enter network namespaces; SYS_PTRACE: trace; NET_*: packet sockets; DAC_READ_SEARCH: /proc;
-SYS_NICE: a tracer that has given way to the thread that it lets go on comes back (native/near.h)."""
-
 _SOCKET = "/var/run/docker.sock"
-_SOCKET_IN_AGENT = "/host/docker.sock"
 _MEMORY = "512m"
 _READY_WITHIN = 20.0
 _STARTED_WITHIN = 5.0
@@ -158,11 +153,11 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
                 pid_mode="host",
                 cgroupns="host",
                 cap_drop=["ALL"],
-                cap_add=CAPABILITIES,
+                cap_add=list(CAPABILITIES),
                 security_opt=_security_options(client),
-                volumes={"/sys/fs/cgroup": {"bind": "/host/cgroup", "mode": "ro"}},
+                volumes={"/sys/fs/cgroup": {"bind": HOST_CGROUPS, "mode": "ro"}},
                 # Unlike a volume, it makes no folder where there is nothing, and fails.
-                mounts=[Mount(_SOCKET_IN_AGENT, socket, type="bind", read_only=True)] if socket else [],
+                mounts=[Mount(ENGINE_SOCKET, socket, type="bind", read_only=True)] if socket else [],
                 mem_limit=_MEMORY,
                 restart_policy={"Name": "no"},
                 labels={ROLE_LABEL: "agent"},

@@ -9,10 +9,10 @@ import docker.errors
 from docker.models.containers import Container as DockerContainer
 
 from chaosorca.engine.client import engine_errors
-from chaosorca.engine.names import ROLE_LABEL
 from chaosorca.exceptions import ContainerError, EngineError, InvalidArgument
 from chaosorca.model.container import Container as Container
 from chaosorca.model.container import running_container
+from chaosorca.model.contract import ROLE_LABEL
 from chaosorca.model.nearest import nearest
 
 

@@ -16,8 +16,8 @@ from logzero import logger
 
 from chaosorca import __version__
 from chaosorca.engine.client import engine_errors
-from chaosorca.engine.names import ROLE_LABEL
 from chaosorca.exceptions import EngineError
+from chaosorca.model.contract import ROLE_LABEL
 
 DEFAULT_BASE = "debian:bookworm-slim"
 _SUFFIXES = (".py", ".c", ".h", ".sh", ".tsv")

@@ -8,7 +8,7 @@ import docker
 import docker.errors
 
 from chaosorca.engine.client import engine_errors
-from chaosorca.engine.names import NETWORK, ROLE_LABEL
+from chaosorca.model.contract import NETWORK, ROLE_LABEL
 
 
 def ensure_network(client: docker.DockerClient) -> str:

@@ -18,14 +18,13 @@ from logzero import logger
 from chaosorca.engine.client import engine_errors, is_local
 from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
-from chaosorca.engine.names import AGENT, PROMETHEUS, PROMETHEUS_DATA, ROLE_LABEL
 from chaosorca.engine.network import ensure_network, remove_unused_network
 from chaosorca.exceptions import EngineError, PrometheusError
+from chaosorca.model.contract import AGENT, METRICS_PORT, PROMETHEUS, PROMETHEUS_DATA, ROLE_LABEL
 from chaosorca.model.duration import format_duration
 
 INTERVAL_LABEL = "chaosorca.scrape-interval"
 _PORT = "9090/tcp"
-_AGENT_PORT = 9309
 _READY_WITHIN = 30.0
 
 _REMOTE = (
@@ -46,7 +45,7 @@ scrape_configs:
 
 def prometheus_configuration(interval: int) -> str:
     """Prometheus's configuration file for a scrape interval in microseconds."""
-    return _CONFIGURATION.format(interval=format_duration(interval), agent=AGENT, port=_AGENT_PORT)
+    return _CONFIGURATION.format(interval=format_duration(interval), agent=AGENT, port=METRICS_PORT)
 
 
 def start_prometheus(

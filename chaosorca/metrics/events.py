@@ -6,10 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from chaosorca.metrics.tables import iso
+from chaosorca.model.times import iso, seconds
 
 
 @dataclass(frozen=True, order=True)
@@ -76,9 +75,3 @@ def _span(record: Mapping[str, Any], what: str, detail: str) -> list[Event]:
         for key, name in (("start", "begin"), ("end", "end"))
         if record.get(key)
     ]
-
-
-def seconds(text: str) -> float:
-    """A time in seconds since 1970, from its ISO 8601 text; one without a zone is in UTC."""
-    at = datetime.fromisoformat(text)
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

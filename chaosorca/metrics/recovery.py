@@ -17,7 +17,7 @@ from chaosorca.metrics.client import Prometheus
 from chaosorca.metrics.measure import LOOK_BACK, STALE_AFTER, check_monitored, scrape_interval
 from chaosorca.metrics.promql import selector
 from chaosorca.metrics.series import add, growth
-from chaosorca.metrics.tables import iso
+from chaosorca.model.times import iso
 
 BEFORE = 30.0
 """Seconds before a fault that tell what is normal; faults that follow one another sooner are one disturbance."""

@@ -8,7 +8,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from chaosorca.exceptions import InvalidArgument
 from chaosorca.metrics.client import Prometheus, Samples, Series
@@ -16,6 +15,7 @@ from chaosorca.metrics.measure import STALE_AFTER, scrape_interval
 from chaosorca.metrics.promql import selector
 from chaosorca.metrics.series import Column, add, growth, per_second, quantile, thin
 from chaosorca.model.nearest import nearest
+from chaosorca.model.times import iso
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -147,11 +147,6 @@ def _cell(value: float | None) -> str:
     if value is None:
         return ""
     return str(int(value)) if value == int(value) else format(value, ".10g")
-
-
-def iso(seconds: float) -> str:
-    """A time as ISO 8601 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric, gap: float) -> dict[str, Column]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chaosorca.model.contract import ROLE_LABEL
 from chaosorca.model.errors import ContainerError
 
-ROLE_LABEL = "chaosorca.role"
 PROTECTED_LABEL = "chaosorca.protected"
 
 

@@ -2,10 +2,11 @@
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError, InvalidArgument
-from chaosorca.metrics import events, measure, promql, recovery
+from chaosorca.metrics import measure, promql, recovery
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.status import status_regex
+from chaosorca.model.times import seconds
 from chaosorca.model.values import as_number
 from chaosorca.sources import known_faults, open_prometheus, series_name
 
@@ -152,7 +153,7 @@ def time_to_recover(
             )
     if not faults:
         raise AgentError(f"no fault on container {container!r} has ended since the agent began: start one first, and end it")
-    spans = [(events.seconds(one["begins"]), events.seconds(one["ended"])) for one in faults]
+    spans = [(seconds(one["begins"]), seconds(one["ended"])) for one in faults]
     latest = recovery.latest(spans)
     last = [(span, one) for span, one in zip(spans, faults, strict=True) if span in latest]
     hit = [span for span, one in last if sum(one["injected"].values())] or [span for span, one in last if one["placebo"]]

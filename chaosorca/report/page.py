@@ -11,9 +11,10 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from chaosorca import __version__
-from chaosorca.metrics.events import phases, seconds
+from chaosorca.metrics.events import phases
 from chaosorca.metrics.series import Column
-from chaosorca.metrics.tables import Table, iso
+from chaosorca.metrics.tables import Table
+from chaosorca.model.times import iso, seconds
 from chaosorca.report.elements import element, to_html
 from chaosorca.report.phases import PHASES, levelled, mean, rows_of_phases
 from chaosorca.report.plot import Line, Plot, Shade, clock, to_svg

@@ -15,7 +15,7 @@ from docker.models.containers import Container
 from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from chaosorca.probes.http import request_rate
 from tests.support.containers import Web, orca, ours
 

@@ -19,11 +19,10 @@ from docker.models.containers import Container
 
 from chaosorca.actions import monitoring
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.agent import CAPABILITIES
 from chaosorca.engine.command import run_command
 from chaosorca.engine.containers import find_container, select_containers
 from chaosorca.engine.images import ensure_image
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT, CAPABILITIES
 from chaosorca.model.errno import errno_name
 from tests.support.containers import Web, scrape, wait_for
 from tests.support.observer import Observers, Round, fault_on, observers_of_a_module, one_agent_for_all

@@ -7,7 +7,7 @@ import json
 import docker
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from tests.support.containers import Web, orca, ours, scrape
 
 DONE = ("tracepoints", "socket filters", "ptrace", "strace")

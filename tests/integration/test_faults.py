@@ -21,7 +21,7 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
 from tests.support.containers import PAGE, WAITS, Web, go_on, needs_root, ours, scrape, wait_for
 from tests.support.proxy import Proxy

@@ -11,8 +11,8 @@ from typing import Any
 import docker
 import pytest
 
-from chaosorca.engine.agent import CAPABILITIES
 from chaosorca.engine.images import ensure_image
+from chaosorca.model.contract import CAPABILITIES
 from tests.support.containers import ROOT
 
 GET = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"

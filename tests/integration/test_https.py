@@ -14,7 +14,7 @@ from test_http import BODY, GET, address, ask, figures, in_flight, run
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from tests.support.containers import ROOT, becomes, wait_for
 from tests.support.observer import one_agent_for_all
 

@@ -16,7 +16,7 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine.agent import Agent
 from chaosorca.engine.containers import find_container
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from tests.support.containers import Web, ours, scrape, wait_for
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import docker
 from docker.models.containers import Container
 
-from chaosorca.engine.agent import CAPABILITIES
 from chaosorca.engine.images import ensure_image
+from chaosorca.model.contract import CAPABILITIES
 
 SCRIPT = """
 import json, os, resource, subprocess, sys

@@ -15,7 +15,7 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import ensure_agent, find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from chaosorca.model.fault import parse_fault
 from chaosorca.probes.faults import faults_injected
 from tests.support.containers import WAITS, Web, becomes, go_on, needs_root, scrape, wait_for

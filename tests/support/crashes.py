@@ -30,7 +30,7 @@ import docker
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.engine.agent import find_agent
-from chaosorca.engine.names import AGENT
+from chaosorca.model.contract import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
 from tests.support.containers import BIN, ours, remove_ours, wait_for
 from tests.support.kernel_state import breakpoints, programs

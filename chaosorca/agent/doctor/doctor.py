@@ -27,7 +27,6 @@ from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault, read_fault
 from chaosorca.model.finding import Finding, no, note, ok
 
-OWN_NAME = "chaosorca-agent"
 _CALLS = 1000
 _PATH = "/doctor"
 _ANSWERS_WITHIN, _SEEN_WITHIN = 5.0, 2.0

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent.linux.cgroups import Cgroup
+from chaosorca.model.contract import CAPABILITIES
 from chaosorca.model.finding import Finding, no, note, ok
-
-CAPABILITIES = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21, "SYS_NICE": 23}
-"""Those that the agent needs, by their bits (linux/capability.h)."""
 
 _ALL_USERS = "0 0 4294967295"
 _UNCONFINED_TYPES = {"spc_t", "unconfined_t", "container_runtime_t"}

@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.injectors import uprobe_cannot
 from chaosorca.model.syscalls import siblings, syscall_numbers
+from chaosorca.model.times import iso
 
 _ATTACH_WITHIN = 3.0
 _NEWCOMERS_WITHIN = 0.5
@@ -97,9 +97,9 @@ class Injection:
             "placebo": self.fault.placebo,
             "active": self.active,
             "state": {0: "never fired", 1: "fired once"}.get(fired, f"fired {fired} times"),
-            "begins": _iso(self.begins),
-            "ends": _iso(self.begins + self.fault.duration / 1e6),
-            "ended": _iso(self.ended) if self.ended is not None else None,
+            "begins": iso(self.begins),
+            "ends": iso(self.begins + self.fault.duration / 1e6),
+            "ended": iso(self.ended) if self.ended is not None else None,
             "reason": self.reason,
             "abort_when": self.fault.abort_when,
             "injected": dict(self.fired),
@@ -537,7 +537,3 @@ def _unmade(fault: Fault, calls: dict[str, int]) -> list[str]:
     if not instead:
         return []
     return [f"the container has not been seen to call {', '.join(fault.syscalls)}: it calls {', '.join(instead)} instead"]
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from chaosorca.exceptions import InvalidArgument
-from chaosorca.metrics.tables import METRICS, Table, check_metric, iso, monitored_containers, read_table, to_csv
+from chaosorca.metrics.tables import METRICS, Table, check_metric, monitored_containers, read_table, to_csv
+from chaosorca.model.times import iso
 
 START = 1_700_000_000.0
 HTTP = "chaosorca_http_requests_total"

@@ -8,7 +8,7 @@ import pytest
 
 from chaosorca.agent.doctor import host
 from chaosorca.agent.linux.cgroups import Cgroup
-from chaosorca.engine.agent import CAPABILITIES
+from chaosorca.model.contract import CAPABILITIES
 from chaosorca.model.finding import Finding
 
 ALL = sum(1 << bit for bit in host.CAPABILITIES.values())
