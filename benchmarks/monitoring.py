@@ -332,7 +332,7 @@ def start(machine: Observed) -> None:
 def _watch(machine: Observed, container: Container, monitors: list[str]) -> float:
     """Seconds until the agent has begun to watch a container, timed beside it: without what `docker exec` takes."""
     asked = {"container": find_container(machine.client, str(container.name)).to_json(), "monitors": monitors}
-    request = json.dumps({"do": "watch", "with": asked})
+    request = json.dumps({"do": "start_monitoring", "with": asked})
     answer, seconds = execute(machine.client.containers.get(AGENT), "python3", "-c", _TIMED, request).splitlines()
     if "ok" not in json.loads(answer):
         raise RuntimeError(f"the agent said {answer}")

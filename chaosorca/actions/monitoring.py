@@ -52,12 +52,12 @@ def start_monitoring(
     watched: list[dict] = []
     try:
         for target in targets:
-            watched.append(agent.ask("watch", container=target.to_json(), monitors=monitors))
+            watched.append(agent.ask("start_monitoring", container=target.to_json(), monitors=monitors))
     except BaseException:
         with contextlib.suppress(OrcaError):
             for one in watched:
                 if one["new"]:
-                    agent.ask("unwatch", container=one["name"])
+                    agent.ask("stop_monitoring", container=one["name"])
             retire_agent(client)
         raise
     for one in watched:
@@ -86,6 +86,6 @@ def stop_monitoring(container: str = None, label: str = None, configuration: dic
         watched = {one["id"]: one["name"] for one in agent.ask("status")["targets"]}
         ids = selected_ids(client, container, label, [(name, one) for one, name in watched.items()])
         for name in [watched[one] for one in ids if one in watched]:
-            stopped += agent.ask("unwatch", container=name)["stopped"]
+            stopped += agent.ask("stop_monitoring", container=name)["stopped"]
     retire_agent(client)
     return {"stopped": stopped}

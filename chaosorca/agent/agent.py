@@ -58,7 +58,7 @@ class Agent:
         self.names = EngineEvents(self._followed, self._replace_target)
         self._doctor = Doctor(arch, self._syscalls, self._http, self._faults, self._resources.io_source, self.names.trouble)
 
-    def watch(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
+    def start_monitoring(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
         """Begin to monitor a container, or add monitors to those that it has.
 
         Arguments:
@@ -95,7 +95,7 @@ class Agent:
                 self._fault_changed(target.name)
             except BaseException:
                 if is_new:
-                    self.unwatch(target.name)
+                    self.stop_monitoring(target.name)
                 raise
             _warn_of_refused(target, wanted, refused)
             wanted -= refused.keys()
@@ -109,14 +109,14 @@ class Agent:
             self._monitors[target.name] = wanted
             return {**(told := self._describe(target)), "warnings": told["warnings"] + self.names.warnings(), "new": is_new}
 
-    def unwatch(self, container: str) -> dict[str, Any]:
+    def stop_monitoring(self, container: str) -> dict[str, Any]:
         """Stop monitoring a container, by name; success if nobody does."""
         with self._lock:
             target = self._targets.pop(container, None)
             self._monitors.pop(container, None)
             self._troubles.pop(container, None)
-            self._syscalls.unwatch(container)
-            self._http.unwatch(container)
+            self._syscalls.detach(container)
+            self._http.detach(container)
             self._resources.forget(container)
             if not self._faults.active_on(container):
                 self._ledger.forget(container)
@@ -262,12 +262,12 @@ class Agent:
         # The resource monitor, too, wants the kernel's count of what ended threads had read and written.
         if "syscalls" in wanted or ("resources" in wanted and self._syscalls.program() is not None):
             try:
-                self._syscalls.watch(target, counting="syscalls" in wanted)
+                self._syscalls.attach(target, counting="syscalls" in wanted)
             except AgentError as error:
                 refused["syscalls"] = str(error)
         if "http" in wanted:
             try:
-                self._http.watch(target)
+                self._http.attach(target)
             except AgentError as error:
                 refused["http"] = str(error)
         return refused
@@ -279,8 +279,8 @@ class Agent:
         are to go on then. It costs nothing but its entries, until somebody stops its monitoring.
         """
         if not target.cgroup.exists():
-            self._syscalls.rest(target.name)
-            self._http.rest(target.name)
+            self._syscalls.suspend(target.name)
+            self._http.suspend(target.name)
             return
         wanted = self._monitors[target.name]
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from chaosorca.agent.agent import Agent
 from chaosorca.model.errors import KINDS, OrcaError
 
-OPERATIONS = ("watch", "unwatch", "start_fault", "stop_fault", "status", "examine", "retire")
+OPERATIONS = ("start_monitoring", "stop_monitoring", "start_fault", "stop_fault", "status", "examine", "retire")
 _log = logging.getLogger("chaosorca.agent")
 
 

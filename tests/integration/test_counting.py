@@ -200,7 +200,7 @@ def test_further_containers_are_watched_at_once(
     try:
         for name, monitors in further.items():
             asked = {"container": find_container(client, name).to_json(), "monitors": monitors}
-            request = json.dumps({"do": "watch", "with": asked})
+            request = json.dumps({"do": "start_monitoring", "with": asked})
             said = run_command(client.containers.get(AGENT), ["python3", "-c", TIMED, request]).output.decode()
             answer, seconds = said.splitlines()
             assert json.loads(answer)["ok"]["monitors"] == monitors
@@ -255,7 +255,7 @@ from chaosorca.agent.targets.target import Target, own_cgroup
 program, capacity = sys.argv[1], int(sys.argv[2])
 syscalls._PROGRAMS = (program,)
 monitor = syscalls.SyscallMonitor("x86_64", {"calls": capacity, "errors": capacity})
-monitor.watch(Target("own", "", own_cgroup()))
+monitor.attach(Target("own", "", own_cgroup()))
 
 def work():
     for _ in range(2000):
@@ -299,7 +299,7 @@ print(json.dumps({
     "dropped": program.dropped(),
     "entries": program.entries_in_use(),
 }))
-monitor.unwatch("own")
+monitor.detach("own")
 assert monitor.figures() == ({}, {}) and program.entries_in_use()["calls"] == 0, program.entries_in_use()
 """
 

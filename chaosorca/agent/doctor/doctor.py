@@ -233,10 +233,10 @@ def _subject() -> Iterator[_Subject]:
 @contextlib.contextmanager
 def _watched(monitor: SyscallMonitor | HttpMonitor, own: Target) -> Iterator[None]:
     try:
-        monitor.watch(own)
+        monitor.attach(own)
         yield
     finally:
-        monitor.unwatch(own.name)
+        monitor.detach(own.name)
 
 
 def _tried(name: str, todo: str, do: Callable[[], str]) -> Finding:

@@ -139,7 +139,7 @@ class HttpMonitor:
         self.prepare()
         return self._no_tls
 
-    def watch(self, target: Target) -> None:
+    def attach(self, target: Target) -> None:
         """Begin to follow a target's requests, or follow it to the network namespace that it has now.
 
         Raises:
@@ -175,7 +175,7 @@ class HttpMonitor:
                 before, self._targets[target.name] = self._targets.get(target.name), watched
             if before:
                 before.close()
-        self._tls.watch(watched.number, target)
+        self._tls.attach(watched.number, target)
 
     def _open(self, program: Program, before: _Watched | None, namespace: int, pid: int) -> _Watched:
         """Follow a network namespace, which may be another one of a target that is watched already."""
@@ -193,7 +193,7 @@ class HttpMonitor:
             raise
         return watched
 
-    def rest(self, name: str) -> None:
+    def suspend(self, name: str) -> None:
         """Let go of the network of a target, which has ended; what was counted waits for its return."""
         with self._changing:
             watched = self._targets.get(name)
@@ -201,14 +201,14 @@ class HttpMonitor:
                 watched.close()
                 watched.namespace = _NOWHERE
 
-    def unwatch(self, name: str) -> None:
+    def detach(self, name: str) -> None:
         """Stop following a target's requests and forget its counts."""
         with self._changing:
             watched = self._targets.get(name)
             if watched is None or self._program is None:
                 return
             watched.close()
-            self._tls.unwatch(watched.number)
+            self._tls.detach(watched.number)
             with self._lock:
                 del self._targets[name]
                 lost = sum(count for (number, _role), count in self._lost.items() if number % _TARGETS == watched.number)

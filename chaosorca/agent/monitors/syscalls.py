@@ -85,7 +85,7 @@ class SyscallMonitor:
                 self.io_of_ended_threads = bool(offsets)
                 self._program = program
 
-    def watch(self, target: Target, counting: bool = True) -> None:
+    def attach(self, target: Target, counting: bool = True) -> None:
         """Begin to count a target's calls, or follow it to the control groups that it has now.
 
         Arguments:
@@ -120,7 +120,7 @@ class SyscallMonitor:
                         self._tell()
                 raise
 
-    def rest(self, name: str) -> None:
+    def suspend(self, name: str) -> None:
         """Have the kernel look for a target no more, which has ended; what was counted waits for its return."""
         with self._lock:
             if self._cgroups.get(name):
@@ -128,7 +128,7 @@ class SyscallMonitor:
                 with contextlib.suppress(AgentError):  # of another target, whose calls could not be counted before either
                     self._tell()
 
-    def unwatch(self, name: str) -> None:
+    def detach(self, name: str) -> None:
         """Stop counting a target's calls and forget its counts."""
         with self._lock:
             if name not in self._targets or self._program is None:

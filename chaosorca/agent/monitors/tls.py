@@ -94,7 +94,7 @@ class TlsProbes:
             return f"HTTPS is not followed: {error}"
         return ""
 
-    def watch(self, number: int, target: Target) -> None:
+    def attach(self, number: int, target: Target) -> None:
         """Follow a target's processes: now, and from now on by a thread of its own."""
         with self._lock:
             if self._program is None:
@@ -109,7 +109,7 @@ class TlsProbes:
                 self._looker = threading.Thread(target=self._keep_looking, name="tls", daemon=True)
                 self._looker.start()
 
-    def unwatch(self, number: int) -> None:
+    def detach(self, number: int) -> None:
         """Give a target's probes up, and forget its connections."""
         with self._lock:
             watched = self._targets.pop(number, None)

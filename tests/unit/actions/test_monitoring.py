@@ -18,14 +18,14 @@ class Agent:
         self.watched = watched
 
     def ask(self, operation: str, **options: Any) -> Any:
-        if operation == "watch":
+        if operation == "start_monitoring":
             return {
                 "name": options["container"]["name"],
                 "monitors": ["http"],
                 "warnings": ["it is odd", "it is slow"],
                 "new": True,
             }
-        if operation == "unwatch":
+        if operation == "stop_monitoring":
             del self.watched[options["container"]]
             return {"stopped": [options["container"]]}
         return {"targets": [{"name": name, "id": id_} for name, id_ in self.watched.items()]}

@@ -36,16 +36,16 @@ class Monitor:
         if self.unprepared:
             raise AgentError(self.unprepared)
 
-    def watch(self, target: Target, **options: Any) -> None:
+    def attach(self, target: Target, **options: Any) -> None:
         self.prepare()
         self.watched[target.name] = options
         if self.refused and options.get("counting", True):
             raise AgentError(self.refused)
 
-    def rest(self, name: str) -> None:
+    def suspend(self, name: str) -> None:
         self.watched[name] = "at rest"
 
-    def unwatch(self, name: str) -> None:
+    def detach(self, name: str) -> None:
         self.watched.pop(name, None)
 
     def program(self) -> Any:
@@ -80,7 +80,7 @@ class Host:
 
     def watch(self, *monitors: str) -> tuple[list[str], list[str]]:
         """The monitors, and the warnings."""
-        told = self.agent.watch(CONTAINER, list(monitors))
+        told = self.agent.start_monitoring(CONTAINER, list(monitors))
         return told["monitors"], told["warnings"]
 
 

@@ -27,7 +27,7 @@ class FakeAgent:
             raise self.result
         return self.result
 
-    def watch(self, container: dict[str, Any], monitors: list[str]) -> Any:
+    def start_monitoring(self, container: dict[str, Any], monitors: list[str]) -> Any:
         return {"name": container["name"], "monitors": monitors}
 
     def shut_down(self) -> None:
@@ -53,7 +53,7 @@ def test_what_the_agent_returns_is_the_answer(request_: dict[str, Any], result: 
 
 
 def test_arguments_are_passed_by_name() -> None:
-    request = {"do": "watch", "with": {"monitors": ["http"], "container": {"name": "web"}}}
+    request = {"do": "start_monitoring", "with": {"monitors": ["http"], "container": {"name": "web"}}}
     assert ask(FakeAgent(), request) == {"ok": {"name": "web", "monitors": ["http"]}}
 
 
@@ -86,8 +86,8 @@ def test_an_operation_that_is_not_offered_is_refused(operation: Any) -> None:
         ({"do": []}, None),
         ({"do": "status", "with": 5}, "TypeError"),
         ({"do": "status", "with": None}, "TypeError"),
-        ({"do": "watch", "with": {}}, "TypeError"),
-        ({"do": "watch", "with": {"container": {}, "monitors": []}}, "KeyError"),
+        ({"do": "start_monitoring", "with": {}}, "TypeError"),
+        ({"do": "start_monitoring", "with": {"container": {}, "monitors": []}}, "KeyError"),
     ],
 )
 def test_no_request_can_raise(request_: Any, failed_with: str | None) -> None:

@@ -137,10 +137,10 @@ def test_a_finding_is_one_line() -> None:
 class Broken:
     """Monitors and faults of a host where nothing works."""
 
-    def watch(self, own: Target) -> None:
+    def attach(self, own: Target) -> None:
         raise AgentError("the kernel does not take the program")
 
-    def unwatch(self, name: str) -> None:
+    def detach(self, name: str) -> None:
         """Nothing is watched."""
 
     def no_tls(self) -> str:
@@ -158,7 +158,7 @@ class Broken:
 class Deaf(Broken):
     """Those of a host where all seems to work, and nothing comes of it."""
 
-    def watch(self, own: Target) -> None:
+    def attach(self, own: Target) -> None:
         """Watch nothing."""
 
     def no_tls(self) -> str:

@@ -177,8 +177,8 @@ def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Ker
     program.maps["connections"].content = {(0, 0, 0, 0, 80, 1, 3): b"", (0, 0, 0, 0, 80, 1, 4): b""}
     assert monitor._free_number() == 0
     program.maps["per_target"].content[3] = [figures(dropped=2), figures(dropped=1)]
-    monitor.unwatch("web")
-    monitor.unwatch("web")
+    monitor.detach("web")
+    monitor.detach("web")
     assert list(program.maps["counts"].content) == [(4, 200, 0, 1)]
     assert list(program.maps["connections"].content) == [(0, 0, 0, 0, 80, 1, 4)]
     assert monitor.figures().counts == monitor.figures().unparsed == monitor.figures().in_flight == {}
@@ -268,9 +268,9 @@ def test_a_scrape_does_not_wait_for_libraries_to_be_read(host: Host, monkeypatch
         assert figures_were_read.wait(5)
         return []
 
-    for slow_one in ("watch", "problems", "unwatch"):
+    for slow_one in ("attach", "problems", "detach"):
         monkeypatch.setattr(host.monitor._tls, slow_one, slow)
-    for do in (lambda: host.monitor.watch(host.target), lambda: host.monitor.warnings("web"), lambda: host.monitor.unwatch("web")):
+    for do in (lambda: host.monitor.attach(host.target), lambda: host.monitor.warnings("web"), lambda: host.monitor.detach("web")):
         reading.clear()
         figures_were_read.clear()
         doing = threading.Thread(target=do)
@@ -293,26 +293,26 @@ def test_whatever_the_kernel_refuses_is_told_of_http(host: Host, refused: int, m
     monkeypatch.setattr(kernel, "PacketSocket", refuse)
     why = re.escape(f"[Errno {refused}] {os.strerror(refused)}")
     with pytest.raises(AgentError, match=f"^HTTP of container 'web' is not monitored: its network cannot be listened to: {why}$"):
-        host.monitor.watch(host.target)
+        host.monitor.attach(host.target)
     assert host.monitor._targets == {}
     monkeypatch.setattr(kernel, "PacketSocket", Socket)
-    host.monitor.watch(host.target)
+    host.monitor.attach(host.target)
     monkeypatch.setattr(kernel, "PacketSocket", refuse)
     host.monitor._targets["web"].namespace = 1
-    host.monitor.watch(host.target)  # of one that is followed the next time tells
+    host.monitor.attach(host.target)  # of one that is followed the next time tells
     assert list(host.monitor._targets) == ["web"]
 
 
 def test_the_network_of_a_container_that_has_ended_is_let_go_and_its_figures_stay(host: Host) -> None:
-    host.monitor.watch(host.target)
+    host.monitor.attach(host.target)
     host.kernel.maps["counts"].content = {(0, 200, 0, 1): [2]}
     before: Any = host.monitor._targets["web"].sockets["eth0"]
-    host.monitor.rest("web")
-    host.monitor.rest("web")
-    host.monitor.rest("nobody")
+    host.monitor.suspend("web")
+    host.monitor.suspend("web")
+    host.monitor.suspend("nobody")
     assert before.closed
     assert host.monitor.figures().counts == {("web", "server", "GET", "200", "false"): 2}
-    host.monitor.watch(host.target)
+    host.monitor.attach(host.target)
     watched = host.monitor._targets["web"]
     assert (watched.number, watched.sockets["eth0"].closed, len(Socket.opened)) == (0, False, 2)  # type: ignore[attr-defined]
     assert host.monitor.figures().counts == {("web", "server", "GET", "200", "false"): 2}

@@ -75,19 +75,19 @@ def monitor(kernel: Kernel) -> SyscallMonitor:
 
 def test_control_groups_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, kernel: Kernel) -> None:
     web = container("web", 5, 6, 7)
-    monitor.watch(web)
+    monitor.attach(web)
     web.cgroup.inodes = [7, 8, 9, 10, 11]
     with pytest.raises(AgentError, match="is full"):
-        monitor.watch(web)
+        monitor.attach(web)
     web.cgroup.inodes = [8, 11]
-    monitor.watch(web)
+    monitor.attach(web)
     assert kernel.watched() == {8: 1, 11: 1}
-    monitor.unwatch("web")
+    monitor.detach("web")
     assert (kernel.watched(), kernel.attached) == ({}, [])
 
 
 def test_calls_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, kernel: Kernel) -> None:
-    monitor.watch(container("web", 5))
+    monitor.attach(container("web", 5))
     with pytest.raises(AgentError, match="is full"):
         monitor.leave_timing_to_tracer("web", ("read", "write", "openat", "close", "sendto"))
     assert len(kernel["untimed"].content) == 4
@@ -99,45 +99,45 @@ def test_who_has_no_control_group_in_the_unified_hierarchy_is_refused(monitor: S
     web = container("web")
     web.cgroup.unified = None
     with pytest.raises(AgentError, match="the system calls of container 'web' cannot be told apart"):
-        monitor.watch(web)
-    monitor.watch(container("db"))  # it is about to end: the control groups of version 1 go last
+        monitor.attach(web)
+    monitor.attach(container("db"))  # it is about to end: the control groups of version 1 go last
 
 
 def test_whose_calls_cannot_be_counted_has_the_io_of_its_ended_threads(monitor: SyscallMonitor, kernel: Kernel) -> None:
     monitor.io_of_ended_threads = True
     kernel.refuses = True
     with pytest.raises(AgentError, match="system calls cannot be counted: this kernel lets no program see them"):
-        monitor.watch(container("web", 5))
+        monitor.attach(container("web", 5))
     tried = kernel.asked.total()
-    monitor.watch(container("db", 6), counting=False)
+    monitor.attach(container("db", 6), counting=False)
     assert kernel.asked.total() == tried
     kernel["ended_io"].content = {1: (1, 2, 3, 4), 9: (5, 5, 5, 5)}
     assert monitor.ended_io() == {"web": Io(1, 2, 3, 4), "db": Io()}
     assert list(kernel["ended_io"].content) == [1]
     kernel.refuses = False
-    monitor.watch(container("web", 5))
+    monitor.attach(container("web", 5))
     assert kernel.attached == ["on_sys_exit", "on_sys_enter"]
 
 
 def test_without_type_information_the_io_of_ended_threads_is_nobodys(monitor: SyscallMonitor) -> None:
-    monitor.watch(container("web", 5))
+    monitor.attach(container("web", 5))
     assert monitor.ended_io() == {}
 
 
 def test_nothing_is_attached_for_who_has_ended_and_the_counts_go_on(monitor: SyscallMonitor, kernel: Kernel) -> None:
     web, db = container("web", 5), container("db", 6)
-    monitor.watch(web)
-    monitor.watch(db)
+    monitor.attach(web)
+    monitor.attach(db)
     kernel["errors"].content = {(1, 0, 2): [3]}
     counted = {("web", "read", "ENOENT"): 3}
-    monitor.rest("web")
+    monitor.suspend("web")
     assert (kernel.watched(), len(kernel.attached), monitor.counts()) == ({6: 2}, 2, counted)
     for _ in range(2):
-        monitor.rest("db")
-    monitor.rest("nobody")
+        monitor.suspend("db")
+    monitor.suspend("nobody")
     assert (kernel.watched(), kernel.attached, monitor.counts()) == ({}, [], counted)
     web.cgroup.inodes = [7]
-    monitor.watch(web)
+    monitor.attach(web)
     assert (kernel.watched(), len(kernel.attached), monitor.counts()) == ({7: 1}, 2, counted)
 
 

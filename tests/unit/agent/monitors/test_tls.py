@@ -101,14 +101,14 @@ def test_a_file_that_containers_share_has_one_attachment_as_long_as_one_uses_it(
     process(tmp_path, 10, 100, (LIBRARY, shared), ("/bin/nginx", own))
     process(tmp_path, 20, 100, (LIBRARY, shared))  # the same file, on a device of its own
     process(tmp_path, 30, 100, ("/opt/libssl.so.1.1", own))
-    probes.watch(1, Target(10))
-    probes.watch(2, Target(20, 30, cgroups=(8, 9, 1)))
+    probes.attach(1, Target(10))
+    probes.attach(2, Target(20, 30, cgroups=(8, 9, 1)))
     assert probes.attached == ["shared", "own"]
     assert probes._program["tls_cgroups"].content == {7: 1, 8: 2, 9: 2}, "1 would be everybody's"
-    probes.unwatch(1)
+    probes.detach(1)
     assert probes.closed == []
     probes._program["secured"].content = {(99, 20, 2): 0, (99, 20, 3): 0}
-    probes.unwatch(2)
+    probes.detach(2)
     wait_for(lambda: sorted(probes.closed) == ["own", "shared"])
     assert probes._program["tls_cgroups"].content == {}
     assert list(probes._program["secured"].content) == [(99, 20, 3)]
@@ -117,7 +117,7 @@ def test_a_file_that_containers_share_has_one_attachment_as_long_as_one_uses_it(
 def test_a_library_that_is_loaded_later_is_found_by_the_size_of_the_process(probes: Any, tmp_path: Path) -> None:
     target, late = Target(10), file(tmp_path, "late")
     process(tmp_path, 10, 100)
-    probes.watch(1, target)
+    probes.attach(1, target)
     process(tmp_path, 10, 100, (LIBRARY, late))
     look(probes)
     assert probes.attached == [], "nothing is read of a process that has not grown"
@@ -139,7 +139,7 @@ def test_libraries_of_the_image_have_probes_before_anybody_loads_them(probes: An
     (folder / "libssl.so.3").write_text("usual")
     (folder / "libssl.so").symlink_to("/elsewhere/libssl.so.3")
     (folder / "libz.so.1").write_text("other")
-    probes.watch(1, target)
+    probes.attach(1, target)
     assert probes.attached == ["usual"]
     process(tmp_path, 10, 150, (LIBRARY, folder / "libssl.so.3"))
     look(probes)
@@ -156,7 +156,7 @@ def test_libraries_of_the_image_have_none_while_nobody_runs_it(probes: Any, tmp_
     folder = tmp_path / "10" / "root" / "usr" / "lib"
     folder.mkdir(parents=True)
     (folder / "libssl.so.3").write_text("usual")
-    probes.watch(1, target)
+    probes.attach(1, target)
     target.running = []  # those of a container that is just beginning
     look(probes)
     assert probes.closed == []
@@ -171,7 +171,7 @@ def test_libraries_of_the_image_have_none_while_nobody_runs_it(probes: Any, tmp_
 def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: Any, tmp_path: Path) -> None:
     target = Target(10)
     process(tmp_path, 10, 100, (LIBRARY, file(tmp_path, "odd")))
-    probes.watch(1, target)
+    probes.attach(1, target)
     look(probes)
     said = f"HTTPS by {LIBRARY} is not followed: no probes could be put on it: not an ELF file of 64 bits"
     assert (probes.problems(1), probes.problems(2)) == ([said], [])
@@ -190,7 +190,7 @@ def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch
 
     monkeypatch.setattr(groups, "put", put)
     target = Target(10, cgroups=(7, 8, 9))
-    probes.watch(1, target)
+    probes.attach(1, target)
     assert probes.problems(1) == ["not all of its HTTPS is followed: the kernel's map 'tls_cgroups' is full"]
     target.groups = [7, 8]
     look(probes)
@@ -198,14 +198,14 @@ def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch
     target.groups = [8, 9]
     look(probes)
     assert (groups.content, probes.problems(1)) == ({8: 1, 9: 1}, [])
-    probes.unwatch(1)
+    probes.detach(1)
     assert groups.content == {}
 
 
 def test_without_unified_control_groups_that_is_told(probes: Any, tmp_path: Path) -> None:
     process(tmp_path, 10, 100)
     target = Target(10, cgroups=())
-    probes.watch(1, target)
+    probes.attach(1, target)
     said = "HTTPS is not followed: the container has no control group of its own in the unified hierarchy"
     assert probes.problems(1) == [said]
     target.running = []  # it has ended
@@ -221,8 +221,8 @@ def test_strangers_are_told_by_name(probes: Any) -> None:
 
 def test_before_the_program_runs_there_is_nothing() -> None:
     probes = TlsProbes()
-    probes.watch(1, Target(10))  # type: ignore[arg-type]
-    probes.unwatch(1)
+    probes.attach(1, Target(10))  # type: ignore[arg-type]
+    probes.detach(1)
     assert (probes.problems(1), probes.strangers(1), probes.sweep(b"")) == ([], [], 0)
 
 
@@ -241,6 +241,6 @@ def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
 
 def test_what_is_in_use_of_its_maps_is_told(probes: TlsProbes) -> None:
     assert TlsProbes().entries() == {}
-    probes.watch(3, Target(cgroups=(7, 8)))
+    probes.attach(3, Target(cgroups=(7, 8)))
     probes._program["strangers"].put((3, 9), b"java")
     assert probes.entries() == {"tls_cgroups": 2, "processes": 0, "strangers": 1, "calls": 0}
