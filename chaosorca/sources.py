@@ -10,7 +10,7 @@ from chaosorca.engine.client import connect
 from chaosorca.engine.containers import name_and_id
 from chaosorca.engine.prometheus import prometheus_url
 from chaosorca.exceptions import ContainerError, EngineError
-from chaosorca.metrics.client import Prometheus
+from chaosorca.metrics.query import Prometheus
 
 
 def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:

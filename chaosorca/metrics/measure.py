@@ -9,8 +9,8 @@ from math import isnan
 from statistics import median
 
 from chaosorca.exceptions import NoData, PrometheusError
-from chaosorca.metrics.client import Prometheus, Samples
 from chaosorca.metrics.promql import selector, total_rate
+from chaosorca.metrics.query import Prometheus, Samples
 
 STALE_AFTER = 3
 """Scrapes that may be missing before a container counts as not monitored."""

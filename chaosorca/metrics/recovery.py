@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from chaosorca.exceptions import NoData
-from chaosorca.metrics.client import Prometheus
 from chaosorca.metrics.measure import LOOK_BACK, STALE_AFTER, check_monitored, scrape_interval
 from chaosorca.metrics.promql import selector
+from chaosorca.metrics.query import Prometheus
 from chaosorca.metrics.series import add, growth
 from chaosorca.model.times import iso
 

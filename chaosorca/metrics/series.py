@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chaosorca.metrics.client import Samples
+from chaosorca.metrics.query import Samples
 
 Column = list[float | None]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from chaosorca.exceptions import InvalidArgument
-from chaosorca.metrics.client import Prometheus, Samples, Series
 from chaosorca.metrics.measure import STALE_AFTER, scrape_interval
 from chaosorca.metrics.promql import selector
+from chaosorca.metrics.query import Prometheus, Samples, Series
 from chaosorca.metrics.series import Column, add, growth, per_second, quantile, thin
 from chaosorca.model.nearest import nearest
 from chaosorca.model.times import iso

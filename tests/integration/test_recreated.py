@@ -16,8 +16,8 @@ from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
-from chaosorca.metrics.client import Series
 from chaosorca.metrics.measure import wait_for_scrapes
+from chaosorca.metrics.query import Series
 from chaosorca.probes.faults import fault_active
 from chaosorca.sources import open_prometheus
 from tests.support.containers import PAGE, Web, becomes, wait_for

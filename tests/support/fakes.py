@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from chaosorca.metrics.client import Series
+from chaosorca.metrics.query import Series
 from chaosorca.model.errors import AgentError
 
 START = 1_700_000_000.0
@@ -42,7 +42,7 @@ class FakeMap:
 
 
 class FakePrometheus:
-    """Answers like `chaosorca.metrics.client.Prometheus`, from series and numbers that the test gives."""
+    """Answers like `chaosorca.metrics.query.Prometheus`, from series and numbers that the test gives."""
 
     base_url = "http://prometheus.test"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chaosorca.metrics.client import Series
+from chaosorca.metrics.query import Series
 from tests.support.fakes import START, FakePrometheus
 
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from chaosorca.exceptions import NoData, PrometheusError
-from chaosorca.metrics.client import Prometheus, Series
+from chaosorca.metrics.query import Prometheus, Series
 
 
 class Session:
