@@ -33,6 +33,14 @@ MONITORS = ("syscalls", "http", "resources")
 _TICK = 0.1
 _FOLLOWS_EVERY = 0.2
 _RETIRED_FOR = 15.0
+MAP_LABELS = {
+    "monitored_cgroups": "watched_cgroups",
+    "blocked": "deaf",
+    "syscall_stops": "watched",
+    "tls_unseen": "untold",
+    "unprobed": "strangers",
+}
+"""Values of the label `map` are public, so the metrics keep the names that dashboards select by."""
 _log = logging.getLogger("chaosorca.agent")
 
 
@@ -245,11 +253,11 @@ class Agent:
             },
             resources=self._resources.read([target for target in targets if "resources" in monitors.get(target.name, ())]),
             map_entries={
-                (name, table): float(count)
+                (name, MAP_LABELS.get(table, table)): float(count)
                 for name, program in programs.items()
                 for table, count in program.entries_in_use().items()
             }
-            | {("http", table): float(count) for table, count in http.entries.items()},
+            | {("http", MAP_LABELS.get(table, table)): float(count) for table, count in http.entries.items()},
             dropped={(name,): float(programs[name].dropped()) if name in programs else 0.0 for name in found}
             | {("http",): float(http.dropped)},
             agent_cpu_seconds=own.cpu_seconds,

@@ -192,9 +192,9 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
     if (!e->spoken || stream->phase == HTTP_OUT_OF_STEP) {
         u32 seen = look(skb, at, end);
         if (seen == HTTP_TLS && !e->spoken) {
-            e->ignored = TLS_UNTOLD;
+            e->ignored = TLS_UNSEEN;
             stream->began = bpf_ktime_get_ns();
-            add_untold(reading->target, 1);
+            add_tls_unseen(reading->target, 1);
             return;
         }
         if (stream->phase == HTTP_OUT_OF_STEP) {
@@ -210,13 +210,13 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
 }
 
 /* A connection by TLS ends of which nobody has told. */
-static __always_inline void end_untold(struct reading *reading)
+static __always_inline void end_tls_unseen(struct reading *reading)
 {
-    if (reading->exchange->ignored != TLS_UNTOLD)
+    if (reading->exchange->ignored != TLS_UNSEEN)
         return;
     reading->exchange->ignored = IGNORED;
     add(&reading->figures->unparsed[REASON_TLS], 1);
-    add_untold(reading->target, -1);
+    add_tls_unseen(reading->target, -1);
 }
 
 SEC("socket")
@@ -236,7 +236,7 @@ int http(struct __sk_buff *skb)
         if (c && take(&c->exchange)) { /* it takes the place of an old one with the same ports */
             reading.exchange = &c->exchange;
             abandon(&reading);
-            end_untold(&reading);
+            end_tls_unseen(&reading);
             release(&c->exchange);
         }
         c = follow(&packet, role, false);
@@ -274,7 +274,7 @@ int http(struct __sk_buff *skb)
     if (over || (packet.flags & FIN && direction == ANSWERS))
         abandon(&reading);
     if (over)
-        end_untold(&reading);
+        end_tls_unseen(&reading);
     release(e);
     if (over)
         bpf_map_delete_elem(&connections, &packet.key);
@@ -286,13 +286,13 @@ static long sweep_connection(UNUSED void *map, struct connection_key *key, struc
     struct exchange *e = &c->exchange;
     u32 target = key->target;
     sweep_exchange(e, target, sweep);
-    if (e->ignored != TLS_UNTOLD || e->streams[REQUESTS].began >= sweep->oldest_tls || __sync_val_compare_and_swap(&e->busy, 0, 1))
+    if (e->ignored != TLS_UNSEEN || e->streams[REQUESTS].began >= sweep->oldest_tls || __sync_val_compare_and_swap(&e->busy, 0, 1))
         return 0;
     struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
-    if (figures && e->ignored == TLS_UNTOLD) {
+    if (figures && e->ignored == TLS_UNSEEN) {
         e->ignored = IGNORED;
         __sync_fetch_and_add(&figures->unparsed[REASON_TLS], 1);
-        add_untold(target, -1);
+        add_tls_unseen(target, -1);
     }
     release(e);
     return 0;

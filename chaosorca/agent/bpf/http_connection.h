@@ -32,7 +32,7 @@ struct connection {
 };
 
 LRU_HASH(connections, struct connection_key, struct connection, 32768);
-ARRAY(untold, u64, TARGETS); /* connections by TLS of which nobody has told so far */
+ARRAY(tls_unseen, u64, TARGETS); /* connections by TLS of which nobody has told so far */
 
 /* Ports are in network byte order. Returns whether `from` is the end that comes first. */
 static __always_inline bool key_of(struct connection_key *key, const struct end *from, const struct end *to, u16 source, u16 destination)
@@ -45,9 +45,9 @@ static __always_inline bool key_of(struct connection_key *key, const struct end 
     return from_one;
 }
 
-static __always_inline void add_untold(u32 target, s64 number)
+static __always_inline void add_tls_unseen(u32 target, s64 number)
 {
-    u64 *count = bpf_map_lookup_elem(&untold, &target);
+    u64 *count = bpf_map_lookup_elem(&tls_unseen, &target);
     if (count)
         __sync_fetch_and_add(count, number);
 }

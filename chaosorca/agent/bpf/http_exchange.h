@@ -22,7 +22,7 @@ enum direction { REQUESTS, ANSWERS };
 enum reason { REASON_JOINED, REASON_PIPELINED, REASON_REORDERED, REASON_MALFORMED, REASON_HTTP_2, REASON_TLS, REASONS };
 
 /* Why a connection is not followed: it is no HTTP/1.x, or no longer; it is TLS, and nobody has said yet that its library tells of it. */
-enum { IGNORED = 1, TLS_UNTOLD };
+enum { IGNORED = 1, TLS_UNSEEN };
 
 /* A request that waits, as one number that is taken as a whole: when it began, and in the lowest bits */
 #define WAITING_METHOD 15
@@ -39,7 +39,7 @@ struct exchange {
     u8 first;   /* of those waiting: where in the ring, modulo 256 */
     u8 last;
     u8 unfollowed; /* requests after those waiting that the ring had no room for */
-    u8 forgiven;   /* requests that were counted as not followed, but whose answers may still come */
+    u8 abandoned;   /* requests that were counted as not followed, but whose answers may still come */
     u8 pad[5];
     u64 waiting[HTTP_WAITING];
     u64 pad2;
@@ -149,7 +149,7 @@ static __noinline void abandon(struct reading *reading)
     struct exchange *e = reading->exchange;
     if (e->first != e->last)
         bpf_loop(HTTP_WAITING, abandon_one, reading, 0);
-    e->unfollowed = e->forgiven = 0;
+    e->unfollowed = e->abandoned = 0;
 }
 
 static long lose_one(UNUSED u32 index, struct reading *reading)
@@ -177,9 +177,9 @@ static __noinline void lose(struct reading *reading, u32 reason)
     u64 lost = reading->given_up;
     add(&reading->figures->ended[e->role & 1], lost);
     u64 told = lost + (reading->direction == REQUESTS);
-    if (reason < REASONS && (told || !e->forgiven)) /* else all that waited was told of before */
+    if (reason < REASONS && (told || !e->abandoned)) /* else all that waited was told of before */
         add(&reading->figures->unparsed[reason], told ? told : 1);
-    e->forgiven = (u8)(e->forgiven + e->unfollowed + told);
+    e->abandoned = (u8)(e->abandoned + e->unfollowed + told);
     e->unfollowed = 0;
     fall_out_of_step(&e->streams[REQUESTS]);
     fall_out_of_step(&e->streams[ANSWERS]);
@@ -203,7 +203,7 @@ static __always_inline void on_request(struct reading *reading)
     }
     if (e->first == e->last) {
         e->first = e->last = 0; /* where the rest of what both processors write is */
-        e->forgiven = 0;
+        e->abandoned = 0;
     }
     e->waiting[e->last % HTTP_WAITING] = (e->streams[REQUESTS].began & ~(u64)WAITING_BITS) | method;
     e->last++;
@@ -222,8 +222,8 @@ static __always_inline void on_answer(struct reading *reading)
     if (e->first == e->last) {
         if (e->unfollowed)
             e->unfollowed--;
-        else if (e->forgiven)
-            e->forgiven--;
+        else if (e->abandoned)
+            e->abandoned--;
         else
             add(&figures->unparsed[REASON_JOINED], 1);
         return;

@@ -6,11 +6,11 @@
  * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
  * Calls of 32-bit x86 have numbers of their own, which are told apart by OF_32_BIT.
  *
- * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_watched` at the entry, and one
+ * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_monitored` at the entry, and one
  * at each end at whether anything is kept of the thread. How many containers are watched makes no difference to them. A thread that is
  * watched remembers by whom, and looks again when that may have changed. While nobody's calls are counted, nothing is attached to them.
  *
- * No other kernel structure than in thread.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
+ * No other kernel structure than in in_flight.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
  */
 
 #include "common.h"
@@ -29,7 +29,7 @@ const volatile u32 IOAC_WRITTEN;
 const volatile u32 IOAC_READS;
 const volatile u32 IOAC_WRITES;
 
-struct watched {
+struct monitored {
     u32 target;
     u32 tracer; /* who says which calls of this container a tracer times: TIMED_BY_CALL, TIMED_BY_THREAD, or both */
 };
@@ -40,7 +40,7 @@ struct call {
     u64 group;              /* what it belonged to, */
     u32 version;            /* and the version of `switches`, when it was looked up by whom it is watched */
     u32 epoch;              /* that of `switches` when the call began */
-    struct watched watched;
+    struct monitored monitored;
     u32 nr;
     u32 pad; /* older kernels refuse a value with bytes that were never written */
 };
@@ -48,12 +48,12 @@ struct call {
 #define GROUPS 4096 /* see monitors/syscalls.py */
 
 struct {
-    u8 maybe_watched[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
+    u8 maybe_monitored[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
     u32 version;              /* how often it has changed who is watched, or how */
     u32 epoch;                /* how often calls have begun to be counted: one from before the last time is not known to have ended */
 } switches;
 
-#include "thread.h"
+#include "in_flight.h"
 
 struct call_key {
     u32 target;
@@ -79,7 +79,7 @@ struct io {
     u64 writes;
 };
 
-HASH(watched_cgroups, u64, struct watched, 4096);
+HASH(monitored_cgroups, u64, struct monitored, 4096);
 HASH(untimed, struct call_key, u8, 1024); /* all calls of this number */
 HASH(marks, u32, u8, 65536);              /* the call that this thread is in: tracers set and delete it */
 PER_CPU_HASH(calls, struct call_key, struct figures, 8192);
@@ -110,12 +110,12 @@ static __always_inline void count_error(u32 target, u32 nr, u32 error)
 
 static __always_inline bool is_timed_here(const struct call *call)
 {
-    if (call->watched.tracer & TIMED_BY_CALL) {
-        struct call_key key = {.target = call->watched.target, .nr = call->nr};
+    if (call->monitored.tracer & TIMED_BY_CALL) {
+        struct call_key key = {.target = call->monitored.target, .nr = call->nr};
         if (bpf_map_lookup_elem(&untimed, &key))
             return false;
     }
-    if (call->watched.tracer & TIMED_BY_THREAD) {
+    if (call->monitored.tracer & TIMED_BY_THREAD) {
         u32 thread = bpf_get_current_pid_tgid();
         if (bpf_map_lookup_elem(&marks, &thread))
             return false;
@@ -139,22 +139,22 @@ static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
     struct call *own = remembered(task);
     struct call call = {.group = group_of(task), .version = switches.version, .epoch = switches.epoch};
     if (own && own->group == call.group && own->version == call.version) {
-        call.watched = own->watched;
+        call.monitored = own->monitored;
     } else {
         u64 cgroup = current_cgroup();
-        struct watched *watched = NULL;
-        if (switches.maybe_watched[cgroup % GROUPS])
-            watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
-        if (!watched)
+        struct monitored *monitored = NULL;
+        if (switches.maybe_monitored[cgroup % GROUPS])
+            monitored = bpf_map_lookup_elem(&monitored_cgroups, &cgroup);
+        if (!monitored)
             return 0;
-        call.watched = *watched;
+        call.monitored = *monitored;
     }
     long nr = ctx->args[1];
     if (nr < 0)
         return 0;
     call.nr = is_32_bit(task, ctx) ? nr | OF_32_BIT : nr;
     if (never_returns(call.nr)) {
-        struct figures *figures = figures_of(call.watched.target, call.nr);
+        struct figures *figures = figures_of(call.monitored.target, call.nr);
         if (figures)
             figures->succeeded++;
         else
@@ -176,11 +176,11 @@ static __noinline int leave(struct bpf_raw_tracepoint_args *ctx)
     long result = ctx->args[1];
     bool failed = result < 0 && result >= -4095;
     if (failed)
-        count_error(call.watched.target, call.nr, -result);
-    bool timed = !call.watched.tracer || is_timed_here(&call);
+        count_error(call.monitored.target, call.nr, -result);
+    bool timed = !call.monitored.tracer || is_timed_here(&call);
     if (failed && !timed)
         return 0;
-    struct figures *figures = figures_of(call.watched.target, call.nr);
+    struct figures *figures = figures_of(call.monitored.target, call.nr);
     if (!figures) {
         drop();
         return 0;
@@ -197,7 +197,7 @@ static __noinline int leave(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/sys_enter")
 int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
-    return may_be_remembered() || switches.maybe_watched[current_cgroup() % GROUPS] ? enter(ctx) : 0;
+    return may_be_remembered() || switches.maybe_monitored[current_cgroup() % GROUPS] ? enter(ctx) : 0;
 }
 
 SEC("raw_tp/sys_exit")
@@ -212,12 +212,12 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
     forget_call();
     u64 cgroup = current_cgroup();
-    struct watched *watched = bpf_map_lookup_elem(&watched_cgroups, &cgroup);
-    if (!watched)
+    struct monitored *monitored = bpf_map_lookup_elem(&monitored_cgroups, &cgroup);
+    if (!monitored)
         return 0;
     if (!IOAC_READ)
         return 0;
-    u32 target = watched->target;
+    u32 target = monitored->target;
     struct io zero = {}, own = {};
     char *task = (char *)ctx->args[0];
     bpf_probe_read_kernel(&own.read, sizeof(own.read), task + IOAC_READ);

@@ -66,12 +66,12 @@ struct secured {
     struct exchange exchange;
 };
 
-struct stranger_key {
+struct unprobed_key {
     u32 target;
     u32 process;
 };
 
-struct stranger {
+struct unprobed {
     char name[16];
 };
 
@@ -80,7 +80,7 @@ LRU_HASH(calls, u32, struct call, 16384);
 LRU_HASH(outer_calls, u32, struct call, 1024); /* where TLS goes within TLS: what is under way around that in `calls` */
 LRU_HASH(secured, struct ssl_key, struct secured, 16384);
 LRU_HASH(processes, u32, u32, 8192); /* that have called these functions */
-LRU_HASH(strangers, struct stranger_key, struct stranger, 1024); /* that have received from connections by TLS, but have not */
+LRU_HASH(unprobed, struct unprobed_key, struct unprobed, 1024); /* that have received from connections by TLS, but have not */
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, nothing, u32, struct secured, 1); /* zeros to begin with */
 
 static __always_inline struct secured *begin(const struct ssl_key *key)
@@ -136,9 +136,9 @@ int on_call(struct registers *ctx)
         return 0;
     }
     if (!bpf_map_lookup_elem(&processes, &process)) {
-        struct stranger_key no_stranger = {.target = *target, .process = process};
+        struct unprobed_key not_unprobed = {.target = *target, .process = process};
         bpf_map_update_elem(&processes, &process, &one, BPF_ANY);
-        bpf_map_delete_elem(&strangers, &no_stranger);
+        bpf_map_delete_elem(&unprobed, &not_unprobed);
     }
     if (cookie == IS_HANDSHAKE) {
         begin(&key);
@@ -284,7 +284,7 @@ int on_receive(struct bpf_raw_tracepoint_args *ctx)
     u32 *target = bpf_map_lookup_elem(&tls_cgroups, &cgroup);
     if (!target)
         return 0;
-    u64 *count = bpf_map_lookup_elem(&untold, target);
+    u64 *count = bpf_map_lookup_elem(&tls_unseen, target);
     if (!count || (s64)*count <= 0)
         return 0;
     const char *sock = (const char *)ctx->args[0];
@@ -301,21 +301,21 @@ int on_receive(struct bpf_raw_tracepoint_args *ctx)
     key_of(&key, &own, &other, bpf_htons(own_port), port);
     key.target = *target;
     struct connection *c = bpf_map_lookup_elem(&connections, &key);
-    if (!c || c->exchange.ignored != TLS_UNTOLD)
+    if (!c || c->exchange.ignored != TLS_UNSEEN)
         return 0;
     u32 process = bpf_get_current_pid_tgid() >> 32;
     if (!bpf_map_lookup_elem(&processes, &process)) {
-        struct stranger_key stranger_key = {.target = *target, .process = process};
-        struct stranger stranger = {};
-        bpf_get_current_comm(stranger.name, sizeof(stranger.name));
-        bpf_map_update_elem(&strangers, &stranger_key, &stranger, BPF_ANY);
+        struct unprobed_key unprobed_key = {.target = *target, .process = process};
+        struct unprobed process_name = {};
+        bpf_get_current_comm(process_name.name, sizeof(process_name.name));
+        bpf_map_update_elem(&unprobed, &unprobed_key, &process_name, BPF_ANY);
         return 0;
     }
     if (__sync_val_compare_and_swap(&c->exchange.busy, 0, 1)) /* the next time, then */
         return 0;
-    if (c->exchange.ignored == TLS_UNTOLD) {
+    if (c->exchange.ignored == TLS_UNSEEN) {
         c->exchange.ignored = IGNORED;
-        add_untold(*target, -1);
+        add_tls_unseen(*target, -1);
     }
     release(&c->exchange);
     return 0;

@@ -54,7 +54,7 @@ _LAYOUTS = {
     "counts": ("=IHBB", "=Q"),
     "per_target": ("=I", f"={_Figures.NUMBERS}Q"),
     "parser": ("=I", "=I"),
-    "untold": ("=I", "=Q"),
+    "tls_unseen": ("=I", "=Q"),
 }
 """Of the maps in bpf/http.c and bpf/http_exchange.h."""
 _BY_TLS = ["false", "true"]
@@ -184,7 +184,7 @@ class HttpMonitor:
             table = program["per_target"]
             for one in (number, number + _TARGETS):
                 table.put(one, [[0] * _Figures.NUMBERS for _processor in table.get(one)])
-            program["untold"].put(number, 0)
+            program["tls_unseen"].put(number, 0)
         watched = _Watched(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
         try:
             watched.follow_devices(self._proc, pid)

@@ -26,7 +26,7 @@ _GROUPS = 4096
 """Of how many last bits of a control group's id the kernel looks whether it may be watched; see bpf/syscalls.c."""
 _FIGURES = "=QQ" + kernel.SLOTS * "Q"
 _LAYOUTS = {
-    "watched_cgroups": ("=Q", "=II"),
+    "monitored_cgroups": ("=Q", "=II"),
     ".bss": ("=I", f"={_GROUPS}BII"),
     "untimed": ("=II", "=B"),
     "marks": ("=I", "=B"),
@@ -237,7 +237,7 @@ class SyscallMonitor:
         before = self._cgroups.get(name, set())
         if before == ids and not rewrite:
             return
-        table = self._program["watched_cgroups"]
+        table = self._program["monitored_cgroups"]
         for cgroup in before - ids:
             table.delete(cgroup)
         self._cgroups[name] = before & ids

@@ -36,11 +36,11 @@ _LAYOUTS = {
     "tls_cgroups": ("=Q", "=I"),
     "secured": ("=QII", "=416s"),
     "processes": ("=I", "=I"),
-    "strangers": ("=II", "=16s"),
+    "unprobed": ("=II", "=16s"),
     "calls": ("=I", "=QQQQQIHH"),
 }
 """Of the maps in bpf/tls.c."""
-_COUNTED = ("tls_cgroups", "processes", "strangers", "calls")
+_COUNTED = ("tls_cgroups", "processes", "unprobed", "calls")
 """What is counted at each scrape; `secured` is large, and `sweep` tells of it."""
 _GONE = (FileNotFoundError, ProcessLookupError)
 _log = logging.getLogger("chaosorca.agent")
@@ -118,7 +118,7 @@ class TlsProbes:
             for cgroup in watched.cgroups:
                 self._program["tls_cgroups"].delete(cgroup)
             self._program["secured"].delete_those(lambda key: key[2] == number)
-            self._program["strangers"].delete_those(lambda key: key[0] == number)
+            self._program["unprobed"].delete_those(lambda key: key[0] == number)
             self._take_unused_away()
 
     def sweep(self, asked: bytes) -> int:
@@ -143,7 +143,7 @@ class TlsProbes:
         """Names of a target's processes that have received by TLS and were never seen to call the library."""
         if self._program is None:
             return []
-        return sorted({_text(name) for (target, _process), name in self._program["strangers"].entries() if target == number})
+        return sorted({_text(name) for (target, _process), name in self._program["unprobed"].entries() if target == number})
 
     @property
     def _program(self) -> Program | None:

@@ -78,7 +78,7 @@ def test_what_is_put_is_there_until_it_is_deleted(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("refused", "kind", "says"),
     [
-        (errno.E2BIG, AgentError, "the kernel's map 'watched_cgroups' is full with 16 entries: stop the monitoring of another"),
+        (errno.E2BIG, AgentError, "the kernel's map 'monitored_cgroups' is full with 16 entries: stop the monitoring of another"),
         (errno.ENOMEM, OSError, "Cannot allocate memory"),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_map_that_takes_no_more_is_named(monkeypatch: pytest.MonkeyPatch, refu
     monkeypatch.setattr(library, "bpf_map_update_elem", lambda *_: -refused)
     monkeypatch.setattr(libbpf, "_library", lambda: library)
     with pytest.raises(kind, match=says):
-        Table(3, Layout("=Q"), Layout("=II"), 16, name="watched_cgroups").put(7, (1, 0))
+        Table(3, Layout("=Q"), Layout("=II"), 16, name="monitored_cgroups").put(7, (1, 0))
 
 
 @pytest.mark.parametrize("count", [0, 1, libbpf._BATCH - 1, libbpf._BATCH, libbpf._BATCH + 1, 3 * libbpf._BATCH])

@@ -75,7 +75,7 @@ class Kernel:
     """The program without a kernel: two processors, and what a look for old requests finds."""
 
     def __init__(self) -> None:
-        self.maps = {name: Map({}) for name in ("counts", "connections", "per_target", "untold")}
+        self.maps = {name: Map({}) for name in ("counts", "connections", "per_target", "tls_unseen")}
         self.found_waiting = 0
         self.asked = 0
 

@@ -40,7 +40,7 @@ class Kernel:
 
     def watched(self) -> dict[int, int]:
         """Targets by control group."""
-        return {cgroup: target for cgroup, (target, _timed_by) in self["watched_cgroups"].content.items()}
+        return {cgroup: target for cgroup, (target, _timed_by) in self["monitored_cgroups"].content.items()}
 
 
 class Group:

@@ -23,7 +23,7 @@ LIBRARY = "/usr/lib/libssl.so.3"
 
 class Kernel:
     def __init__(self) -> None:
-        self.maps = {name: FakeMap() for name in ("tls_cgroups", "secured", "strangers", "processes", "calls")}
+        self.maps = {name: FakeMap() for name in ("tls_cgroups", "secured", "unprobed", "processes", "calls")}
 
     def __getitem__(self, name: str) -> FakeMap:
         return self.maps[name]
@@ -215,7 +215,7 @@ def test_without_unified_control_groups_that_is_told(probes: Any, tmp_path: Path
 
 def test_strangers_are_told_by_name(probes: Any) -> None:
     names = {(1, 10): b"docker", (1, 11): b"docker", (1, 13): b"curl", (2, 12): b"java"}
-    probes._program["strangers"].content = {key: name.ljust(16, b"\0") for key, name in names.items()}
+    probes._program["unprobed"].content = {key: name.ljust(16, b"\0") for key, name in names.items()}
     assert (probes.strangers(1), probes.strangers(2), probes.strangers(3)) == (["curl", "docker"], ["java"], [])
 
 
@@ -242,5 +242,5 @@ def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
 def test_what_is_in_use_of_its_maps_is_told(probes: TlsProbes) -> None:
     assert TlsProbes().entries() == {}
     probes.attach(3, Target(cgroups=(7, 8)))
-    probes._program["strangers"].put((3, 9), b"java")
-    assert probes.entries() == {"tls_cgroups": 2, "processes": 0, "strangers": 1, "calls": 0}
+    probes._program["unprobed"].put((3, 9), b"java")
+    assert probes.entries() == {"tls_cgroups": 2, "processes": 0, "unprobed": 1, "calls": 0}
