@@ -88,9 +88,9 @@ HASH(rules, struct rule_key, struct rule, 8192);
 LRU_HASH(calls, struct call_key, struct calls, 65536);
 HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
-HASH(deaf, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
+HASH(blocked, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
 HASH(untraced, struct rule_key, u64, 8192); /* and because no tracer of ours has the thread */
-HASH(watched, u32, u8, 65536); /* threads that have blocked the signals: their tracer stops them at each call */
+HASH(syscall_stops, u32, u8, 65536); /* threads that the tracer stops at each call: they block the signals */
 HASH(tracers, u32, u8, 4096); /* ours, by process */
 HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
 DROPS
@@ -186,13 +186,13 @@ static __always_inline bool is_handled(u64 actions, u32 signal)
  * now. 0: none. */
 static __always_inline u32 arming_signal(char *task)
 {
-    u64 blocked = 0, actions = 0;
-    bpf_probe_read_kernel(&blocked, sizeof(blocked), task + TASK_BLOCKED);
+    u64 mask = 0, actions = 0;
+    bpf_probe_read_kernel(&mask, sizeof(mask), task + TASK_BLOCKED);
     bpf_probe_read_kernel(&actions, sizeof(actions), task + TASK_SIGHAND);
-    bool can_first = !(blocked >> (SIGNAL - 1) & 1);
+    bool can_first = !(mask >> (SIGNAL - 1) & 1);
     if (can_first && !is_handled(actions, SIGNAL))
         return SIGNAL;
-    if (!(blocked >> (OTHER_SIGNAL - 1) & 1) && !is_handled(actions, OTHER_SIGNAL))
+    if (!(mask >> (OTHER_SIGNAL - 1) & 1) && !is_handled(actions, OTHER_SIGNAL))
         return OTHER_SIGNAL;
     return can_first ? SIGNAL : 0;
 }
@@ -230,7 +230,7 @@ int at_site(struct registers *ctx)
     if (!add_one(&seen, &key))
         drop();
     u32 thread = bpf_get_current_pid_tgid();
-    if (bpf_map_lookup_elem(&watched, &thread) || (!rule->all && !selects(rule, thread, key.nr)))
+    if (bpf_map_lookup_elem(&syscall_stops, &thread) || (!rule->all && !selects(rule, thread, key.nr)))
         return 0;
     char *task = (char *)bpf_get_current_task();
     if (!is_ours(task)) {
@@ -241,7 +241,7 @@ int at_site(struct registers *ctx)
     u32 signal = arming_signal(task);
     if (!signal) {
         /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
-        if (!add_one(&deaf, &key))
+        if (!add_one(&blocked, &key))
             drop();
         return 0;
     }
@@ -295,7 +295,7 @@ int on_sched_process_exit(void)
 {
     u32 thread = bpf_get_current_pid_tgid();
     bpf_map_delete_elem(&armed, &thread);
-    bpf_map_delete_elem(&watched, &thread);
+    bpf_map_delete_elem(&syscall_stops, &thread);
     bpf_map_delete_elem(&tracers, &thread);
     return 0;
 }

@@ -43,9 +43,9 @@ _LAYOUTS = {
     "rules": ("=II", "=6IQQ"),
     "armed": ("=I", "=IIQQQII32x8x64x"),
     "seen": ("=II", "=Q"),
-    "deaf": ("=II", "=Q"),
+    "blocked": ("=II", "=Q"),
     "untraced": ("=II", "=Q"),
-    "watched": ("=I", "=B"),
+    "syscall_stops": ("=I", "=B"),
     "tracers": ("=I", "=B"),
     "new_code": ("=I", "=Q"),
     "dropped": ("=I", "=Q"),
@@ -183,21 +183,21 @@ class Arming:
         """How often a target has mapped code so far."""
         return self._program["new_code"].get(number) or 0
 
-    def watch(self, tid: int, watching: bool = True) -> None:
-        """Leave a thread to its tracer, which stops it at each call, until it ends."""
-        table = self._program["watched"]
-        if watching:
+    def set_syscall_stops(self, tid: int, on: bool) -> None:
+        """Note whether the tracer stops a thread at each call, which is then not armed. The kernel drops the note when it ends."""
+        table = self._program["syscall_stops"]
+        if on:
             table.put(tid, 1)
         else:
             table.delete(tid)
 
-    def is_watched(self, tid: int) -> bool:
-        """Whether a thread is left to its tracer."""
-        return self._program["watched"].get(tid) is not None
+    def has_syscall_stops(self, tid: int) -> bool:
+        """Whether the tracer stops a thread at each call."""
+        return self._program["syscall_stops"].get(tid) is not None
 
-    def deaf(self, number: int) -> dict[int, int]:
+    def blocked(self, number: int) -> dict[int, int]:
         """How many of them were let pass because the thread had blocked the signal, by number."""
-        return self._counted("deaf", number)
+        return self._counted("blocked", number)
 
     def untraced(self, number: int) -> dict[int, int]:
         """How many of them were let pass because no tracer of ours had the thread, by number."""
@@ -206,17 +206,17 @@ class Arming:
     def _counted(self, table: str, number: int) -> dict[int, int]:
         return {nr: count for (target, nr), count in self._program[table].entries() if target == number}
 
-    def forgive(self, number: int) -> None:
+    def reset_untraced(self, number: int) -> None:
         """Count those anew that were let pass because no tracer of ours had the thread."""
         self._program["untraced"].delete_those(lambda key: key[0] == number)
 
-    def know_tracer(self, pid: int) -> None:
+    def register_tracer(self, pid: int) -> None:
         """Threads that this process traces may be armed, until it ends."""
         self._program["tracers"].put(pid, 1)
 
     def forget(self, number: int) -> None:
         """Drop what was counted for a target."""
-        for name in ("seen", "deaf", "untraced"):
+        for name in ("seen", "blocked", "untraced"):
             self._program[name].delete_those(lambda key: key[0] == number)
 
     def cannot(self, pids: Collection[int]) -> str:

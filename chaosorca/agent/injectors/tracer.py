@@ -22,7 +22,7 @@ _RECORD = struct.Struct("=IIiiqQQII")
 _CALL, _DONE, _REFUSED, ENDED, FOREIGN, LOST, EXEC = range(1, 8)
 _TAKEN = struct.Struct("=Q")
 _KEPT = 1024
-_LEGACY_SIZE = _TAKEN.size + _KEPT * _RECORD.size
+_RING_SIZE = _TAKEN.size + _KEPT * _RECORD.size
 
 _ENDS_WITHIN = 0.6
 _HURRIED_EVERY = 0.02
@@ -69,24 +69,24 @@ class Tracer:
         self._told = 0
         self.untold = 0
         """Once it has ended: calls that it had hit and not told of."""
-        self._legacy_fd = os.memfd_create("orca-legacy", os.MFD_CLOEXEC)
-        os.ftruncate(self._legacy_fd, _LEGACY_SIZE)
-        self._legacy = mmap.mmap(self._legacy_fd, _LEGACY_SIZE)
+        self._ring_fd = os.memfd_create("orca-ring", os.MFD_CLOEXEC)
+        os.ftruncate(self._ring_fd, _RING_SIZE)
+        self._ring = mmap.mmap(self._ring_fd, _RING_SIZE)
         self._numbers = itertools.count(1)
         self._asked: dict[int, Asked] = {}
         self._lock = threading.Lock()
         self._complaints: deque[str] = deque(maxlen=10)
         try:
             self._process = subprocess.Popen(
-                [program, str(os.getpid()), str(state_fd), str(self._legacy_fd)],
+                [program, str(os.getpid()), str(state_fd), str(self._ring_fd)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=[state_fd, self._legacy_fd],
+                pass_fds=[state_fd, self._ring_fd],
                 bufsize=0,
             )
         except OSError:
-            self._close_legacy()
+            self._close_ring()
             raise
         with contextlib.suppress(OSError):  # what is larger lets it say more before it has to keep it
             fcntl.fcntl(cast(IO[bytes], self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -142,7 +142,7 @@ class Tracer:
         self._wait(None)
         for reader in self._readers:
             reader.join(_READ_WITHIN)
-        self._take_legacy()
+        self._take_ring()
         with contextlib.suppress(BrokenPipeError):
             cast(IO[bytes], self._process.stdin).close()
 
@@ -182,18 +182,18 @@ class Tracer:
                 self._take(_RECORD.iter_unpack(data[:whole]))
                 self._read += 1
 
-    def _take_legacy(self) -> None:
-        if self._legacy.closed:
+    def _take_ring(self) -> None:
+        if self._ring.closed:
             return
-        (taken,) = _TAKEN.unpack_from(self._legacy)
-        left = [record for record in _RECORD.iter_unpack(self._legacy[_TAKEN.size :]) if record[-1] > self._serial]
+        (taken,) = _TAKEN.unpack_from(self._ring)
+        left = [record for record in _RECORD.iter_unpack(self._ring[_TAKEN.size :]) if record[-1] > self._serial]
         self._take(sorted(left, key=lambda record: int(record[-1])))
         self.untold = max(0, taken - self._told)
-        self._close_legacy()
+        self._close_ring()
 
-    def _close_legacy(self) -> None:
-        self._legacy.close()
-        os.close(self._legacy_fd)
+    def _close_ring(self) -> None:
+        self._ring.close()
+        os.close(self._ring_fd)
 
     def _take(self, records: Iterable[tuple[Any, ...]]) -> None:
         """Take records in their order. There may be a hundred thousand calls a second: those that ended alike are added up."""

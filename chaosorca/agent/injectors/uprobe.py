@@ -55,7 +55,7 @@ class UprobeSession(PtraceSession):
         self._new_programs: queue.Queue[int | None] = queue.Queue()
         self._looked_at = time.monotonic()
         self._traced: set[int] = set()
-        self._watched: set[int] = set()
+        self._stops_at_calls: set[int] = set()
         self._passed_by = 0
         self._unprobed = self._uncovered = ""
         self._probing = threading.Lock()  # a probe of a fault that has ended meanwhile would stay
@@ -88,10 +88,10 @@ class UprobeSession(PtraceSession):
         self._follow_cgroups()
         reasons = super().attach(pids, within)
         if not self._traced:  # until now nobody could be hit, and nobody was told otherwise
-            self._arming.forgive(self._number)
+            self._arming.reset_untraced(self._number)
         self._traced = self._traced | set(pids)  # a new one: the looker may be going through the old one
         self._probe(pids)
-        self._watch_deaf(pids)
+        self._stop_blocked_at_calls(pids)
         return reasons
 
     def supervise(self, pids: Collection[int]) -> str | None:
@@ -105,9 +105,9 @@ class UprobeSession(PtraceSession):
         self._probe_on(new)
         self._judge(new)
         reason = super().supervise(pids)
-        if (deaf := sum(self._arming.deaf(self._number).values())) != self._passed_by:
-            self._passed_by = deaf
-            self._watch_deaf(self._traced)
+        if (blocked := sum(self._arming.blocked(self._number).values())) != self._passed_by:
+            self._passed_by = blocked
+            self._stop_blocked_at_calls(self._traced)
         return reason
 
     def seen(self) -> dict[str, int]:
@@ -120,10 +120,10 @@ class UprobeSession(PtraceSession):
 
     def warnings(self) -> list[str]:
         """See `Session.warnings`."""
-        deaf = [
+        blocked = [
             f"{count} calls of {self._names[nr]} were let pass, because the threads had just blocked the signals that stop them: "
             "injector 'ptrace' would hit them"
-            for nr, count in self._arming.deaf(self._number).items()
+            for nr, count in self._arming.blocked(self._number).items()
         ]
         untraced = [
             f"{count} calls of {self._names[nr]} were let pass, because no tracer of ours had their threads: "
@@ -131,7 +131,7 @@ class UprobeSession(PtraceSession):
             for nr, count in self._arming.untraced(self._number).items()
         ]
         unprobed = [f"{why}: calls from there are not hit" for why in (self._unprobed, self._uncovered) if why]
-        return super().warnings() + deaf + untraced + unprobed
+        return super().warnings() + blocked + untraced + unprobed
 
     def stop(self) -> None:
         """See `Session.stop`."""
@@ -144,11 +144,11 @@ class UprobeSession(PtraceSession):
         self._arming.set_cgroups(self._number, self._cgroups, [])
         self._arming.release(self._number)
         self._arming.forget(self._number)
-        for tid in self._watched:
-            self._arming.watch(tid, False)
+        for tid in self._stops_at_calls:
+            self._arming.set_syscall_stops(tid, False)
 
     def _prepare_tracer(self, tracer: Tracer) -> None:
-        self._arming.know_tracer(tracer.pid)
+        self._arming.register_tracer(tracer.pid)
         answer = tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
         if answer is None or answer.value:
             raise AgentError("the tracer could not open the map of armed threads")
@@ -183,22 +183,22 @@ class UprobeSession(PtraceSession):
         if why or pids is self._traced:
             self._uncovered = why
 
-    def _watch_deaf(self, pids: Collection[int]) -> None:
+    def _stop_blocked_at_calls(self, pids: Collection[int]) -> None:
         """Have threads that keep the signals blocked which would stop them be stopped at each call; Redis's helpers are such."""
-        self._watched = {tid for tid in self._watched if self._arming.is_watched(tid)}
-        threads = [(pid, tid) for pid in pids for tid in procfs.threads(self._proc, pid) if tid not in self._watched]
-        deaf = [one for one in threads if self._is_deaf(*one)]
-        if deaf:
+        self._stops_at_calls = {tid for tid in self._stops_at_calls if self._arming.has_syscall_stops(tid)}
+        threads = [(pid, tid) for pid in pids for tid in procfs.threads(self._proc, pid) if tid not in self._stops_at_calls]
+        blocking = [one for one in threads if self._blocks_signals(*one)]
+        if blocking:
             time.sleep(_IN_A_HANDLER)
-        for pid, tid in deaf:
-            if self._is_deaf(pid, tid):
-                self._arming.watch(tid)
-                self._watched.add(tid)
-        for tid in self._watched:
+        for pid, tid in blocking:
+            if self._blocks_signals(pid, tid):
+                self._arming.set_syscall_stops(tid, True)
+                self._stops_at_calls.add(tid)
+        for tid in self._stops_at_calls:
             for tracer in self._tracers:  # all but one know no such thread; a new one has to be told again
-                tracer.ask(f"watch {tid}")
+                tracer.ask(f"syscall-stops {tid}")
 
-    def _is_deaf(self, pid: int, tid: int) -> bool:
+    def _blocks_signals(self, pid: int, tid: int) -> bool:
         first, other = SIGNALS
         blocked = procfs.signals(self._proc, pid, tid, "SigBlk")
         return first in blocked and other in blocked | procfs.signals(self._proc, pid, tid, "SigCgt")

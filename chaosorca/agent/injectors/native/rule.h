@@ -64,7 +64,7 @@ struct state {
 };
 
 /* What one tracer leaves to the agent, however it ends. */
-struct legacy {
+struct ring {
     uint64_t taken; /* calls hit */
     struct record last_calls[KEPT];
 };

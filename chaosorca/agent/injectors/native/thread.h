@@ -30,7 +30,7 @@ struct thread {
     pid_t tid;
     enum thread_state state;
     bool is_foreign;
-    bool is_watched;     /* it cannot be armed, and stops at each call, where the others are */
+    bool stops_at_calls; /* it cannot be armed, and stops at each call, where the others are */
     bool follows;        /* it is armed, and shall stop at its next call all the same */
     uint64_t owed;       /* the signals that have armed it and not arrived yet, each a bit by its number */
     struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */

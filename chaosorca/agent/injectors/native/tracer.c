@@ -1,10 +1,10 @@
 /*
  * orca-tracer: system call faults on the threads of one container, or of some of its processes.
  *
- *     orca-tracer PARENT STATE LEGACY
+ *     orca-tracer PARENT STATE RING
  *
  * PARENT is the process that started it, with which it dies; STATE the descriptor of memory shared with it and the container's other
- * tracers (struct state), LEGACY of what it leaves (struct legacy). Commands arrive as lines on standard input, each with a number of
+ * tracers (struct state), RING of what it leaves (struct ring). Commands arrive as lines on standard input, each with a number of
  * its own; records leave by standard output (report.h).
  *
  *     N add ID slot=… deadline_ms=… calls=… …   take a rule (rule.h)
@@ -12,7 +12,7 @@
  *     N attach PID                              trace all threads of a process; DONE when every one is
  *     N marks ID                                the kernel's map (its id) in which threads are marked whose call it is not to time
  *     N arm ID                                  threads stop by a signal at calls that the kernel's map (its id) tells of, and no others
- *     N watch TID                               this thread stops at each call all the same: it has blocked those signals
+ *     N syscall-stops TID                       this thread stops at each call all the same: it has blocked those signals
  *     N go TID                                  a thread that has become another program may go on
  *     N ping                                    answer
  *     N detach                                  let go of everything, and end
@@ -89,7 +89,7 @@ static struct {
 
 static struct active_rule *rules;
 static struct state *state;
-static struct legacy *legacy;
+static struct ring *ring;
 static int marks = -1, armed = -1;
 static struct queue new_programs;
 static bool is_letting_go, is_at_odds;
@@ -108,7 +108,7 @@ static void answer(uint32_t asked, int error)
 
 static bool stops_at_calls(const struct thread *thread)
 {
-    return armed < 0 || thread->is_watched;
+    return armed < 0 || thread->stops_at_calls;
 }
 
 /* Let a stopped thread run until its next system call's entry or exit, or until it is armed, with a signal or none. */
@@ -293,14 +293,14 @@ static void leave(struct thread *thread, int64_t result);
 static bool take(struct active_rule *active)
 {
     bool is_taken = rule_take(active->rule, active->slot);
-    legacy->taken += is_taken;
+    ring->taken += is_taken;
     return is_taken;
 }
 
 static void give_back(struct active_rule *active)
 {
     rule_give_back(active->slot);
-    legacy->taken--;
+    ring->taken--;
 }
 
 static void count_hit(struct active_rule *active, int number)
@@ -771,7 +771,7 @@ static struct thread *at_exec(struct thread *leader)
     forget_call(leader, false, 0);
     unchoose(leader);
     leader->follows = caller->follows;
-    leader->is_watched = false; /* nor does the kernel know it as such any more: it is looked at anew */
+    leader->stops_at_calls = false; /* nor does the kernel know it as such any more: it is looked at anew */
     struct active_rule *active = caller->rule;
     if (active) { /* its exec is being tampered with: the exit will be seen here */
         leader->rule = active;
@@ -995,10 +995,10 @@ static void obey(char *line)
         if (thread && thread->state == HELD_EXEC)
             let_new_program_go(thread);
         answer(asked, 0);
-    } else if (!strcmp(what, "watch") && has_number) {
+    } else if (!strcmp(what, "syscall-stops") && has_number) {
         struct thread *thread = thread_find((pid_t)number);
-        if (thread && !thread->is_watched) {
-            thread->is_watched = true;
+        if (thread && !thread->stops_at_calls) {
+            thread->stops_at_calls = true;
             wake_at_calls(thread);
         }
         answer(asked, thread ? 0 : ESRCH);
@@ -1105,12 +1105,12 @@ int main(int argc, char **argv)
         return 1;
     }
     state = mmap(NULL, sizeof(*state), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
-    legacy = mmap(NULL, sizeof(*legacy), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[3]), 0);
-    if (state == MAP_FAILED || legacy == MAP_FAILED) {
+    ring = mmap(NULL, sizeof(*ring), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[3]), 0);
+    if (state == MAP_FAILED || ring == MAP_FAILED) {
         perror("mapping what is shared with the agent");
         return 1;
     }
-    report_keep(legacy->last_calls);
+    report_keep(ring->last_calls);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
     if (sleep_prepare()) {
         perror("preparing to sleep");

@@ -223,7 +223,7 @@ def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_what_it_left(
     session = begin(calls, dies="ping")
     record = struct.Struct("=IIiiqQQII")
     for serial in (9, 8):
-        record.pack_into(session._tracers[0]._legacy, 8 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
+        record.pack_into(session._tracers[0]._ring, 8 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
     end = time.monotonic() + 60
     while session.restarts.total < 2 and time.monotonic() < end:
         session.supervise([])

@@ -82,7 +82,7 @@ class Arming:
     def new_code(self, number: int) -> int:
         return self.mapped
 
-    def deaf(self, number: int) -> dict[int, int]:
+    def blocked(self, number: int) -> dict[int, int]:
         return {}
 
     def untraced(self, number: int) -> dict[int, int]:
@@ -100,7 +100,7 @@ class Arming:
     def prepare(self, *_: Any) -> None:
         pass
 
-    set_cgroups = set_rule = forgive = drop_rule = forget = watch = know_tracer = prepare
+    set_cgroups = set_rule = reset_untraced = drop_rule = forget = set_syscall_stops = register_tracer = prepare
 
 
 @pytest.fixture
