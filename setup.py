@@ -22,7 +22,7 @@ setup(
         "chaosorca": ["py.typed"],
         "chaosorca.model": ["*.tsv"],
         "chaosorca.agent": ["bpf/*", "injectors/native/*"],
-        "chaosorca.engine": ["images/*/Dockerfile"],
+        "chaosorca.engine": ["images/*/Dockerfile", "images/*/requirements.txt"],
         "chaosorca.report": ["*.css"],
     },
     install_requires=["chaostoolkit-lib>=1.44", "click", "docker>=7.1", "logzero", "requests"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,14 +20,25 @@ from chaosorca.engine.command import run_command
 from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.network import ensure_network, remove_unused_network
-from chaosorca.exceptions import AgentError, EngineError
-from chaosorca.model.contract import AGENT, CAPABILITIES, ENGINE_SOCKET, HOST_CGROUPS, ROLE_LABEL
+from chaosorca.exceptions import AgentError, EngineError, InvalidArgument
+from chaosorca.model.contract import (
+    AGENT,
+    CAPABILITIES,
+    ENGINE_SOCKET,
+    HOST_CGROUPS,
+    LOG_LEVEL_VARIABLE,
+    LOG_LEVELS,
+    ROLE_LABEL,
+    TRACE_VARIABLE,
+)
 from chaosorca.model.errors import KINDS
 
 _SOCKET = "/var/run/docker.sock"
 _MEMORY = "512m"
 _READY_WITHIN = 20.0
 _STARTED_WITHIN = 5.0
+_VARIABLES = {TRACE_VARIABLE: ("1",), LOG_LEVEL_VARIABLE: LOG_LEVELS}
+"""The environment variables that the agent gets from the client's environment, and their values."""
 
 
 class Agent:
@@ -143,6 +155,7 @@ def _start(client: docker.DockerClient, image: str) -> Agent:
 
 def _run(client: docker.DockerClient, image: str) -> DockerContainer:
     """Start the container, with the engine's socket if the engine's host has it where one can know."""
+    environment = agent_environment(os.environ)
     for socket in _sockets(client):
         container = None
         try:
@@ -158,6 +171,7 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
                 volumes={"/sys/fs/cgroup": {"bind": HOST_CGROUPS, "mode": "ro"}},
                 # Unlike a volume, it makes no folder where there is nothing, and fails.
                 mounts=[Mount(ENGINE_SOCKET, socket, type="bind", read_only=True)] if socket else [],
+                environment=environment,
                 mem_limit=_MEMORY,
                 restart_policy={"Name": "no"},
                 labels={ROLE_LABEL: "agent"},
@@ -174,6 +188,21 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
             if container is not None:
                 container.remove(force=True, v=True)
     return client.containers.get(AGENT)
+
+
+def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables of the agent's container: those of `_VARIABLES` that the client has.
+
+    Raises:
+        InvalidArgument: one has another value.
+    """
+    found = {name: environment[name] for name in _VARIABLES if environment.get(name)}
+    for name, value in found.items():
+        if value not in _VARIABLES[name]:
+            raise InvalidArgument(
+                f"environment variable {name} is {value!r}: set it to {' or '.join(_VARIABLES[name])}, or unset it"
+            )
+    return found
 
 
 def _sockets(client: docker.DockerClient) -> list[str | None]:

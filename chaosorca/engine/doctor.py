@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,15 +11,19 @@ import docker.errors
 
 from chaosorca.engine.agent import find_agent, visited_agent
 from chaosorca.engine.client import connect, engine_errors, socket_path
-from chaosorca.engine.host import engine_findings
-from chaosorca.engine.images import base_image, has_image
+from chaosorca.engine.images import base_image, build_context, has_image, image_created, image_tag
+from chaosorca.engine.info import engine_findings
 from chaosorca.exceptions import AgentError, EngineError
 from chaosorca.model.finding import Finding, merged, no, note, ok
+from chaosorca.model.times import seconds
 
 NEEDED = ("Docker", "agent", "control groups", "tracepoints", "socket filters", "ptrace")
 """Without one of these there is no fault, or no monitoring."""
 
 _MAIN = "main job"
+_DAY = 86400
+_OLD_IMAGE = 90 * _DAY
+"""The age, in seconds, from which an image probably lacks security updates of its packages."""
 
 
 def examine(configuration: Mapping[str, Any] | None) -> list[Finding]:
@@ -53,7 +58,29 @@ def _by_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | No
     except (AgentError, EngineError) as error:
         return [no("agent", str(error), "it is what injects and measures: see to that first")]
     state = "runs already, and is left as it is" if ran else "could be started, and is gone again"
-    return [ok("agent", f"its container {state}"), *found]
+    return [ok("agent", f"its container {state}"), *_image(client, time.time()), *found]
+
+
+def _image(client: docker.DockerClient, now: float) -> list[Finding]:
+    name = image_tag("agent", build_context("agent"))
+    created = image_created(client, name)
+    return [image_age(name, created, now)] if created else []
+
+
+def image_age(name: str, created: str, now: float) -> Finding:
+    """Return how old an image is, and what to do about an old one.
+
+    Arguments:
+        name: the image.
+        created: when it was created, in ISO 8601.
+        now: the time in seconds since 1970.
+    """
+    age = now - seconds(created)
+    days = int(age // _DAY)
+    told = "less than a day ago" if days < 1 else "1 day ago" if days == 1 else f"{days} days ago"
+    if age > _OLD_IMAGE:
+        return note("agent image", f"{name} was built {told}", f"rebuild it for security updates: docker rmi {name}")
+    return ok("agent image", f"{name} was built {told}")
 
 
 def _base(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Finding:

@@ -20,7 +20,10 @@ from chaosorca.exceptions import EngineError
 from chaosorca.model.contract import ROLE_LABEL
 
 DEFAULT_BASE = "debian:bookworm-slim"
+_FILES = {"agent": ("Dockerfile", "requirements.txt"), "prometheus": ("Dockerfile",)}
 _SUFFIXES = (".py", ".c", ".h", ".sh", ".tsv")
+_SHOWN = ("Step ", "Get:", "Note:", "Successfully")
+"""How the lines of a build begin that are shown to the user."""
 
 
 def base_image(configuration: Mapping[str, Any] | None) -> str:
@@ -31,7 +34,7 @@ def base_image(configuration: Mapping[str, Any] | None) -> str:
 def build_context(role: str) -> dict[str, bytes]:
     """Everything that an image is built from, by path: its Dockerfile, and for the agent the sources that run in it."""
     package = resources.files("chaosorca")
-    files = {"Dockerfile": package.joinpath("engine", "images", role, "Dockerfile").read_bytes()}
+    files = {name: package.joinpath("engine", "images", role, name).read_bytes() for name in _FILES[role]}
     if role == "agent":
         files["chaosorca/__init__.py"] = package.joinpath("__init__.py").read_bytes()
         for part in ("agent", "model"):
@@ -56,6 +59,15 @@ def has_image(client: docker.DockerClient, name: str) -> bool:
             return True
         except docker.errors.ImageNotFound:
             return False
+
+
+def image_created(client: docker.DockerClient, name: str) -> str | None:
+    """Return when an image was created, in ISO 8601; None if it does not exist or does not say."""
+    with engine_errors(f"looking for image {name}"):
+        try:
+            return client.images.get(name).attrs.get("Created") or None
+        except docker.errors.ImageNotFound:
+            return None
 
 
 def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[str, Any] | None) -> str:
@@ -84,7 +96,7 @@ def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[
         said = ""
         for step in steps:
             text = str(step.get("stream") or step.get("status") or "").strip()
-            if text.startswith(("Step ", "Get:", "Successfully")):
+            if text.startswith(_SHOWN):
                 logger.info("  %s", text.splitlines()[0][:100])
             said = text or said
             if "error" in step:

@@ -24,6 +24,12 @@ HOST_CGROUPS = "/host/cgroup"
 PROGRAMS = Path("/usr/local/lib/chaosorca")
 """Where the compiled eBPF programs are in the agent's image."""
 
+TRACE_VARIABLE = "CHAOSORCA_TRACE"
+"""The environment variable that makes the tracer log its decisions; its only value is `1`."""
+LOG_LEVEL_VARIABLE = "CHAOSORCA_LOG_LEVEL"
+"""The environment variable with the level from which the agent logs, one of `LOG_LEVELS`."""
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 CAPABILITIES = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21, "SYS_NICE": 23}
 """The capabilities of the agent's container, with their bits (linux/capability.h).
 

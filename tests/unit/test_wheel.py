@@ -52,6 +52,7 @@ def test_it_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
         "agent/bpf/http.c",
         "agent/bpf/syscalls.c",
         "engine/images/agent/Dockerfile",
+        "engine/images/agent/requirements.txt",
         "engine/images/prometheus/Dockerfile",
     ],
 )

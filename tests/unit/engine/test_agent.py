@@ -9,7 +9,7 @@ import docker.errors
 import pytest
 
 from chaosorca.engine import agent
-from chaosorca.exceptions import AgentError
+from chaosorca.exceptions import AgentError, InvalidArgument
 
 
 class FakeContainer:
@@ -97,6 +97,38 @@ def test_another_start_that_was_faster_is_taken_and_any_other_refusal_is_told() 
     client.error = refusal(500, "no space left")
     with pytest.raises(docker.errors.APIError, match="no space left"):
         agent._run(client, "image")
+
+
+@pytest.mark.parametrize(
+    ("environment", "passed"),
+    [
+        ({}, {}),
+        ({"CHAOSORCA_TRACE": "1", "HOME": "/root"}, {"CHAOSORCA_TRACE": "1"}),
+        ({"CHAOSORCA_TRACE": "", "CHAOSORCA_LOG_LEVEL": ""}, {}),
+        *(({"CHAOSORCA_LOG_LEVEL": level},) * 2 for level in ("debug", "info", "warning", "error")),
+        ({"CHAOSORCA_TRACE": "1", "CHAOSORCA_LOG_LEVEL": "debug"},) * 2,
+        ({"CHAOSORCA_BASE": "x", "DOCKER_HOST": "unix:///x"}, {}),
+    ],
+)
+def test_the_agent_gets_two_variables_of_the_clients_environment(
+    environment: dict[str, str], passed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.os, "environ", environment)
+    assert agent._run(FakeClient(None, set(), set()), "image").options["environment"] == passed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "values"),
+    [
+        ("CHAOSORCA_TRACE", "0", "1"),
+        ("CHAOSORCA_TRACE", "true", "1"),
+        ("CHAOSORCA_LOG_LEVEL", "DEBUG", "debug or info or warning or error"),
+        ("CHAOSORCA_LOG_LEVEL", "5", "debug or info or warning or error"),
+    ],
+)
+def test_a_variable_with_another_value_is_refused(name: str, value: str, values: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^environment variable {name} is '{value}': set it to {values}, or unset it$"):
+        agent.agent_environment({name: value})
 
 
 class Visited:

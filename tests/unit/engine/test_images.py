@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 import chaosorca
-from chaosorca.engine.images import DEFAULT_BASE, base_image, build_context, ensure_image, image_tag
+from chaosorca.engine.images import DEFAULT_BASE, base_image, build_context, ensure_image, image_created, image_tag
 from chaosorca.engine.prometheus import prometheus_configuration
 from chaosorca.exceptions import EngineError
 from chaosorca.model.contract import METRICS_PORT
@@ -42,7 +44,12 @@ def test_the_agents_context_holds_all_that_runs_in_it_and_nothing_else() -> None
         for path in (PACKAGE / part).rglob("*")
         if path.suffix in {".py", ".c", ".h", ".sh", ".tsv"}
     ]
-    assert set(files) == {"Dockerfile", "chaosorca/__init__.py", *(f"chaosorca/{path.relative_to(PACKAGE)}" for path in sources)}
+    assert set(files) == {
+        "Dockerfile",
+        "requirements.txt",
+        "chaosorca/__init__.py",
+        *(f"chaosorca/{path.relative_to(PACKAGE)}" for path in sources),
+    }
     for path in (
         "agent/bpf/syscalls.c",
         "agent/bpf/http.c",
@@ -54,7 +61,8 @@ def test_the_agents_context_holds_all_that_runs_in_it_and_nothing_else() -> None
         "__init__.py",
     ):
         assert files[f"chaosorca/{path}"] == (PACKAGE / path).read_bytes()
-    assert files["Dockerfile"] == (PACKAGE / "engine" / "images" / "agent" / "Dockerfile").read_bytes()
+    for name in ("Dockerfile", "requirements.txt"):
+        assert files[name] == (PACKAGE / "engine" / "images" / "agent" / name).read_bytes()
 
 
 def test_prometheus_is_built_from_its_dockerfile_alone() -> None:
@@ -98,6 +106,14 @@ def test_a_changed_byte_or_name_is_another_tag(changed: dict[str, bytes]) -> Non
     assert image_tag("agent", changed) != image_tag("agent", FILES)
 
 
+def test_a_changed_pin_is_another_tag() -> None:
+    files = build_context("agent")
+    pins = files["requirements.txt"]
+    assert re.findall(rb"^bookworm (\S+)=\d\S+\*$", pins, re.MULTILINE) == [b"python3-capstone", b"python3-prometheus-client"]
+    changed = {**files, "requirements.txt": pins.replace(b"capstone=4.0.2", b"capstone=5.0.1")}
+    assert image_tag("agent", changed) != image_tag("agent", files)
+
+
 def test_another_role_is_another_image() -> None:
     assert image_tag("prometheus", FILES) != image_tag("agent", FILES)
 
@@ -110,10 +126,10 @@ class FakeClient:
         self.images = self.api = self
         self.built: dict[str, Any] = {}
 
-    def get(self, tag: str) -> str:
+    def get(self, tag: str) -> Any:
         if tag not in self._images:
             raise docker.errors.ImageNotFound(f"no such image: {tag}")
-        return tag
+        return SimpleNamespace(attrs={"Created": "2026-01-02T03:04:05Z"})
 
     def build(self, **options: Any) -> Any:
         self.built = options
@@ -144,6 +160,12 @@ def test_a_build_that_fails_says_why_and_what_came_before() -> None:
         EngineError, match=r"could not be built on 'debian:bookworm-slim': returned 100 \(before that: E: no route\)"
     ):
         ensure_image(client, "prometheus", None)
+
+
+def test_an_image_tells_when_it_was_created() -> None:
+    client = FakeClient(("a:1",))
+    assert image_created(client, "a:1") == "2026-01-02T03:04:05Z"
+    assert image_created(client, "a:2") is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaosorca.engine.host import engine_findings
+from chaosorca.engine.info import engine_findings
 from chaosorca.model.finding import Finding
 
 V20 = {"ApiVersion": "1.41", "Version": "20.10.24", "Components": [{"Name": "Engine"}, {"Name": "containerd"}]}
