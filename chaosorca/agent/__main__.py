@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 
 from chaosorca.agent.agent import Agent
-from chaosorca.agent.export import families as exporter
+from chaosorca.agent.export import endpoint
 from chaosorca.agent.server import make_server
 from chaosorca.model.contract import METRICS_PORT, SOCKET
 from chaosorca.model.syscalls import machine
@@ -19,7 +19,7 @@ def main() -> None:
     """Serve until asked to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     agent = Agent(machine(platform.machine()))
-    exporter.serve(METRICS_PORT, exporter.timed(agent.snapshot))
+    endpoint.serve(METRICS_PORT, endpoint.timed(agent.snapshot))
     server = make_server(agent, SOCKET)
     threading.Thread(target=agent.prepare_faults, name="preparing", daemon=True).start()
     threading.Thread(target=agent.keep_faults_up, name="faults", daemon=True).start()

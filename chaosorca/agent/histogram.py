@@ -1,16 +1,19 @@
-"""Latency histograms as the kernel programs keep them, and as Prometheus wants them."""
+"""Latency histograms, as the eBPF programs keep them and as Prometheus reads them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from chaosorca.agent.linux.packet_socket import FIRST_SLOT, SLOT_BOUNDS, SLOTS
+FIRST_SLOT = 8
+SLOTS = 28
+SLOT_BOUNDS = [2 ** (FIRST_SLOT + i) / 1e9 for i in range(SLOTS - 1)]
+"""Upper bounds of the slots in seconds: 256 ns to 17 s in powers of two. The last slot has no upper bound."""
 
 
 @dataclass
 class Histogram:
-    """Counts by slot (not cumulative) and the sum of all durations in seconds."""
+    """Counts by slot (not cumulative), and the sum of all durations in seconds."""
 
     slots: list[int] = field(default_factory=lambda: [0] * SLOTS)
     sum: float = 0.0
@@ -22,7 +25,7 @@ class Histogram:
         self.sum += seconds
 
     def merge(self, other: Histogram) -> None:
-        """Add all durations of another one."""
+        """Add all durations of another histogram."""
         self.slots = [a + b for a, b in zip(self.slots, other.slots, strict=True)]
         self.sum += other.sum
 
@@ -30,7 +33,7 @@ class Histogram:
         return Histogram([a + b for a, b in zip(self.slots, other.slots, strict=True)], self.sum + other.sum)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as `HistogramMetricFamily` takes them."""
+        """Return the cumulative counts by upper bound, in the format of `HistogramMetricFamily`."""
         result: list[tuple[str, float]] = []
         total = 0
         for bound, count in zip([*map(str, SLOT_BOUNDS), "+Inf"], self.slots, strict=True):
@@ -40,8 +43,10 @@ class Histogram:
 
 
 def histogram_of(nanoseconds: list[int]) -> Histogram:
-    """The histogram of many durations."""
+    """Return the histogram of a list of durations."""
     slots = [0] * SLOTS
-    for bits, count in Counter(map(int.bit_length, nanoseconds)).items():  # less than two to the power of its bits, not of fewer
+    for bits, count in Counter(
+        map(int.bit_length, nanoseconds)
+    ).items():  # a number of n bits is below 2 ** n, at least 2 ** (n - 1)
         slots[min(max(bits - FIRST_SLOT, 0), SLOTS - 1)] += count
     return Histogram(slots, sum(nanoseconds) / 1e9)

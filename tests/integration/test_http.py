@@ -16,7 +16,7 @@ import pytest
 from docker.models.containers import Container
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.agent.linux.packet_socket import SLOT_BOUNDS
+from chaosorca.agent.histogram import SLOT_BOUNDS
 from chaosorca.engine.command import run_command
 from tests.support.containers import ROOT, Web, scrape, wait_for
 from tests.support.observer import one_agent_for_all

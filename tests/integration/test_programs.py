@@ -14,7 +14,8 @@ from chaosorca.model.contract import CAPABILITIES
 SCRIPT = """
 import json, os, resource, subprocess, sys
 from pathlib import Path
-from chaosorca.agent.ebpf.program import Program, possible_processors
+from chaosorca.agent.ebpf.library import possible_processors
+from chaosorca.agent.ebpf.program import Program
 from chaosorca.model.contract import PROGRAMS
 
 def told(*arguments, **options):

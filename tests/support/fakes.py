@@ -13,7 +13,7 @@ START = 1_700_000_000.0
 
 
 class FakeMap:
-    """Behaves like `chaosorca.agent.ebpf.program.Table`, with room for so many entries."""
+    """Behaves like `chaosorca.agent.ebpf.table.Table`, with room for so many entries."""
 
     def __init__(self, room: int | None = None) -> None:
         self.content: dict[Any, Any] = {}

@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
-from chaosorca.agent.doctor import host
-from chaosorca.agent.faults.faults import Faults
-from chaosorca.agent.linux.packet_socket import io_accounting_offsets
+from chaosorca.agent.doctor import checks
+from chaosorca.agent.linux.btf import io_accounting_offsets
 from chaosorca.agent.monitors.http import HttpMonitor
 from chaosorca.agent.monitors.io_source import IoSource
 from chaosorca.agent.monitors.syscalls import SyscallMonitor
@@ -48,6 +49,16 @@ for _ in sys.stdin:
 """
 
 
+class Injectors(Protocol):
+    """What the doctor needs of the faults."""
+
+    def tried(self, injector: str, target: Target, fault: Fault, pid: int) -> AbstractContextManager[None]:
+        """Inject a fault into one process, by an injector, as long as the context lasts."""
+
+    def choice(self, target: Target, fault: Fault, pids: list[int]) -> tuple[str, str]:
+        """Return the injector that `auto` chooses, and why it is not the cheapest one, if it is not."""
+
+
 class Doctor:
     """Examines this host, one examination at a time."""
 
@@ -56,7 +67,7 @@ class Doctor:
         arch: str,
         syscalls: SyscallMonitor,
         http: HttpMonitor,
-        faults: Faults,
+        faults: Injectors,
         io_source: Callable[[], IoSource],
         names_trouble: Callable[[], str],
         port: int = METRICS_PORT,
@@ -91,21 +102,21 @@ class Doctor:
         """What files tell."""
         me = self._proc / "self"
         try:
-            security = host.read_security()
+            security = checks.read_security()
         except (OSError, subprocess.TimeoutExpired):
-            security = host.Security()
-        profile = host.read_text(me / "attr" / "current") or ""
-        yield host.kernel(platform.release(), platform.machine())
-        yield host.capabilities(host.read_text(me / "status") or "")
-        yield host.user_namespace(host.read_text(me / "uid_map") or "")
-        yield host.pid_namespace(host.read_text(self._proc / "2" / "comm"))
-        yield host.apparmor(host.read_text(Path("/sys/module/apparmor/parameters/enabled")) or "", profile)
-        yield host.selinux(security.modules, profile)
-        yield host.yama(host.read_text(self._proc / "sys" / "kernel" / "yama" / "ptrace_scope"))
-        yield host.lockdown(security.lockdown)
+            security = checks.Security()
+        profile = checks.read_text(me / "attr" / "current") or ""
+        yield checks.kernel(platform.release(), platform.machine())
+        yield checks.capabilities(checks.read_text(me / "status") or "")
+        yield checks.user_namespace(checks.read_text(me / "uid_map") or "")
+        yield checks.pid_namespace(checks.read_text(self._proc / "2" / "comm"))
+        yield checks.apparmor(checks.read_text(Path("/sys/module/apparmor/parameters/enabled")) or "", profile)
+        yield checks.selinux(security.modules, profile)
+        yield checks.yama(checks.read_text(self._proc / "sys" / "kernel" / "yama" / "ptrace_scope"))
+        yield checks.lockdown(security.lockdown)
         yield ok("kernel headers", "are not needed: programs were compiled when the agent's image was built")
-        yield host.type_information(io_accounting_offsets())
-        yield host.control_groups(own.cgroup if own else None)
+        yield checks.type_information(io_accounting_offsets())
+        yield checks.control_groups(own.cgroup if own else None)
 
     def _do(self, own: Target | None) -> Iterator[Finding]:
         """What doing it shows."""

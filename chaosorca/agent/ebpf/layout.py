@@ -1,4 +1,4 @@
-"""How the kernel's maps keep their keys and values: as a `struct` format says."""
+"""How the kernel's maps store their keys and values, in the formats of `struct`."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 
 
 class Layout:
-    """One number is told as a number, several as a tuple."""
+    """Converts between bytes and values. A format with one field gives a number (or bytes), one with several gives a tuple."""
 
     def __init__(self, format_: str) -> None:
         """
         Arguments:
-            format_: as of `struct`, with the byte order in front, so that no padding is added: C's is to be written as `x`.
+            format_: a format of `struct` with an explicit byte order, so that it adds no padding. Write C's padding as `x`.
         """
         self._struct = struct.Struct(format_)
         self._is_number = len(self._struct.unpack(bytes(self._struct.size))) == 1
         self.size = self._struct.size
 
     def pack(self, value: Any) -> bytes:
-        """The bytes of a value."""
+        """Return the bytes of a value."""
         return self._struct.pack(value) if self._is_number else self._struct.pack(*value)
 
     def unpack(self, data: bytes) -> Any:
-        """The value of its bytes."""
+        """Return the value of some bytes."""
         return next(self.unpack_all(data))
 
     def unpack_all(self, data: bytes) -> Iterator[Any]:
-        """The values that lie one behind the other."""
+        """Return the values that follow one another in memory."""
         each = self._struct.iter_unpack(data)
         return (value for (value,) in each) if self._is_number else each
 
 
 class PerCpuLayout(Layout):
-    """One value for each possible processor, told as a list. Each begins at a multiple of 8 bytes."""
+    """A list with one value for each possible processor. Each value begins at a multiple of 8 bytes."""
 
     def __init__(self, format_: str, processors: int) -> None:
         super().__init__(format_)
@@ -43,7 +43,7 @@ class PerCpuLayout(Layout):
         self.size = (self.size + self._padding) * processors
 
     def pack(self, value: Any) -> bytes:
-        """The bytes of a list."""
+        """Return the bytes of a list."""
         return b"".join(map(self._padded.pack, value))
 
     def unpack_all(self, data: bytes) -> Iterator[Any]:

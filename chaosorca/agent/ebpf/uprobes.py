@@ -1,94 +1,110 @@
-"""Puts functions of a program on instructions of files: on all at once where the kernel can (Linux 6.6), else one by one."""
+"""Attaches eBPF programs to instructions of files: in one call where the kernel supports uprobe_multi (Linux 6.6), else singly."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
-import threading
+import platform
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from chaosorca.agent.ebpf.program import Program
-from chaosorca.agent.linux import packet_socket as kernel
-from chaosorca.agent.linux.proc import FileId
+from chaosorca.agent.linux.libc import last_error, libc
 
-_MOST_KNOWN = 4096
-
-
-class Identities:
-    """What files are known by that probes are on. A place with two probes would have each of its calls counted twice."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[FileId, tuple[FileId, tuple[int, int]]] = {}
-
-    def of(self, path: Path, has_probes: Callable[[FileId], bool]) -> FileId:
-        """What containers of one image have in common of a file, which each sees on a device of its own: its number, and when it
-        was last changed, to the nanosecond. While it has probes that stays, whatever becomes of its owner, mode and names; but not
-        on an overlay, where a change of these may make it another file of the same number.
-
-        Arguments:
-            has_probes: tells whether there are any on what is known by this.
-
-        Raises:
-            OSError: it cannot be looked at.
-        """
-        status = path.stat()
-        here = status.st_dev, status.st_ino
-        identity, content = (status.st_ino, status.st_ctime_ns), (status.st_size, status.st_mtime_ns)
-        with self._lock:
-            before, content_before = self._known.pop(here, (identity, content))
-            if content == content_before and _is_always_the_same(status.st_dev) and has_probes(before):
-                identity = before
-            self._known[here] = identity, content  # the last one now
-            while len(self._known) > _MOST_KNOWN:
-                del self._known[next(iter(self._known))]
-            return identity
-
-
-def _is_always_the_same(device: int) -> bool:
-    """Whether a file that keeps its number there is the same file: overlays have no device."""
-    return os.major(device) != 0
+UPROBE_MULTI = 48
+"""The attach type BPF_TRACE_UPROBE_MULTI of the kernel, since Linux 6.6."""
+_BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
+_BPF_LINK_CREATE = 28
+_AT_RETURN = 1  # BPF_F_UPROBE_MULTI_RETURN
 
 
 class Uprobes:
-    """A program whose functions are put on instructions."""
+    """A program whose functions are attached to instructions."""
 
     def __init__(self, load: Callable[[Mapping[str, int]], Program], functions: Sequence[str], one_by_one: bool = False) -> None:
-        """Load it.
+        """Load the program.
 
         Arguments:
-            load: loads the program, with the kernel's number of the expected attach type of functions, by their names.
-            functions: those that are put on instructions.
-            one_by_one: do so by a perf event for each place, as it has to be before Linux 6.6.
+            load: loads the program; its argument is the expected attach type of functions, by name.
+            functions: the functions to attach.
+            one_by_one: use a perf event for each instruction, as kernels before Linux 6.6 require.
 
         Raises:
-            AgentError: the kernel does not take the program.
+            AgentError: the kernel refuses the program.
         """
         self.at_once = not one_by_one
         if self.at_once:
-            self.program = load(dict.fromkeys(functions, kernel.UPROBE_MULTI))
-            if kernel.takes_many_uprobes(self.program.fd(functions[0])):
+            self.program = load(dict.fromkeys(functions, UPROBE_MULTI))
+            if supports_uprobe_multi(self.program.fd(functions[0])):
                 return
             self.program.close()
             self.at_once = False
         self.program = load({})
 
-    def put(self, function: str, path: Path, places: Sequence[tuple[int, int]], at_return: bool = False) -> Callable[[], None]:
-        """Put a function on instructions of a file, all or none; return what takes it away from them.
+    def attach(self, function: str, path: Path, places: Sequence[tuple[int, int]], at_return: bool = False) -> Callable[[], None]:
+        """Attach a function to instructions of a file, to all of them or to none.
 
         Arguments:
-            places: the offset in the file of each, and the number that the function is told there.
-            at_return: the instructions begin functions, and ours is run when these return.
+            function: the function's name.
+            path: the file.
+            places: for each instruction its offset in the file, and the cookie that the function gets there.
+            at_return: the instructions begin functions, and the program runs when these return.
+
+        Returns:
+            a function that detaches it from all of them.
 
         Raises:
             OSError: the kernel refuses it.
         """
         if self.at_once:
             offsets, cookies = [offset for offset, _ in places], [cookie for _, cookie in places]
-            link = kernel.attach_uprobes(self.program.fd(function), str(path), offsets, cookies, at_return)
+            link = attach_uprobes(self.program.fd(function), str(path), offsets, cookies, at_return)
             return lambda: os.close(link)
-        with contextlib.ExitStack() as put:
+        with contextlib.ExitStack() as attached:
             for offset, cookie in places:
-                put.callback(self.program.detach, self.program.attach_uprobe(function, str(path), offset, cookie, at_return))
-            return put.pop_all().close
+                attached.callback(self.program.detach, self.program.attach_uprobe(function, str(path), offset, cookie, at_return))
+            return attached.pop_all().close
+
+
+def supports_uprobe_multi(program: int) -> bool:
+    """Tell whether this kernel attaches a program to many instructions in one call.
+
+    A kernel that does refuses a directory with EBADF; others refuse the attach type with another error.
+    """
+    try:
+        os.close(attach_uprobes(program, "/", [0], [0]))
+    except OSError as error:
+        return error.errno == errno.EBADF
+    return True
+
+
+def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[int], at_return: bool = False) -> int:
+    """Attach a program to instructions of a file by one uprobe_multi link (bpf(2), BPF_LINK_CREATE).
+
+    Arguments:
+        program: the program's descriptor.
+        path: the file.
+        offsets: the instructions' offsets in the file, in bytes.
+        cookies: for each of them what `bpf_get_attach_cookie()` returns there.
+        at_return: the instructions begin functions, and the program runs when these return.
+
+    Returns:
+        a descriptor. Closing it detaches the program.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    name = ctypes.create_string_buffer(path.encode())
+    offsets_array = (ctypes.c_uint64 * len(offsets))(*offsets)
+    cookies_array = (ctypes.c_uint64 * len(cookies))(*cookies)
+    addresses = (ctypes.addressof(name), ctypes.addressof(offsets_array), 0, ctypes.addressof(cookies_array))
+    flags = _AT_RETURN if at_return else 0
+    attributes = struct.pack("=IIIIQQQQIIQ", program, 0, UPROBE_MULTI, 0, *addresses, len(offsets), flags, 0)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    fd = libc.syscall(_BPF_SYSCALL[platform.machine()], _BPF_LINK_CREATE, buffer, len(attributes))
+    if fd < 0:
+        raise last_error(f"attaching uprobes to {path}")
+    return int(fd)

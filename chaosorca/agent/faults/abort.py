@@ -6,8 +6,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.linux.packet_socket import SLOT_BOUNDS
+from chaosorca.agent.histogram import SLOT_BOUNDS, Histogram
 from chaosorca.model.abort import AbortCondition
 
 WINDOW = 1.0

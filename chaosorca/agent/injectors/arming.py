@@ -18,9 +18,10 @@ from chaosorca.agent.code.callers import numbers_passed, syscall_function
 from chaosorca.agent.code.elf import Elf
 from chaosorca.agent.code.sites import Site, find_sites
 from chaosorca.agent.ebpf.program import Program
-from chaosorca.agent.ebpf.uprobes import Identities, Uprobes
+from chaosorca.agent.ebpf.uprobes import Uprobes
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.linux.btf import member_offsets
+from chaosorca.agent.linux.identities import Identities
 from chaosorca.agent.linux.proc import FileId
 from chaosorca.model.errors import AgentError
 
@@ -303,7 +304,7 @@ class Arming:
                     sites = [site for site in code.sites if _group(site, code) == nr]
                     try:
                         places = [(site.offset, _cookie(site)) for site in sites]
-                        self._links[at] = self._prepared.put(_FUNCTION, path, places) if places else None
+                        self._links[at] = self._prepared.attach(_FUNCTION, path, places) if places else None
                     except _GONE:
                         return
                     except OSError as error:

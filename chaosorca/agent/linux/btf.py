@@ -1,18 +1,19 @@
-"""Where the running kernel keeps the fields of its structures, from its own type information (BTF).
+"""Offsets of fields in the running kernel's structures, from its type information (BTF).
 
-The format is that of the kernel's Documentation/bpf/btf.rst: a header, type records, strings.
+The format is described in the kernel's Documentation/bpf/btf.rst: a header, type records, strings.
 """
 
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 _HEADER = struct.Struct("=HBBIIIII")
 _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
 _STRUCT = 4
 _MAGIC = 0xEB9F
-# bytes after a type record, by kind: (fixed, for each of its members)
+# Bytes after a type record, by kind: (fixed, for each member).
 _EXTRA = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12), 17: (4, 0), 19: (0, 12)}
 
 
@@ -21,13 +22,13 @@ def member_offsets(btf: bytes, wanted: dict[str, set[str]]) -> dict[str, dict[st
 
     Arguments:
         btf: the content of `/sys/kernel/btf/vmlinux`.
-        wanted: for each structure's name the names of its members.
+        wanted: the names of the wanted members, by structure.
 
     Returns:
-        for each structure that was found, the offset of each member that was found and is no bit field.
+        for each structure that was found the offsets of the members that were found. Bit fields are left out.
 
     Raises:
-        ValueError: this is no BTF.
+        ValueError: the content is not BTF.
     """
     if len(btf) < _HEADER.size:
         raise ValueError("too short to be BTF")
@@ -57,3 +58,14 @@ def member_offsets(btf: bytes, wanted: dict[str, set[str]]) -> dict[str, dict[st
         fixed, each = _EXTRA.get(kind, (0, 0))
         at += fixed + each * members
     return found
+
+
+def io_accounting_offsets(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> dict[str, int]:
+    """Return where a task keeps its I/O counters, as constants of `bpf/syscalls.c`; empty if the kernel does not say."""
+    names = {"IOAC_READ": "read_bytes", "IOAC_WRITTEN": "write_bytes", "IOAC_READS": "syscr", "IOAC_WRITES": "syscw"}
+    try:
+        found = member_offsets(btf.read_bytes(), {"task_struct": {"ioac"}, "task_io_accounting": set(names.values())})
+        base, io = found["task_struct"]["ioac"], found["task_io_accounting"]
+        return {constant: base + io[member] for constant, member in names.items()}
+    except (OSError, ValueError, KeyError):
+        return {}

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from chaosorca.agent.ebpf.program import Program
-from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.linux import packet_socket as kernel
+from chaosorca.agent.histogram import SLOTS, Histogram
 from chaosorca.agent.linux import proc as procfs
+from chaosorca.agent.linux.packet_socket import PacketSocket
 from chaosorca.agent.monitors.tls import SWEEP, TlsProbes
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
@@ -27,7 +27,7 @@ from chaosorca.model.errors import AgentError
 class _Figures:
     """What the kernel keeps for each target (`struct figures`)."""
 
-    NUMBERS = 7 + 6 + 2 * (1 + kernel.SLOTS)
+    NUMBERS = 7 + 6 + 2 * (1 + SLOTS)
 
     def __init__(self, of_processors: Sequence[Sequence[int]]) -> None:
         numbers = [sum(one) for one in zip(*of_processors, strict=True)]
@@ -35,9 +35,7 @@ class _Figures:
         self.by_role = list(zip(begun, ended, swept, strict=True))
         self.unparsed, self.dropped = rest[:6], rest[6]
         durations = rest[7:]
-        self.durations = [
-            Histogram(list(one[1:]), one[0] / 1e9) for one in (durations[: 1 + kernel.SLOTS], durations[1 + kernel.SLOTS :])
-        ]
+        self.durations = [Histogram(list(one[1:]), one[0] / 1e9) for one in (durations[: 1 + SLOTS], durations[1 + SLOTS :])]
 
 
 _METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "OTHER"]
@@ -83,7 +81,7 @@ class _Watched:
     number: int
     namespace: int
     filter: Program
-    sockets: dict[str, kernel.PacketSocket] = field(default_factory=dict)
+    sockets: dict[str, PacketSocket] = field(default_factory=dict)
 
     def follow_devices(self, proc: Path, pid: int) -> None:
         """Have a socket on each device that the network namespace has now."""
@@ -92,7 +90,7 @@ class _Watched:
             self.sockets.pop(name).close()
         for name in names - self.sockets.keys():
             try:
-                self.sockets[name] = kernel.PacketSocket(proc / str(pid) / "ns" / "net", name, self.filter.fd("http_target"))
+                self.sockets[name] = PacketSocket(proc / str(pid) / "ns" / "net", name, self.filter.fd("http_target"))
             except OSError as error:
                 if error.errno != errno.ENODEV:  # it may be gone again
                     raise

@@ -7,7 +7,6 @@ a container; `io.stat` is there only where the engine has the io controller. So 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import tempfile
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaosorca.agent.linux.cgroups import Cgroup
+from chaosorca.agent.linux.libc import last_error, libc
 
 PROC = "/proc/PID/io"
 _BYTES = 1 << 20
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,8 @@ def write_through_cache(size: int, directory: Path | None = None) -> None:
     with _own_file(directory) as file, file.open("r+b") as opened:
         opened.write(bytes(size))
         opened.flush()
-        if _libc.syncfs(opened.fileno()) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"syncfs: {os.strerror(number)}")
+        if libc.syncfs(opened.fileno()) != 0:
+            raise last_error("syncfs")
 
 
 @contextlib.contextmanager

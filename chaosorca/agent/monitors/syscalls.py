@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from chaosorca.agent.ebpf.program import Program, possible_processors
-from chaosorca.agent.histogram import Histogram
-from chaosorca.agent.linux import packet_socket as kernel
+from chaosorca.agent.ebpf.library import possible_processors
+from chaosorca.agent.ebpf.program import Program
+from chaosorca.agent.histogram import SLOTS, Histogram
+from chaosorca.agent.linux.btf import io_accounting_offsets
 from chaosorca.agent.linux.proc import Io
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errno import errno_name
@@ -24,7 +25,7 @@ _CODE_SEGMENT_AT = {"x86_64": 17 * 8}
 """Where `struct pt_regs` has it."""
 _GROUPS = 4096
 """Of how many last bits of a control group's id the kernel looks whether it may be watched; see bpf/syscalls.c."""
-_FIGURES = "=QQ" + kernel.SLOTS * "Q"
+_FIGURES = "=QQ" + SLOTS * "Q"
 _LAYOUTS = {
     "monitored_cgroups": ("=Q", "=II"),
     ".bss": ("=I", f"={_GROUPS}BII"),
@@ -78,7 +79,7 @@ class SyscallMonitor:
         """Load and attach the programs, if that has not been done."""
         with self._preparing:
             if self._program is None:
-                offsets = kernel.io_accounting_offsets()
+                offsets = io_accounting_offsets()
                 numbers = {f"NR_{name.upper()}": self._numbers[name] for name in ("exit", "exit_group", "rt_sigreturn")}
                 constants = {**numbers, **offsets, "CODE_SEGMENT_AT": self._code_segment_at}
                 program = _load(constants, self._capacities or _capacities(possible_processors()))

@@ -15,9 +15,10 @@ from pathlib import Path
 from chaosorca.agent.code import openssl
 from chaosorca.agent.code.elf import Elf
 from chaosorca.agent.ebpf.program import Program
-from chaosorca.agent.ebpf.uprobes import Identities, Uprobes
+from chaosorca.agent.ebpf.uprobes import Uprobes
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.linux.btf import member_offsets
+from chaosorca.agent.linux.identities import Identities
 from chaosorca.agent.linux.proc import CodeFile, FileId
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
@@ -241,8 +242,8 @@ class TlsProbes:
         calls = [(place.offset, place.cookie) for place in found]
         returns = [(place.offset, 0) for place in found if place.returns]
         with contextlib.ExitStack() as attached:
-            attached.callback(self._prepared.put(_ON_RETURN, path, returns, at_return=True))
-            attached.callback(self._prepared.put(_ON_CALL, path, calls))
+            attached.callback(self._prepared.attach(_ON_RETURN, path, returns, at_return=True))
+            attached.callback(self._prepared.attach(_ON_CALL, path, calls))
             return attached.pop_all().close
 
     def _by_identity(self, files: Iterable[CodeFile]) -> dict[FileId, CodeFile]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chaosorca.agent.doctor.doctor import Doctor
-from chaosorca.agent.export.families import serve
+from chaosorca.agent.export.endpoint import serve
 from chaosorca.agent.export.snapshot import Snapshot
 from chaosorca.agent.linux.cgroups import Cgroup
 from chaosorca.agent.monitors.http import HttpFigures

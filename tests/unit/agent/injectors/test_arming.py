@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chaosorca.agent.code.sites import Site
 from chaosorca.agent.ebpf import uprobes
-from chaosorca.agent.ebpf.uprobes import Identities
 from chaosorca.agent.injectors import arming
 from chaosorca.agent.injectors.arming import Arming
-from chaosorca.agent.linux import packet_socket as kernel
 from chaosorca.model.errors import AgentError
 
 MAPS = """\
@@ -181,7 +178,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Ar
         arming, "member_offsets", lambda btf, wanted: {one: dict.fromkeys(members, 8) for one, members in wanted.items()}
     )
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
-    monkeypatch.setattr(kernel, "takes_many_uprobes", lambda fd: many)
+    monkeypatch.setattr(uprobes, "supports_uprobe_multi", lambda fd: many)
     monkeypatch.setattr(arming.procfs, "command_name", lambda proc, pid: "kthreadd")
     one = Arming(**options)
     one.prepare()
@@ -209,7 +206,7 @@ PLACES = [(site.offset, arming._cookie(site)) for site in SITES]
 
 
 def test_probes_one_by_one_are_taken_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    close = prepared(monkeypatch, False)._prepared.put("at_site", Path("/lib"), PLACES)
+    close = prepared(monkeypatch, False)._prepared.attach("at_site", Path("/lib"), PLACES)
     assert list(Loaded.all[-1].probes.values()) == [("/lib", *place) for place in PLACES]
     close()
     assert Loaded.all[-1].probes == {}
@@ -219,7 +216,7 @@ def test_none_of_them_stays_where_one_is_refused(monkeypatch: pytest.MonkeyPatch
     one = prepared(monkeypatch, False)
     Loaded.all[-1].refused = 30
     with pytest.raises(OSError, match="Operation not supported"):
-        one._prepared.put("at_site", Path("/lib"), PLACES)
+        one._prepared.attach("at_site", Path("/lib"), PLACES)
     assert Loaded.all[-1].probes == {}
 
 
@@ -249,25 +246,3 @@ def test_of_the_files_that_were_read_the_latest_are_known(monkeypatch: pytest.Mo
         one._code(tmp_path / name, (1, ord(name)))
         assert len(one._known) <= 2
     assert read == ["a", "b", "c", "b"]
-
-
-def test_a_file_is_known_by_the_same_as_long_as_it_has_probes_whatever_becomes_of_its_mode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "program"
-    program.write_bytes(b"code")
-    identities = Identities()
-
-    def is_another(change: Callable[[], object], has_probes: bool) -> bool:
-        before = identities.of(program, lambda known: has_probes)
-        time.sleep(0.01)
-        change()
-        return identities.of(program, lambda known: known == before and has_probes) != before
-
-    monkeypatch.setattr(uprobes, "_is_always_the_same", lambda device: False)
-    assert is_another(lambda: program.chmod(0o711), has_probes=True), "it may be that of the upper layer now"
-    monkeypatch.setattr(uprobes, "_is_always_the_same", lambda device: True)
-    assert not is_another(lambda: program.chmod(0o700), has_probes=True)
-    assert not is_another(lambda: os.link(program, tmp_path / "other"), has_probes=True)
-    assert is_another(lambda: program.chmod(0o755), has_probes=False)
-    assert is_another(lambda: program.write_bytes(b"other code"), has_probes=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chaosorca.agent.linux.btf import member_offsets
-from chaosorca.agent.linux.packet_socket import io_accounting_offsets
+from chaosorca.agent.linux.btf import io_accounting_offsets, member_offsets
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF = 1, 2, 3, 4, 5, 6, 7, 8
 VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(9, 20)

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("capstone")
 
-from chaosorca.agent.linux import packet_socket as kernel
+from chaosorca.agent.histogram import SLOTS
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.linux.cgroups import Cgroup
 from chaosorca.agent.monitors import http
@@ -98,8 +98,8 @@ class Kernel:
 def figures(**values: Any) -> list[int]:
     """One processor's `struct figures`."""
     numbers = [*values.get("begun", (0, 0)), *values.get("ended", (0, 0)), 0, 0, *values.get("unparsed", [0] * 6)]
-    server = [values.get("sum", 0), *values.get("slots", [0] * kernel.SLOTS)]
-    return [*numbers, values.get("dropped", 0), *server, *[0] * (1 + kernel.SLOTS)]
+    server = [values.get("sum", 0), *values.get("slots", [0] * SLOTS)]
+    return [*numbers, values.get("dropped", 0), *server, *[0] * (1 + SLOTS)]
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def watching() -> tuple[HttpMonitor, Kernel]:
 
 def test_what_processors_have_counted_is_added_up(watching: tuple[HttpMonitor, Kernel]) -> None:
     monitor, program = watching
-    slots = [0] * kernel.SLOTS
+    slots = [0] * SLOTS
     slots[4] = 2
     program.maps["counts"].content = {(3, 200, 0, 1): [2, 3], (3, 0, 1, 10): [0, 1], (4, 200, 0, 1): [9, 9]}
     program.maps["counts"].content[3 + http._TARGETS, 404, 0, 2] = [1, 0]
@@ -219,7 +219,7 @@ def test_there_is_a_socket_on_each_device_as_it_comes_and_goes(tmp_path: Path, m
         lines = ["Inter-| Receive", " face |bytes", *(f"{name:>6}: 1 2 3 4 5 6 7 8 9 10" for name in names)]
         (tmp_path / "7" / "net" / "dev").write_text("\n".join(lines))
 
-    monkeypatch.setattr(kernel, "PacketSocket", Socket)
+    monkeypatch.setattr(http, "PacketSocket", Socket)
     monkeypatch.setattr(Socket, "opened", [])
     watched = _Watched(1, 2, Kernel())  # type: ignore[arg-type]
     devices("lo", "eth0")
@@ -251,7 +251,7 @@ class Host:
         self.monitor, self.kernel = HttpMonitor(proc), Kernel()
         self.monitor._program = self.kernel  # type: ignore[assignment]
         monkeypatch.setattr(http, "Program", lambda *_, **__: self.kernel)
-        monkeypatch.setattr(kernel, "PacketSocket", Socket)
+        monkeypatch.setattr(http, "PacketSocket", Socket)
         monkeypatch.setattr(Socket, "opened", [])
 
 
@@ -290,14 +290,14 @@ def test_whatever_the_kernel_refuses_is_told_of_http(host: Host, refused: int, m
     def refuse(*_: Any) -> None:
         raise OSError(refused, os.strerror(refused))
 
-    monkeypatch.setattr(kernel, "PacketSocket", refuse)
+    monkeypatch.setattr(http, "PacketSocket", refuse)
     why = re.escape(f"[Errno {refused}] {os.strerror(refused)}")
     with pytest.raises(AgentError, match=f"^HTTP of container 'web' is not monitored: its network cannot be listened to: {why}$"):
         host.monitor.attach(host.target)
     assert host.monitor._targets == {}
-    monkeypatch.setattr(kernel, "PacketSocket", Socket)
+    monkeypatch.setattr(http, "PacketSocket", Socket)
     host.monitor.attach(host.target)
-    monkeypatch.setattr(kernel, "PacketSocket", refuse)
+    monkeypatch.setattr(http, "PacketSocket", refuse)
     host.monitor._targets["web"].namespace = 1
     host.monitor.attach(host.target)  # of one that is followed the next time tells
     assert list(host.monitor._targets) == ["web"]

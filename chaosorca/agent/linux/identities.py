@@ -1,0 +1,51 @@
+"""Identities of files, which stay the same across containers of one image."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from chaosorca.agent.linux.proc import FileId
+
+_MAX_ENTRIES = 4096
+
+
+class Identities:
+    """Gives each file one identity, so that a file is probed once. With two probes at one place, each call would count twice."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards `_entries`
+        self._entries: dict[FileId, tuple[FileId, tuple[int, int]]] = {}  # by device and inode, least recently used first
+
+    def of(self, path: Path, has_probes: Callable[[FileId], bool]) -> FileId:
+        """Return the identity of a file: its inode number, and the time of its last change in nanoseconds.
+
+        Containers of one image see the same file on different devices, but with the same inode and time. A change of owner, mode or
+        links also changes the time. A probed file keeps its identity then. A file on an overlay does not, because such a
+        change may copy it to another file that shows the same inode number.
+
+        Arguments:
+            path: the file.
+            has_probes: tells whether the file of an identity has probes.
+
+        Raises:
+            OSError: the file cannot be examined.
+        """
+        status = path.stat()
+        here = status.st_dev, status.st_ino
+        identity, content = (status.st_ino, status.st_ctime_ns), (status.st_size, status.st_mtime_ns)
+        with self._lock:
+            before, content_before = self._entries.pop(here, (identity, content))
+            if content == content_before and _has_stable_inodes(status.st_dev) and has_probes(before):
+                identity = before
+            self._entries[here] = identity, content
+            while len(self._entries) > _MAX_ENTRIES:
+                del self._entries[next(iter(self._entries))]
+            return identity
+
+
+def _has_stable_inodes(device: int) -> bool:
+    """Tell whether one inode number always means one file there. It may not on an overlay, which has no block device (major 0)."""
+    return os.major(device) != 0
