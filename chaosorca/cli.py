@@ -26,6 +26,8 @@ from chaosorca.engine.client import connect
 from chaosorca.exceptions import EngineError, InvalidArgument, OrcaError
 from chaosorca.metrics import measure, tables
 from chaosorca.model.duration import parse_seconds
+from chaosorca.model.record import FaultRecord
+from chaosorca.model.times import iso
 from chaosorca.sources import open_prometheus, series_name
 
 FAILED, WRONG_USE = 1, 2
@@ -157,7 +159,7 @@ def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | N
     else:
         stopped = stop_all_faults(configuration=configuration)["stopped"]
     for one in stopped:
-        click.echo(f"stopped {_describe(one)}")
+        click.echo(f"stopped {_describe(FaultRecord.from_json(one))}")
     if not stopped:
         click.echo("no fault was active")
     _leave_nothing(configuration)
@@ -168,13 +170,13 @@ def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | N
 def fault_list(configuration: dict[str, Any]) -> None:
     """List the faults that the agent knows of, ended ones included."""
     agent = find_agent(connect(configuration))
-    known = agent.ask("status")["faults"] if agent else []
+    known = agent.faults() if agent else []
     for one in known:
-        state = f"active until {one['ends']}" if one["active"] else f"ended {one['ended']}, {one['reason']}"
+        state = f"active until {iso(one.ends)}" if one.ended is None else f"ended {iso(one.ended)}, {one.reason}"
         click.echo(f"{_describe(one)}, {state}")
-        for missing in one["not_attached"]:
-            click.echo(f"  process {missing['pid']} is not attached: {missing['reason']}")
-        for warning in one["warnings"]:
+        for missing in one.not_attached:
+            click.echo(f"  process {missing.pid} is not attached: {missing.reason}")
+        for warning in one.warnings:
             click.echo(f"  warning: {warning}")
     if not known:
         click.echo("no fault is known")
@@ -258,10 +260,10 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _describe(one: dict[str, Any]) -> str:
-    missing = len(one["not_attached"])
+def _describe(one: FaultRecord) -> str:
+    missing = len(one.not_attached)
     attached = f", {missing} processes not attached" if missing else ""
-    return f"fault {one['fault']} on {one['container']}: {one['text']} by {one['injector']}, {one['state']}{attached}"
+    return f"fault {one.id} on {one.container}: {one.text} by {one.injector}, {one.state}{attached}"
 
 
 def _leave_nothing(configuration: dict[str, Any]) -> None:

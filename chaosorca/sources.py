@@ -11,6 +11,7 @@ from chaosorca.engine.containers import name_and_id
 from chaosorca.engine.prometheus import prometheus_url
 from chaosorca.exceptions import ContainerError, EngineError
 from chaosorca.metrics.query import Prometheus
+from chaosorca.model.record import FaultRecord
 
 
 def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
@@ -36,7 +37,7 @@ def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
     return found[0] if found else container.lstrip("/")
 
 
-def known_faults(container: str, configuration: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def known_faults(container: str, configuration: Mapping[str, Any] | None) -> list[FaultRecord]:
     """What the agent knows of the faults of a container, by its name, id or id's prefix: ended ones too, oldest first.
 
     Those of a container that had the same name before belong to it: one that went with its fault may have been made anew.
@@ -47,8 +48,8 @@ def known_faults(container: str, configuration: Mapping[str, Any] | None) -> lis
     """
     client = connect(configuration)
     agent = find_agent(client)
-    faults = agent.ask("status")["faults"] if agent else []
-    found = name_and_id(client, container, [(one["container"], one["container_id"]) for one in reversed(faults)])
+    faults = agent.faults() if agent else []
+    found = name_and_id(client, container, [(one.container, one.container_id) for one in reversed(faults)])
     if found is None:
         raise ContainerError(f"container {container!r} does not exist, and no fault on it is known")
-    return [one for one in faults if one["container_id"] == found[1] or one["container"] == found[0]]
+    return [one for one in faults if one.container_id == found[1] or one.container == found[0]]

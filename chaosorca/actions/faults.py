@@ -89,19 +89,19 @@ def start_fault(
     fault = parse_fault(
         arch,
         syscall,
-        error,
-        retval,
-        signal,
-        delay_enter,
-        delay_exit,
-        when,
-        probability,
-        max_faults,
-        path,
-        process,
-        duration,
-        is_placebo,
-        abort_when,
+        error=error,
+        retval=retval,
+        signal=signal,
+        delay_enter=delay_enter,
+        delay_exit=delay_exit,
+        when=when,
+        probability=probability,
+        max_faults=max_faults,
+        path=path,
+        process=process,
+        duration=duration,
+        placebo=is_placebo,
+        abort_when=abort_when,
     )
     wanted = check_injector(injector, fault, arch)
     warnings = [
@@ -139,7 +139,7 @@ def start_fault(
     except BaseException:
         # Whatever was the matter, also Ctrl-C or SIGTERM at any moment: a fault that nobody is told of is not to stay.
         with contextlib.suppress(OrcaError):
-            agent.ask("stop_fault", fault_id=fault_id)
+            agent.stop_fault(fault_id=fault_id)
             retire_agent(client)
         raise
 
@@ -173,9 +173,8 @@ def stop_fault(
     if agent is None:
         retire_agent(client)  # one that has died
         return {"stopped": []}
-    faults = agent.ask("status")["faults"]
-    ids = selected_ids(client, container, label, [(one["container"], one["container_id"]) for one in reversed(faults)])
-    return {"stopped": [one for each in ids for one in agent.ask("stop_fault", container=each, syscalls=syscalls)["stopped"]]}
+    ids = selected_ids(client, container, label, [(one.container, one.container_id) for one in reversed(agent.faults())])
+    return {"stopped": [one.to_json() for each in ids for one in agent.stop_fault(container=each, syscalls=syscalls)]}
 
 
 @activity
@@ -188,9 +187,9 @@ def stop_all_faults(configuration: dict = None, secrets: dict = None) -> dict:
     """
     client = connect(configuration)
     agent = find_agent(client)
-    result = agent.ask("stop_fault") if agent else {"stopped": []}
+    stopped = agent.stop_fault() if agent else []
     retire_agent(client)
-    return result
+    return {"stopped": [one.to_json() for one in stopped]}
 
 
 def _architecture(client: DockerClient) -> str:
@@ -205,11 +204,11 @@ def _seed(configuration: dict | None) -> int:
 
 def _dry_run(client: DockerClient, fault: Fault, targets: list[Container], injector: str, warnings: list[str]) -> dict:
     agent = find_agent(client)
-    active = [one for one in agent.ask("status")["faults"] if one["active"]] if agent else []
+    active = [one for one in agent.faults() if one.active] if agent else []
     for target in targets:
         for one in active:
-            if one["container_id"] == target.id and set(one["syscalls"]) & set(fault.syscalls):
-                raise AgentError(f"container {target.name!r} has the fault {one['text']!r} already: stop it first")
+            if one.container_id == target.id and set(one.syscalls) & set(fault.syscalls):
+                raise AgentError(f"container {target.name!r} has the fault {one.text!r} already: stop it first")
     return {
         "fault": None,
         "containers": [

@@ -13,6 +13,7 @@ from chaosorca.controls.common import check_arguments, is_dry, logging_errors
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.run import RUN_ID
+from chaosorca.model.record import FaultRecord
 
 __all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "validate_control"]
 
@@ -42,20 +43,20 @@ def cleanup_control() -> None:
         end_faults(_pending["configuration"])
 
 
-def end_faults(configuration: Any) -> list[dict[str, Any]]:
+def end_faults(configuration: Any) -> list[FaultRecord]:
     """End the faults that this run started, and the agent if that leaves it with nothing to do; errors are logged.
 
     Returns:
         the faults that were ended.
     """
-    ended: list[dict[str, Any]] = []
+    ended: list[FaultRecord] = []
 
     def end() -> None:
         client = connect(configuration)
         agent = find_agent(client)
-        ended.extend(agent.ask("stop_fault", run=RUN_ID)["stopped"] if agent else [])
+        ended.extend(agent.stop_fault(run=RUN_ID) if agent else [])
         for fault in ended:
-            logger.info("cleanup: ended the fault %s on container %s", fault["text"], fault["container"])
+            logger.info("cleanup: ended the fault %s on container %s", fault.text, fault.container)
         retire_agent(client)
 
     logging_errors("control cleanup", end)

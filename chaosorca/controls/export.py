@@ -30,7 +30,7 @@ from chaosorca.engine.client import connect
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.metrics import events, tables
 from chaosorca.model.duration import parse_seconds
-from chaosorca.model.times import seconds
+from chaosorca.model.record import FaultRecord
 from chaosorca.model.values import as_bool
 from chaosorca.report.page import report
 from chaosorca.sources import open_prometheus, series_name
@@ -47,7 +47,7 @@ __all__ = [
 class _Collected:
     began: float = 0.0
     tables: dict[tuple[str, str], tables.Table] = field(default_factory=dict)
-    faults: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # by id and container
+    faults: dict[tuple[str, str], FaultRecord] = field(default_factory=dict)  # by id and container
 
 
 _collected = _Collected()
@@ -109,7 +109,7 @@ def after_experiment_control(
         logger.info("export: wrote %d CSV files to %s", len(_collected.tables) + 1, directory)
         if as_bool(arguments.get("report", True), "report"):
             page = directory / "report.html"
-            faults = sorted(_collected.faults.values(), key=lambda fault: seconds(fault["begins"]))
+            faults = sorted(_collected.faults.values(), key=lambda fault: fault.begins)
             text = report(state or {}, title, _collected.tables, faults, _window(arguments))
             page.write_text(text, encoding="utf-8", errors="backslashreplace")
             logger.info("export: wrote the report, %s", page)
@@ -151,9 +151,7 @@ def _ask_agent(configuration: Any) -> None:
     """Remember the faults of this experiment that the agent knows of."""
     try:
         agent = find_agent(connect(configuration))
-        for fault in agent.ask("status")["faults"] if agent else []:
-            if seconds(fault["begins"]) >= _collected.began:
-                _remember([fault])
+        _remember([fault for fault in agent.faults() if fault.begins >= _collected.began] if agent else [])
     except OrcaError as error:
         logger.warning("export: the agent could not be asked about faults: %s", error)
 
@@ -163,11 +161,11 @@ def _remember_stopped_faults(journal: dict[str, Any]) -> None:
     for run in [*(journal.get("run") or []), *(journal.get("rollbacks") or [])]:
         output = run.get("output")
         if (run.get("activity") or {}).get("provider", {}).get("module") == "chaosorca.actions.faults" and isinstance(output, dict):
-            _remember(output.get("stopped", []))
+            _remember([FaultRecord.from_json(one) for one in output.get("stopped", [])])
 
 
-def _remember(faults: list[dict[str, Any]]) -> None:
-    _collected.faults.update({(fault["fault"], fault["container"]): fault for fault in faults})
+def _remember(faults: list[FaultRecord]) -> None:
+    _collected.faults.update({(fault.id, fault.container): fault for fault in faults})
 
 
 def _window(arguments: dict[str, Any]) -> float:

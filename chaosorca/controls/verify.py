@@ -21,6 +21,7 @@ from chaosorca.actions.faults import start_fault
 from chaosorca.controls.common import check_arguments, is_dry, logging_errors
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
+from chaosorca.model.record import FaultRecord
 from chaosorca.model.values import as_bool, as_int
 
 __all__ = [
@@ -76,7 +77,7 @@ def after_experiment_control(
         judge(state, configuration, min_injected)
 
 
-def judge(journal: dict[str, Any], configuration: Any, min_injected: Any = 1, ended: Iterable[Mapping[str, Any]] = ()) -> None:
+def judge(journal: dict[str, Any], configuration: Any, min_injected: Any = 1, ended: Iterable[FaultRecord] = ()) -> None:
     """Mark a journal as failed where a fault was not what it was meant to be; one that is marked already stays as it is.
 
     Arguments:
@@ -117,9 +118,10 @@ def failures(
     runs = [run for run in journal.get("run") or [] if isinstance(run, dict)]
     counts: dict[str, dict[str, int]] = {fault: dict(by_container) for fault, by_container in injected.items()}
     for run in [*runs, *(journal.get("rollbacks") or [])]:
-        output = run.get("output")
-        for one in output.get("stopped", []) if isinstance(output, dict) else []:
-            counts.setdefault(one["fault"], {})[one["container"]] = sum(one["injected"].values())
+        output, provider = run.get("output"), (run.get("activity") or {}).get("provider") or {}
+        if provider.get("module") == _MODULE and isinstance(output, dict):
+            for one in [FaultRecord.from_json(stopped) for stopped in output.get("stopped", [])]:
+                counts.setdefault(one.id, {})[one.container] = one.fired
     reasons = []
     for run in runs:
         if not list(_start_faults([run.get("activity") or {}])):
@@ -152,13 +154,13 @@ def _start_faults(activities: Iterable[Mapping[str, Any]]) -> list[Mapping[str, 
 
 def _ask(configuration: Any) -> None:
     agent = find_agent(connect(configuration))
-    _learn(agent.ask("status")["faults"] if agent else [])
+    _learn(agent.faults() if agent else [])
 
 
-def _learn(faults: Iterable[Mapping[str, Any]]) -> None:
+def _learn(faults: Iterable[FaultRecord]) -> None:
     for fault in faults:
-        _injected.setdefault(fault["fault"], {})[fault["container"]] = sum(fault["injected"].values())
-        _warnings[fault["fault"], fault["container"]] = list(fault["warnings"])
+        _injected.setdefault(fault.id, {})[fault.container] = fault.fired
+        _warnings[fault.id, fault.container] = list(fault.warnings)
 
 
 def _check_least(value: Any) -> int:

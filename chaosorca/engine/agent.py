@@ -32,6 +32,7 @@ from chaosorca.model.contract import (
     TRACE_VARIABLE,
 )
 from chaosorca.model.errors import KINDS
+from chaosorca.model.record import FaultRecord
 
 _SOCKET = "/var/run/docker.sock"
 _MEMORY = "512m"
@@ -62,6 +63,18 @@ class Agent:
             raise KINDS.get(error["kind"], AgentError)(error["message"])
         return answer["ok"]
 
+    def faults(self) -> list[FaultRecord]:
+        """Return the records of all faults that the agent keeps, ended ones included, oldest first."""
+        return _records(self.ask("status")["faults"])
+
+    def stop_fault(self, **selection: Any) -> list[FaultRecord]:
+        """End the faults that match every item of the selection, and return their records.
+
+        Arguments:
+            selection: `container` (an id), `syscalls`, `fault_id`, `run`; none of them selects all faults.
+        """
+        return _records(self.ask("stop_fault", **selection)["stopped"])
+
     def is_idle(self) -> bool:
         """Whether it watches nothing and runs no fault."""
         status = self.ask("status")
@@ -70,6 +83,16 @@ class Agent:
     def retire(self) -> bool:
         """Have it refuse further work if it has nothing to do; return whether it does."""
         return bool(self.ask("retire")["retired"])
+
+
+def _records(given: list[dict[str, Any]]) -> list[FaultRecord]:
+    try:
+        return [FaultRecord.from_json(one) for one in given]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AgentError(
+            f"the agent describes its faults in a way that this version does not read ({type(error).__name__}: {error}): "
+            f"use the version that started it, or remove it with `docker rm -f {AGENT}`"
+        ) from error
 
 
 def find_agent(client: docker.DockerClient) -> Agent | None:

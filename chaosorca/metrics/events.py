@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chaosorca.model.record import FaultRecord
 from chaosorca.model.times import iso, seconds
 
 
@@ -21,14 +22,15 @@ class Event:
     detail: str = ""
 
 
-def fault_events(faults: Iterable[Mapping[str, Any]]) -> list[Event]:
-    """When faults began and ended (not: those that go on), from the agent's `status`."""
+def fault_events(faults: Iterable[FaultRecord]) -> list[Event]:
+    """Return when faults began and, unless they are active, ended."""
     events = []
     for fault in faults:
-        events.append(Event(seconds(fault["begins"]), "fault_begin", fault["container"], fault["text"]))
-        if fault["ended"]:
-            detail = f"{fault['text']} ({fault['reason']}; injected {sum(fault['injected'].values())})"
-            events.append(Event(seconds(fault["ended"]), "fault_end", fault["container"], detail))
+        events.append(Event(fault.begins, "fault_begin", fault.container, fault.text))
+        if fault.ended is not None:
+            events.append(
+                Event(fault.ended, "fault_end", fault.container, f"{fault.text} ({fault.reason}; injected {fault.fired})")
+            )
     return events
 
 

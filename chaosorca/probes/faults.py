@@ -32,12 +32,11 @@ def faults_injected(
     """
     if syscall is not None:
         check_known(syscall)
-    known = [one for one in known_faults(container, configuration) if fault in (None, one["fault"])]
+    known = [one for one in known_faults(container, configuration) if fault in (None, one.id)]
     if not known:
         what = f"fault {fault!r}" if fault else "fault"
         raise AgentError(f"no {what} was started on container {container!r} since the agent began: start one first")
-    injected = known[-1]["injected"]
-    return sum(count for name, count in injected.items() if syscall in (None, name))
+    return sum(count for name, count in known[-1].injected.items() if syscall in (None, name))
 
 
 @activity
@@ -54,4 +53,4 @@ def fault_active(container: str, configuration: dict = None, secrets: dict = Non
     Raises:
         ActivityFailed: there is no such container.
     """
-    return any(one["active"] for one in known_faults(container, configuration))
+    return any(one.active for one in known_faults(container, configuration))

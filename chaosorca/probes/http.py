@@ -6,7 +6,7 @@ from chaosorca.metrics import measure, promql, recovery
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.status import status_regex
-from chaosorca.model.times import seconds
+from chaosorca.model.times import iso
 from chaosorca.model.values import as_number
 from chaosorca.sources import known_faults, open_prometheus, series_name
 
@@ -146,20 +146,21 @@ def time_to_recover(
     code, limit = "~" + status_regex(status), parse_seconds(within, "within")
     _role(role)
     faults = known_faults(container, configuration)
+    spans = []
     for one in faults:
-        if one["active"]:
+        if one.ended is None:
             raise AgentError(
-                f"fault {one['text']!r} is active on container {container!r} until {one['ends']}: end it first (stop_fault)"
+                f"fault {one.text!r} is active on container {container!r} until {iso(one.ends)}: end it first (stop_fault)"
             )
+        spans.append((one.begins, one.ended))
     if not faults:
         raise AgentError(f"no fault on container {container!r} has ended since the agent began: start one first, and end it")
-    spans = [(seconds(one["begins"]), seconds(one["ended"])) for one in faults]
     latest = recovery.latest(spans)
     last = [(span, one) for span, one in zip(spans, faults, strict=True) if span in latest]
-    hit = [span for span, one in last if sum(one["injected"].values())] or [span for span, one in last if one["placebo"]]
+    hit = [span for span, one in last if one.fired] or [span for span, one in last if one.placebo]
     if not hit:
-        raise AgentError(f"fault {last[-1][1]['text']!r} on container {container!r} never fired: there is nothing to recover from")
-    name = last[-1][1]["container"]
+        raise AgentError(f"fault {last[-1][1].text!r} on container {container!r} never fired: there is nothing to recover from")
+    name = last[-1][1].container
     return recovery.time_to_recover(
         open_prometheus(configuration),
         name,

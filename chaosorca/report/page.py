@@ -14,6 +14,7 @@ from chaosorca import __version__
 from chaosorca.metrics.events import phases
 from chaosorca.metrics.series import Column
 from chaosorca.metrics.tables import Table
+from chaosorca.model.record import FaultRecord
 from chaosorca.model.times import iso, seconds
 from chaosorca.report.elements import element, to_html
 from chaosorca.report.phases import PHASES, levelled, mean, rows_of_phases
@@ -54,7 +55,7 @@ def report(
     journal: Mapping[str, Any],
     title: str,
     tables: Mapping[tuple[str, str], Table],
-    faults: Sequence[Mapping[str, Any]],
+    faults: Sequence[FaultRecord],
     window: float = 0.0,
 ) -> str:
     """Write the report of an experiment as one HTML page that loads nothing from anywhere.
@@ -63,13 +64,13 @@ def report(
         journal: of Chaos Toolkit; what is not in it is not shown.
         title: of the experiment.
         tables: what was measured, by container and metric.
-        faults: as the agent tells of them.
+        faults: the records of its faults.
         window: the seconds over which the tables are smoothed.
     """
     parts = [*_header(journal, title), *_faults(journal, faults)]
     for name in sorted({container for container, _ in tables}):
         of_container = {metric: tables[name, metric] for metric in _LOOKS if (name, metric) in tables}
-        parts += _container(name, of_container, [fault for fault in faults if fault["container"] == name], window)
+        parts += _container(name, of_container, [fault for fault in faults if fault.container == name], window)
     parts += _activities(journal)
     parts.append(
         element("p", f"Written by chaosorca {__version__}. The figures are in the CSV files beside this page.", class_="dim")
@@ -114,7 +115,7 @@ def _badge(text: str, good: bool) -> Element:
     return element("span", text, class_=f"badge {'good' if good else 'bad'}")
 
 
-def _faults(journal: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> Iterable[Element]:
+def _faults(journal: Mapping[str, Any], faults: Sequence[FaultRecord]) -> Iterable[Element]:
     yield element("h2", "Faults")
     if not faults:
         runs = phases(journal)["method"]
@@ -123,37 +124,36 @@ def _faults(journal: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> 
         return
     rows: list[list[Element | str]] = []
     for fault in faults:
-        begins = seconds(fault["begins"])
-        lasted = quantity(seconds(fault["ended"]) - begins, "s") if fault.get("ended") else "active when last seen"
+        lasted = quantity(fault.ended - fault.begins, "s") if fault.ended is not None else "active when last seen"
         notes = [element("p", note, class_="warn") for note in _notes(fault)]
         rows.append(
             [
-                str(fault["container"]),
-                element("code", str(fault["text"])),
-                str(fault.get("injector", "")),
-                element("span", clock(begins), title=iso(begins)),
+                fault.container,
+                element("code", fault.text),
+                fault.injector,
+                element("span", clock(fault.begins), title=iso(fault.begins)),
                 lasted,
-                str(sum(fault["injected"].values())),
-                element("div", str(fault.get("reason") or ""), *notes),
+                str(fault.fired),
+                element("div", fault.reason, *notes),
             ]
         )
     yield _table(["container", "fault", "injector", "began (UTC)", "lasted", "calls hit", "ended because"], rows, numbers={4, 5})
 
 
-def _notes(fault: Mapping[str, Any]) -> Iterable[str]:
+def _notes(fault: FaultRecord) -> Iterable[str]:
     """What has to be known of a fault before anything is concluded from it."""
-    if fault.get("placebo"):
+    if fault.placebo:
         yield "a placebo: it was attached and hit nothing"
-    elif not sum(fault["injected"].values()):
+    elif not fault.fired:
         yield "it never fired"
-    for one in fault.get("not_attached") or []:
-        yield f"process {one['pid']} was not attached: {one['reason']}"
-    yield from (str(warning) for warning in fault.get("warnings") or [])
-    if fault.get("tracer_restarts"):
-        yield f"its tracer was replaced {fault['tracer_restarts']} times"
+    for one in fault.not_attached:
+        yield f"process {one.pid} was not attached: {one.reason}"
+    yield from fault.warnings
+    if fault.tracer_restarts:
+        yield f"its tracer was replaced {fault.tracer_restarts} times"
 
 
-def _container(name: str, tables: Mapping[str, Table], faults: Sequence[Mapping[str, Any]], window: float) -> Iterable[Element]:
+def _container(name: str, tables: Mapping[str, Table], faults: Sequence[FaultRecord], window: float) -> Iterable[Element]:
     yield element("h2", name)
     known = {
         metric: {column: levelled(table, column) for column in table.columns} for metric, table in tables.items() if table.times
@@ -161,7 +161,7 @@ def _container(name: str, tables: Mapping[str, Table], faults: Sequence[Mapping[
     begins = min((tables[metric].times[0] for metric in known), default=0.0)
     ends = max((tables[metric].times[-1] for metric in known), default=0.0)
     shades = _shades(faults, ends)
-    hit = {syscall for fault in faults for syscall in [*fault.get("syscalls", []), *fault["injected"]]}
+    hit = {syscall for fault in faults for syscall in [*fault.syscalls, *fault.injected]}
     if shades:
         rows = list(_comparison(known, tables, [(shade.begins, shade.ends) for shade in shades], hit, window))
         yield _table(["mean", *PHASES], rows, numbers={1, 2, 3})
@@ -229,13 +229,12 @@ def _sample(line: Line) -> Element:
     return element("svg", drawn, viewBox="0 0 24 10", aria_hidden="true")
 
 
-def _shades(faults: Sequence[Mapping[str, Any]], until: float) -> list[Shade]:
+def _shades(faults: Sequence[FaultRecord], until: float) -> list[Shade]:
     """When the faults were; one that has not ended, as far as anybody knows, is one until its own end or that of what is shown."""
     found = []
     for fault in faults:
-        begins = seconds(fault["begins"])
-        ends = seconds(fault["ended"]) if fault.get("ended") else max(begins, min(seconds(fault["ends"]), until))
-        found.append(Shade(begins, ends, f"fault {fault['text']}"))
+        ends = fault.ended if fault.ended is not None else max(fault.begins, min(fault.ends, until))
+        found.append(Shade(fault.begins, ends, f"fault {fault.text}"))
     return sorted(found, key=lambda shade: shade.begins)
 
 

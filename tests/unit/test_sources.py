@@ -8,11 +8,12 @@ import pytest
 
 from chaosorca import sources
 from chaosorca.exceptions import ContainerError
+from tests.support.records import fault_record
 
 FAULTS = [
-    {"fault": "1", "container": "web", "container_id": "aaa"},
-    {"fault": "2", "container": "db", "container_id": "bbb"},
-    {"fault": "3", "container": "web", "container_id": "ccc"},
+    fault_record(id="1", container="web", container_id="aaa"),
+    fault_record(id="2", container="db", container_id="bbb"),
+    fault_record(id="3", container="web", container_id="ccc"),
 ]
 
 
@@ -31,9 +32,9 @@ def test_faults_belong_to_a_containers_id_and_to_its_name(
     asked: str, found: tuple[str, str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "connect", lambda configuration: None)
-    monkeypatch.setattr(sources, "find_agent", lambda client: SimpleNamespace(ask=lambda what: {"faults": FAULTS}))
+    monkeypatch.setattr(sources, "find_agent", lambda client: SimpleNamespace(faults=lambda: FAULTS))
     monkeypatch.setattr(sources, "name_and_id", lambda client, reference, known: found)
-    assert [one["fault"] for one in sources.known_faults(asked, None)] == expected
+    assert [one.id for one in sources.known_faults(asked, None)] == expected
 
 
 def test_a_container_that_nobody_knows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from chaosorca.controls import cleanup, export, observe, verify
 from chaosorca.controls.common import as_names, is_dry, named_containers
 from chaosorca.metrics.events import Event
 from chaosorca.metrics.tables import Table
+from tests.support.records import fault_record
 
 
 def activity(module: str, arguments: Any) -> dict[str, Any]:
@@ -144,15 +145,7 @@ def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_pat
     start = {"name": "breaks", "provider": {"module": "chaosorca.actions.faults", "func": "start_fault", "arguments": {}}}
     experiment = {"title": "t", "method": [], "controls": [{"name": name, "provider": one} for name, one in providers.items()]}
     output = {"fault": "1", "containers": [{"name": "web", "not_attached": []}]}
-    stopped = {
-        "fault": "1",
-        "container": "web",
-        "text": "openat:error=EIO",
-        "injected": {"openat": 4},
-        "begins": "2024-01-01T12:00:00Z",
-        "ended": "2024-01-01T12:00:01Z",
-        "reason": "it was stopped",
-    }
+    stopped = fault_record(injected={"openat": 4}).to_json()
     journal: dict[str, Any] = {
         "status": "completed",
         "run": [
@@ -193,7 +186,7 @@ def test_faults_that_were_just_ended_are_known_though_the_agent_is_gone() -> Non
     for injected, status in ((3, "completed"), (0, "failed")):
         journal = {"status": "completed", "run": [{"activity": start, "status": "succeeded", "output": output}]}
         verify.before_experiment_control({}, configuration=NOWHERE, experiment={"dry": "actions"})
-        verify.judge(journal, NOWHERE, ended=[{"fault": "1", "container": "web", "injected": {"read": injected}, "warnings": []}])
+        verify.judge(journal, NOWHERE, ended=[fault_record(injected={"read": injected})])
         assert journal["status"] == status
 
 

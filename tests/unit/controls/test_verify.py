@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chaosorca.controls.verify import failures
+from tests.support.records import fault_record
 
 
 def run(output: Any, status: str = "succeeded", **arguments: Any) -> dict[str, Any]:
@@ -25,11 +26,15 @@ def target(name: str = "web", not_attached: int = 0) -> dict[str, Any]:
 STOPPED = {
     "activity": {"provider": {"module": "chaosorca.actions.faults", "func": "stop_fault"}},
     "status": "succeeded",
-    "output": {"stopped": [{"fault": "f1", "container": "web", "injected": {"openat": 3, "read": 4}}]},
+    "output": {"stopped": [fault_record(id="f1", injected={"openat": 3, "read": 4}).to_json()]},
 }
 OTHER = {
     "activity": {"name": "pause", "provider": {"type": "process", "path": "true", "arguments": ["x"]}},
     "output": {"stdout": ""},
+}
+NO_LONGER_MONITORED = {
+    "activity": {"provider": {"module": "chaosorca.actions.monitoring", "func": "stop_monitoring"}},
+    "output": {"stopped": ["web"]},
 }
 
 
@@ -38,6 +43,7 @@ OTHER = {
     [
         ([], {}, 1, []),
         ([OTHER], {}, 1, []),
+        ([NO_LONGER_MONITORED], {}, 1, []),
         ([run(started(target()))], {"f1": {"web": 1}}, 1, []),
         ([run(started(target())), STOPPED], {}, 7, []),
         ([run(started(target())), STOPPED], {}, 8, ["fault 'break-it' fired 7 times on container 'web', and not 8 as it has to"]),

@@ -10,6 +10,7 @@ import pytest
 
 from chaosorca.engine import agent
 from chaosorca.exceptions import AgentError, InvalidArgument
+from tests.support.records import fault_record
 
 
 class FakeContainer:
@@ -180,3 +181,16 @@ def test_an_agent_that_was_started_goes_even_if_the_visit_fails(monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt), agent.visited_agent(engine, None):
         raise KeyboardInterrupt
     assert engine.done == ["started", "retired"]
+
+
+def test_faults_are_records_and_what_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, asked = fault_record(), []
+    monkeypatch.setattr(agent.Agent, "ask", lambda self, operation, **given: asked.append((operation, given)) or answers[operation])
+    answers = {"status": {"faults": [one.to_json()]}, "stop_fault": {"stopped": [one.to_json()]}}
+    running = agent.Agent(SimpleNamespace())
+    assert running.faults() == [one]
+    assert running.stop_fault(container="c", syscalls=None) == [one]
+    assert asked == [("status", {}), ("stop_fault", {"container": "c", "syscalls": None})]
+    answers["status"] = {"faults": [{"fault": "1"}]}
+    with pytest.raises(AgentError, match=r"\(KeyError: 'run'\): use the version that started it"):
+        running.faults()

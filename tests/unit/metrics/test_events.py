@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from chaosorca.metrics.events import Event, fault_events, journal_events, to_csv
+from chaosorca.model.record import FaultRecord
+from tests.support.records import fault_record
 
 NOON = 1_704_110_400.0  # 2024-01-01T12:00:00Z
 
@@ -111,34 +113,20 @@ def test_a_process_provider_is_an_activity_like_others(arguments: Any) -> None:
     assert [event for _, event, detail in told(journal) if detail == "curl"] == ["activity_begin", "activity_end"]
 
 
-def fault(**changed: Any) -> dict[str, Any]:
-    """A fault as the agent tells of it."""
-    return {
-        "fault": "abc",
-        "container": "web",
-        "text": "openat:error=EACCES",
-        "begins": "2024-01-01T12:00:01.500Z",
-        "ended": None,
-        "reason": "",
-        "injected": {},
-        **changed,
-    }
-
-
 @pytest.mark.parametrize(
     ("faults", "events"),
     [
         ([], []),
-        ([fault()], [Event(NOON + 1.5, "fault_begin", "web", "openat:error=EACCES")]),
+        ([fault_record(begins=NOON + 1.5, ended=None)], [Event(NOON + 1.5, "fault_begin", "web", "openat:error=EACCES")]),
         (
-            [fault(ended="2024-01-01T12:00:09.000Z", reason="it was stopped", injected={"openat": 3, "read": 4})],
+            [fault_record(begins=NOON + 1.5, ended=NOON + 9, injected={"openat": 3, "read": 4})],
             [
                 Event(NOON + 1.5, "fault_begin", "web", "openat:error=EACCES"),
                 Event(NOON + 9, "fault_end", "web", "openat:error=EACCES (it was stopped; injected 7)"),
             ],
         ),
         (
-            [fault(ended="2024-01-01T12:00:02.000Z", reason="its duration was over")],
+            [fault_record(begins=NOON + 1.5, ended=NOON + 2, reason="its duration was over", injected={})],
             [
                 Event(NOON + 1.5, "fault_begin", "web", "openat:error=EACCES"),
                 Event(NOON + 2, "fault_end", "web", "openat:error=EACCES (its duration was over; injected 0)"),
@@ -146,7 +134,7 @@ def fault(**changed: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_fault_begins_and_ends_unless_it_goes_on(faults: list[dict[str, Any]], events: list[Event]) -> None:
+def test_a_fault_begins_and_ends_unless_it_goes_on(faults: list[FaultRecord], events: list[Event]) -> None:
     assert fault_events(faults) == events
 
 

@@ -9,6 +9,8 @@ import pytest
 from chaoslib.exceptions import ActivityFailed
 
 from chaosorca.probes import http
+from tests.support.fakes import START
+from tests.support.records import fault_record
 
 Known = Callable[..., None]
 
@@ -18,17 +20,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Known:
     """An agent that knows these faults of `web`, each as what is not usual about it."""
 
     def make(*faults: dict[str, Any]) -> None:
-        usual = {
-            "container": "web",
-            "text": "openat:error=EIO",
-            "active": False,
-            "placebo": False,
-            "injected": {"openat": 9},
-            "begins": "2023-11-14T22:13:20.000Z",
-            "ends": "2023-11-14T22:14:20.000Z",
-            "ended": "2023-11-14T22:13:25.500Z",
-        }
-        monkeypatch.setattr(http, "known_faults", lambda container, configuration: [{**usual, **one} for one in faults])
+        records = [fault_record(text="openat:error=EIO", **one) for one in faults]
+        monkeypatch.setattr(http, "known_faults", lambda container, configuration: records)
 
     return make
 
@@ -38,15 +31,15 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Known:
     [
         ([], "no fault on container 'web' has ended since the agent began: start one first, and end it"),
         (
-            [{"active": True, "ended": None}, {}],
-            "fault 'openat:error=EIO' is active on container 'web' until 2023-11-14T22:14:20.000Z: end it first (stop_fault)",
+            [{"ended": None}, {}],
+            "fault 'openat:error=EIO' is active on container 'web' until 2023-11-14T22:23:20.000Z: end it first (stop_fault)",
         ),
         (
             [{"injected": {"openat": 0}}],
             "fault 'openat:error=EIO' on container 'web' never fired: there is nothing to recover from",
         ),
         (  # one that fired is too long ago
-            [{}, {"injected": {}, "begins": "2023-11-14T22:14:00.000Z", "ended": "2023-11-14T22:14:01.000Z"}],
+            [{}, {"injected": {}, "begins": START + 40, "ended": START + 41}],
             "fault 'openat:error=EIO' on container 'web' never fired: there is nothing to recover from",
         ),
     ],
@@ -59,8 +52,8 @@ def test_without_a_fault_that_has_hit_and_ended_there_is_no_recovery(faults: lis
 
 
 NOT_FIRED = {"injected": {}}
-LATER = {"begins": "2023-11-14T22:13:30.000Z", "ended": "2023-11-14T22:13:31.000Z"}
-MUCH_LATER = {"begins": "2023-11-14T22:14:10.000Z", "ended": "2023-11-14T22:14:11.000Z"}
+LATER = {"begins": START + 10, "ended": START + 11}
+MUCH_LATER = {"begins": START + 50, "ended": START + 51}
 
 
 @pytest.mark.parametrize(
@@ -86,5 +79,5 @@ def test_the_recovery_is_that_from_what_hit_last(
     given = {"status": "4xx,none", "role": "client", "within": "1m", "configuration": {"prometheus_base_url": "there"}}
     assert http.time_to_recover("0123abcd", **given) == 1.25
     requests = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="client"'
-    expected = tuple(1_700_000_000.0 + at for at in span)
+    expected = tuple(START + at for at in span)
     assert asked == ["there", "web", requests + "}", requests + ',code=~"4..|none"}', expected, 60.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -10,11 +11,13 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from chaosorca.metrics.tables import Table
+from chaosorca.model.record import NotAttached
 from chaosorca.report.elements import element, to_html
 from chaosorca.report.page import MOST_LINES, report
 from chaosorca.report.phases import levelled, mean, rows_of_phases
 from chaosorca.report.plot import MOST_POINTS, Line, Plot, Shade, thinned, to_svg
 from chaosorca.report.quantities import quantity, ticks
+from tests.support.records import fault_record
 
 START = 1_700_000_000.0  # 22:13:20
 
@@ -175,17 +178,7 @@ def test_smoothed_rows_are_of_one_phase_where_all_their_window_is() -> None:
     assert {name: (rows[0], rows[-1]) for name, rows in found.items()} == {"before": (1, 10), "during": (27, 40), "after": (56, 59)}
 
 
-FAULT = {
-    "fault": "1",
-    "container": "web",
-    "text": "openat:error=EACCES",
-    "injector": "uprobe",
-    "injected": {"openat": 507},
-    "begins": "2023-11-14T22:13:30.000Z",
-    "ended": "2023-11-14T22:13:40.000Z",
-    "reason": "it was stopped",
-    "placebo": False,
-}
+FAULT = fault_record(injected={"openat": 507}, begins=START + 10, ended=START + 20)
 TIMES = [START + at for at in range(30)]
 TABLES = {
     ("web", "http"): Table(TIMES, {"200": [50.0 * (at < 11 or at > 20) for at in range(30)], "403": [0.0] * 30}),
@@ -276,26 +269,26 @@ def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
         ({"injected": {"openat": 0}}, "it never fired"),
         ({"injected": {}}, "it never fired"),
         ({"injected": {}, "placebo": True}, "a placebo: it was attached and hit nothing"),
-        ({"not_attached": [{"pid": 7, "reason": "it is traced"}]}, "process 7 was not attached: it is traced"),
-        ({"warnings": ["the container calls openat"]}, "the container calls openat"),
+        ({"not_attached": (NotAttached(7, "it is traced"),)}, "process 7 was not attached: it is traced"),
+        ({"warnings": ("the container calls openat",)}, "the container calls openat"),
         ({"tracer_restarts": 2}, "its tracer was replaced 2 times"),
-        ({"ended": None, "reason": None, "ends": "2023-11-14T22:23:30Z"}, "22:13:30 active when last seen 507"),
+        ({"ended": None, "reason": "", "ends": START + 610}, "22:13:30 active when last seen 507"),
     ],
 )
 def test_what_speaks_against_a_fault_is_said(fault: dict[str, Any], says: str) -> None:
-    assert says in page(faults=[{**FAULT, **fault}]).text
-    assert ("never fired" in page(faults=[{**FAULT, **fault}]).text) == ("never fired" in says)
+    assert says in page(faults=[replace(FAULT, **fault)]).text
+    assert ("never fired" in page(faults=[replace(FAULT, **fault)]).text) == ("never fired" in says)
 
 
 def test_a_fault_that_has_not_ended_is_compared_and_shaded() -> None:
-    fault = {**FAULT, "ended": None, "reason": None, "ends": "2023-11-14T22:23:30.000Z"}
+    fault = replace(FAULT, ended=None, reason="", ends=START + 610)
     assert "HTTP requests by answer: 200 50 /s 41.2 /s System" not in page(faults=[fault]).text
     assert re.search(r"HTTP requests by answer: 200 50 /s [\d.]+ /s HTTP", page(faults=[fault]).text), "and there is no after"
     assert report(JOURNAL, "t", TABLES, [fault]).count('<rect class="fault"') == 3
 
 
 def test_a_placebo_is_compared_by_the_calls_that_it_is_on() -> None:
-    assert "System calls: openat 0.5 /s" in page(faults=[{**FAULT, "injected": {}, "placebo": True, "syscalls": ["openat"]}]).text
+    assert "System calls: openat 0.5 /s" in page(faults=[replace(FAULT, injected={}, placebo=True)]).text
 
 
 def test_faults_that_nobody_can_tell_of_any_more_are_not_denied() -> None:
@@ -333,8 +326,8 @@ def test_whatever_an_activity_gave_there_is_a_page(output: Any, says: str) -> No
 
 
 def test_faults_outside_of_what_is_shown_are_not_drawn_in_it() -> None:
-    outside = [{**FAULT, "begins": f"2023-11-14T22:1{at}:00Z", "ended": f"2023-11-14T22:1{at}:05Z"} for at in (2, 5)]
-    active = {**FAULT, "begins": "2023-11-14T22:15:00Z", "ended": None, "ends": "2023-11-14T22:25:00Z"}
+    outside = [replace(FAULT, begins=START + at, ended=START + at + 5) for at in (-80, 100)]
+    active = replace(FAULT, begins=START + 100, ended=None, ends=START + 700)
     text = report(JOURNAL, "t", TABLES, [*outside, active])
     assert '<rect class="fault"' not in text
     assert '<text class="fault"' not in text
@@ -370,7 +363,7 @@ def test_nothing_that_a_text_holds_is_run() -> None:
         "node": evil,
         "run": [{"activity": {"name": evil}, "status": evil, "output": evil, "exception": [evil]}],
     }
-    found = page(journal, tables, [{**FAULT, "container": evil, "text": evil, "reason": evil, "warnings": [evil]}], evil)
+    found = page(journal, tables, [replace(FAULT, container=evil, text=evil, reason=evil, warnings=(evil,))], evil)
     assert found.text.count("<script>alert(1)</script>") > 8
     assert "img" not in found.tags
 
