@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from chaosorca import __version__
+from chaosorca.agent.code.binaries import give_back_memory
 from chaosorca.agent.doctor.doctor import Doctor
-from chaosorca.agent.export.cost import give_back_memory, own_cost
+from chaosorca.agent.export.cost import own_cost
 from chaosorca.agent.export.snapshot import Snapshot
 from chaosorca.agent.faults.abort import Requests
 from chaosorca.agent.faults.faults import Faults, timed_by_call, timed_by_thread

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +29,6 @@ def own_cost(own: Cgroup | None, pid: int, proc: Path = Path("/proc")) -> Cost:
     """
     pids = own.pids() if own else [pid]
     return Cost(_cpu_seconds(own), sum(procfs.resident_bytes(proc, one) for one in pids))
-
-
-def give_back_memory() -> None:
-    """Give memory that is not used any more back to the kernel: the C library keeps it, and who has read programs has had much."""
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _cpu_seconds(own: Cgroup | None) -> float:

@@ -70,7 +70,7 @@ class Arming:
     def probe(self, user: int, pids: Collection[int], numbers: Collection[int]) -> None:
         for pid in pids:
             if pid in self.refused:
-                raise AgentError("no probe could be put on /bin/odd: Invalid argument")
+                raise AgentError("no uprobe could be attached to /bin/odd: Invalid argument")
         if self.gate:
             self.waiting.set()
             self.gate.wait(WITHIN)
@@ -159,7 +159,7 @@ def test_a_program_that_can_have_no_probe_is_told_and_does_not_keep_others_from_
     assert eventually(lambda: tracer.told[-1] == "go 77")
     assert "go 66" in tracer.told
     assert arming.probes == {X86["openat"]}
-    assert session.warnings() == ["no probe could be put on /bin/odd: Invalid argument: calls from there are not hit"]
+    assert session.warnings() == ["no uprobe could be attached to /bin/odd: Invalid argument: calls from there are not hit"]
     assert session.supervise([66]) is None
     session.stop()
 

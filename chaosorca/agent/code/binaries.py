@@ -1,0 +1,132 @@
+"""The programs and libraries that processes execute, and what their code says about system calls; each file is read once."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaosorca.agent.code.callers import numbers_passed, syscall_function
+from chaosorca.agent.code.elf import Elf
+from chaosorca.agent.code.sites import Site, find_sites
+from chaosorca.agent.linux import proc as procfs
+from chaosorca.agent.linux.identities import Identities
+from chaosorca.agent.linux.proc import FileId
+
+GONE = (FileNotFoundError, ProcessLookupError)
+"""What reading a file of a process raises when the process has ended."""
+
+_LARGEST = 192 << 20  # bytes
+_MOST_CACHED = 4096  # files: each container that is re-created brings its own
+
+
+@dataclass(frozen=True)
+class FileCode:
+    """What a file's code says about its system calls.
+
+    Attributes:
+        sites: the breakpoint sites of its system calls.
+        problem: why uprobes on these sites miss some calls; empty if they miss none.
+        by_syscall_function: the numbers that the code passes to the C library's `syscall()`; None if the code does not tell.
+        syscall_function: the offsets of that function in the file; empty if the file does not define it.
+    """
+
+    sites: tuple[Site, ...]
+    problem: str
+    by_syscall_function: frozenset[int] | None = frozenset()
+    syscall_function: range = range(0)
+
+
+class Binaries:
+    """Finds the files that processes execute, and caches what their code says."""
+
+    def __init__(self, proc: Path, has_probes: Callable[[FileId], bool]) -> None:
+        """
+        Arguments:
+            proc: the proc file system.
+            has_probes: tells whether a file has uprobes; such a file keeps its identity.
+        """
+        self._proc = proc
+        self._has_probes = has_probes
+        self._identities = Identities()
+        # Guards `_cache`, and lets one thread at a time read code.
+        self._lock = threading.Lock()
+        self._cache: dict[FileId, tuple[tuple[int, int, int], FileCode]] = {}
+
+    def files(self, pids: Collection[int]) -> list[tuple[Path, FileId]]:
+        """Return the files that processes execute, each once.
+
+        A file that is listed twice would have two uprobes on each site, and each call would count twice.
+        """
+        mapped = {one.id: one for pid in reversed(list(pids)) for one in procfs.code_files(self._proc, pid)}
+        found: dict[FileId, Path] = {}
+        for one in mapped.values():
+            try:
+                found[self._identities.of(one.path, self._has_probes)] = one.path
+            except OSError:  # the process has ended, or `code` reports the problem
+                found[one.id] = one.path
+        return [(path, file) for file, path in found.items()]
+
+    def code(self, path: Path, file: FileId) -> FileCode:
+        """Return what a file's code says; of a process that has ended, that there are no sites and no problem."""
+        with self._lock:
+            try:
+                status = path.stat()
+                # The kernel reuses inode numbers, and a uprobe at an offset that was found in another file would destroy code.
+                version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                cached = self._cache.pop(file, None)
+                if cached is None or cached[0] != version:
+                    cached = (version, _read_code(path, status.st_size))
+                self._cache[file] = cached  # the most recently used one is last
+                while len(self._cache) > _MOST_CACHED:
+                    del self._cache[next(iter(self._cache))]
+            except GONE:
+                return FileCode((), "")
+            except OSError as error:
+                return FileCode((), f"cannot be opened by the agent: {error.strerror}", None)
+            return cached[1]
+
+    def cannot(self, pids: Collection[int]) -> str:
+        """Return why uprobes miss some system calls of processes; empty if they miss none."""
+        for path, file in self.files(pids):
+            problem = self.code(path, file).problem
+            if problem:
+                return f"{name_of(path)} {problem}"
+        return ""
+
+
+def name_of(path: Path) -> str:
+    """Return the path of a mapped file as its process sees it."""
+    try:
+        return str(path.readlink())
+    except OSError:
+        return str(path)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the kernel. The C library keeps it otherwise, and reading programs needs much of it."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+def _read_code(path: Path, size: int) -> FileCode:
+    if size > _LARGEST:
+        return FileCode((), f"is larger than {_LARGEST >> 20} MiB, too large to be disassembled", None)
+    # The collector would scan a hundred thousand small objects again and again, and find none to free.
+    gc.disable()
+    try:
+        elf = Elf(path.read_bytes())
+        found, passed, function = find_sites(elf), numbers_passed(elf), syscall_function(elf)
+    except OSError:
+        raise
+    except Exception as error:  # a file of a container may be odd in any way
+        return FileCode((), f"cannot be read: {error}", None)
+    finally:
+        gc.enable()
+    refused = [f"has a system call at {offset:#x} that cannot have a uprobe: {why}" for offset, why in found.refused]
+    other = [f"enters the kernel at {offset:#x} by {how}" for offset, how in found.other]
+    return FileCode(found.sites, next(iter(refused + other), ""), passed, function)

@@ -1,0 +1,51 @@
+"""Every deadline and polling interval of the agent, in seconds. Code reads them as `timeouts.X`, so that tests can replace them."""
+
+# Injectors
+
+ANSWER_WITHIN = 0.5
+"""A tracer that works answers a command within this time."""
+
+TRACER_HUNG_AFTER = 2.0
+"""A tracer that leaves a command unanswered for this long is replaced."""
+
+TRACER_ENDS_WITHIN = 0.6
+"""A tracer that was asked to detach ends within this time, unless the agent still has records of it to read."""
+
+TRACER_READ_WITHIN = 0.5
+"""The records and errors in a tracer's pipes are read within this time after its last sign of life."""
+
+PRIORITY_RESTORED_EVERY = 0.02
+"""While the agent waits for a tracer, it restores the tracer's scheduling priority this often."""
+
+RESTART_LOOP_WITHIN = 10.0
+"""Tracers that are replaced several times within this time are given up."""
+
+RULE_GRACE = 0.5
+"""A tracer ends a fault by itself this long after the agent should have ended it."""
+
+STRACE_GRACE = 5.0
+"""`strace` is killed this long after the agent should have ended its fault."""
+
+STRACE_ENDS_WITHIN = 0.5
+"""`strace` ends within this time after SIGTERM; otherwise it is killed."""
+
+STRACE_POLLED_EVERY = 0.002
+"""How often the agent polls whether `strace` has attached to all threads."""
+
+DISARMED_WITHIN = 0.1
+"""Threads that a fault has armed reach their tracer within this time after the fault's end."""
+
+DISARMED_POLLED_EVERY = 0.001
+"""How often the agent polls the map of armed threads at a fault's end."""
+
+PROBES_CLOSED_AFTER = 1.0
+"""Uprobes that no fault uses are detached after this time."""
+
+NEW_CODE_POLLED_EVERY = 0.02
+"""How often the agent polls whether a target has mapped new code."""
+
+ALL_CODE_CHECKED_EVERY = 2.0
+"""How often the agent checks the mapped code of all processes of a target, not only of new ones."""
+
+SIGNAL_HANDLER_WITHIN = 0.005
+"""A thread whose signals are still blocked after this time is not just in a signal handler."""
