@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import docker
@@ -61,7 +61,7 @@ def main() -> int:
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
-def rounds(number: int, only: list[str], seed: int, injector: str = "auto") -> Iterator[Outcome]:
+def rounds(number: int, only: list[str], seed: int, injector: str = "auto") -> Generator[Outcome]:
     """Play rounds spread evenly over events and effects, in a random order; those of a second engine last."""
     rng = random.Random(seed)
     events, effects = [event for event in EVENTS if not only or event.name in only], list(EFFECTS)

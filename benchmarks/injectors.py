@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import http.client
 import logging
 import mmap
@@ -32,7 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import docker
 from docker.models.containers import Container
@@ -53,7 +54,7 @@ IMAGES = {
 
 PREFIX = "chaosorca-bench"
 NEVER_MADE = {"syscall": "mkdirat", "error": "EACCES"}
-EACCES = {"syscall": "openat", "error": "EACCES"}
+EACCES: dict[str, Any] = {"syscall": "openat", "error": "EACCES"}
 SETTLE = 1.5
 """Seconds after the end of a fault before anything is measured: the kernel takes probes away a little later."""
 
@@ -78,7 +79,7 @@ class Machine:
         self._had_agent = find_agent(self.client) is not None
         self._targets: set[str] = set()
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         for name, path in self.images.items():
             self.client.images.build(path=str(path), tag=f"{PREFIX}-{name}", rm=True)
         self.start_agent()
@@ -378,7 +379,7 @@ class Case:
     """Each call is timed by itself, which adds some 30 ns to all; else a hundred are timed as one."""
 
 
-_ON_GETPPID = {"syscall": "getppid", "error": "EACCES"}
+_ON_GETPPID: dict[str, Any] = {"syscall": "getppid", "error": "EACCES"}
 _ON_POLL = {"syscall": "poll", "error": "EACCES"}
 CASES = (
     Case("poll, injected: each one fails", _ON_POLL, fails=True, how=2),
@@ -411,7 +412,7 @@ def calls(machine: Machine) -> None:
 
         for case in CASES:
             injectors = [one for one in machine.injectors if not (one == "strace" and "process" in case.fault)]
-            for injector, pairs in pairs_of(machine, lambda injector, case=case: measure(case, injector), injectors).items():
+            for injector, pairs in pairs_of(machine, functools.partial(measure, case), injectors).items():
                 found[case.title, injector] = pairs
     print("\none call of a busy thread, getppid if not said: nanoseconds, the median of a run's calls; medians of the pairs")
     print(f"{'':<52}{'':<9}{'without':>8}{'with':>9}{'more':>9}{'quartiles':>18}{'ratio':>8}{'quartiles':>16}")

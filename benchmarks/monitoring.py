@@ -33,9 +33,24 @@ from typing import Any
 
 import docker
 from docker.models.containers import Container
-from injectors import IMAGES, ROOT, Calls, Machine, Wrong, calls_program, execute, pages, pairs_of, print_kept, quartiles, until
 from logzero import logger
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that this file runs as a script, too
+
+from benchmarks.injectors import (
+    IMAGES,
+    ROOT,
+    Calls,
+    Machine,
+    Wrong,
+    calls_program,
+    execute,
+    pages,
+    pairs_of,
+    print_kept,
+    quartiles,
+    until,
+)
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine.agent import find_agent
@@ -80,7 +95,7 @@ class Observed(Machine):
             raise SystemExit("an agent is at work: end its faults and monitoring first, since it is to be compared with none")
 
     @contextlib.contextmanager
-    def monitored(self, *containers: Container, **monitors: bool) -> Iterator[None]:
+    def monitored(self, *containers: Container, **monitors: Any) -> Iterator[None]:
         """Containers under monitoring by an agent that comes and goes with this."""
         try:
             for container in containers:

@@ -21,11 +21,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from injectors import Wrong, execute, pages
 from logzero import logger
-from monitoring import Observed, anonymous_memory, scrape
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that this file runs as a script, too
+
+from benchmarks.injectors import Wrong, execute, pages
+from benchmarks.monitoring import Observed, anonymous_memory, scrape
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 
 MEBIBYTE = 2**20

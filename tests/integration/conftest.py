@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,8 +18,13 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.support.containers import ROOT, Web, ours, remove_ours, wait_for
+from chaosorca.actions.faults import stop_all_faults
+from tests.support.engine_state import check_leftovers, remove_leftovers
+from tests.support.observer import Observers
+from tests.support.project import ROOT
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_for
+from tests.support.web import Web
 
 SANITIZED = "chaosorca-test-agent:sanitized"
 ALREADY_PASSED = "chaosorca/passed"
@@ -51,11 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remember what has passed, its teardown included."""
-    cache, state = session.config.cache, session.config.stash.get(_state, "")
+    stash = session.config.stash
+    cache, state = session.config.cache, stash.get(_state, "")
     if cache and state:
         known = cache.get(ALREADY_PASSED, {})
-        passed = set(known.pop(state, [])) | session.config.stash.get(_passed, set())
-        known[state] = sorted(passed - session.config.stash.get(_failed, set()))
+        passed, failed = stash.setdefault(_passed, set()), stash.setdefault(_failed, set())
+        known[state] = sorted((passed | set(known.pop(state, []))) - failed)
         cache.set(ALREADY_PASSED, dict(list(known.items())[-_STATES_KEPT:]))
 
 
@@ -142,14 +149,51 @@ def web(run_container: Callable[..., Container]) -> Web:
     return web
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(client: docker.DockerClient) -> Iterator[None]:
-    """Nothing of ours before, nothing of ours after; what a failed test leaves is taken away for the next one."""
-    remove_ours(client)
+@pytest.fixture
+def load(web: Web) -> Iterator[None]:
+    """50 requests a second, for longer than any experiment takes."""
+    process = subprocess.Popen([sys.executable, ROOT / "scripts" / "load", web.url, "50", "180"])
     yield
-    left = ours(client)
-    remove_ours(client)
-    assert left == [], f"left behind: {left}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(client: docker.DockerClient, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start each test without leftovers of chaosorca, and check that the test leaves none.
+
+    Modules with `one_agent_for_all` are checked once, by that fixture.
+    """
+    if "one_agent_for_all" in request.fixturenames:
+        yield
+        return
+    remove_leftovers(client)
+    yield
+    check_leftovers(client)
+
+
+@pytest.fixture(scope="module")
+def one_agent_for_all(client: docker.DockerClient) -> Iterator[None]:
+    """Keep one agent for all tests of a module: starting one takes longer than most of them do."""
+    remove_leftovers(client)
+    yield
+    stop_all_faults()
+    check_leftovers(client)
+
+
+@pytest.fixture
+def end_all_faults(nothing_left: None) -> Iterator[None]:
+    """Stop all faults after the test."""
+    yield
+    stop_all_faults()
+
+
+@pytest.fixture(scope="module")
+def observers(client: docker.DockerClient) -> Iterator[Observers]:
+    """The observers of a module's tests."""
+    observers = Observers(client)
+    yield observers
+    observers.remove()
 
 
 @pytest.fixture

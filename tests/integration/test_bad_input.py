@@ -17,9 +17,11 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.model.contract import AGENT
 from chaosorca.probes.http import request_rate
-from tests.support.containers import Web, orca, ours
+from tests.support.engine_state import leftovers
+from tests.support.project import orca
+from tests.support.web import Web
 
-GOOD = {"syscall": "openat", "error": "EACCES"}
+GOOD: dict[str, Any] = {"syscall": "openat", "error": "EACCES"}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_a_fault_that_makes_no_sense_is_refused(
         start_fault(container=web.name, **{**GOOD, **arguments})
     assert sentence in str(failed.value)
     assert "\n" not in str(failed.value)
-    assert ours(client) == []
+    assert leftovers(client) == []
     assert web.tracers() == {0}
 
 
@@ -99,7 +101,7 @@ def test_a_port_that_is_taken(client: docker.DockerClient) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ActivityFailed, match=f"port {port} on 127.0.0.1 is taken"):
             start_prometheus(port=port)
-    assert ours(client) == []
+    assert leftovers(client) == []
 
 
 def test_prometheus_that_is_not_there(web: Web) -> None:
@@ -113,7 +115,7 @@ def test_prometheus_that_is_not_there(web: Web) -> None:
 def test_a_prometheus_that_makes_no_sense_is_refused(setting: dict[str, Any], client: docker.DockerClient) -> None:
     with pytest.raises(ActivityFailed):
         start_prometheus(**setting)
-    assert ours(client) == []
+    assert leftovers(client) == []
     assert stop_prometheus() == {"stopped": False}
 
 
@@ -148,4 +150,4 @@ def test_the_command_says_it_in_one_line_and_by_its_exit_code(web: Web, client: 
             assert done.stdout == ""
     no_engine = orca("monit", "start", "--name", "x", environment={**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"})
     assert (no_engine.returncode, len(no_engine.stderr.splitlines())) == (1, 1)
-    assert ours(client) == []
+    assert leftovers(client) == []

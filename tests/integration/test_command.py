@@ -12,7 +12,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.support.containers import Web, orca, ours
+from tests.support.engine_state import leftovers
+from tests.support.project import orca
+from tests.support.web import Web
 
 
 def sums(text: str) -> dict[str, float]:
@@ -56,7 +58,7 @@ def test_monitor_fault_metric(web: Web, client: docker.DockerClient, tmp_path: P
     assert file.read_text().startswith("timestamp,200,404\n")
 
     assert "stopped monitoring" in run("monit", "stop", "--name", web.name)
-    assert ours(client) == [], "the Prometheus that came with `monit start` goes with `monit stop`"
+    assert leftovers(client) == [], "the Prometheus that came with `monit start` goes with `monit stop`"
     assert run("monit", "stop", "--name", web.name) == f"{web.name} was not monitored\n"
     assert run("prom", "stop") == "Prometheus was not running\n"
 
@@ -66,4 +68,4 @@ def test_prometheus_by_itself(client: docker.DockerClient) -> None:
     assert started.returncode == 0, started.stderr
     assert started.stdout.startswith("Prometheus started at http://127.0.0.1:")
     assert orca("prom", "stop").stdout == "Prometheus stopped\n"
-    assert ours(client) == []
+    assert leftovers(client) == []

@@ -24,11 +24,10 @@ from chaosorca.engine.containers import find_container, select_containers
 from chaosorca.engine.images import ensure_image
 from chaosorca.model.contract import AGENT, CAPABILITIES
 from chaosorca.model.errno import errno_name
-from tests.support.containers import Web, scrape, wait_for
-from tests.support.observer import Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
-
-nothing_left = one_agent_for_all
-observers = observers_of_a_module
+from tests.support.agent_state import scrape
+from tests.support.observer import Observers, Round, fault_on
+from tests.support.waiting import wait_for
+from tests.support.web import Web
 
 THREADS, REPEATS = 8, 62_500
 STEPS = ("getppid", "unlinkat")
@@ -46,7 +45,7 @@ def test_a_million_calls_of_eight_threads_are_a_million(observers: Observers) ->
     start_monitoring(container=observer.name, http=False, resources=False)
     try:
         workers = observer.run()
-        figures = scrape(Web(observer.container, ""))
+        figures = scrape()
     finally:
         stop_monitoring(container=observer.name)
     tally: Counter[int] = sum((worker.tally for worker in workers), Counter())
@@ -80,8 +79,8 @@ def test_nobodys_calls_pay_while_none_are_counted(observers: Observers, run_cont
         assert seen_of_calls() == set()
     start_monitoring(container=sleeper.name, http=False, resources=False)
     sleeper.kill("SIGUSR1")
-    wait_for(lambda: calls_of(scrape(Web(sleeper, "")), sleeper, "getppid") == {"": 1})
-    counted = {name for name in scrape(Web(sleeper, "")) if "_syscalls_total" in name and f'"{sleeper.name}"' in name}
+    wait_for(lambda: calls_of(scrape(), sleeper, "getppid") == {"": 1})
+    counted = {name for name in scrape() if "_syscalls_total" in name and f'"{sleeper.name}"' in name}
     assert not [name for name in counted if "select" in name], "a call that had begun before is not counted"
     for name in (sleeper.name, observers.get("dynamic").name):
         stop_monitoring(container=name)
@@ -95,7 +94,7 @@ def test_calls_that_a_tracer_replaces_are_counted_by_it_alone(observers: Observe
     try:
         with fault_on(observer, "ptrace", syscall="getppid", error="EPERM"):
             observer.run()
-        figures = scrape(Web(observer.container, ""))  # a tracer tells of the last milliseconds' calls by the end of its fault
+        figures = scrape()  # a tracer tells of the last milliseconds' calls by the end of its fault
     finally:
         stop_monitoring(container=observer.name)
     assert calls_of(figures, observer.container, "getppid") == {"EPERM": 1000}
@@ -123,8 +122,8 @@ def test_what_strace_counts_is_what_is_counted(client: docker.DockerClient, run_
     )
     wait_for(lambda: 0 not in Web(container, "").tracers())
     container.kill("SIGUSR1")
-    wait_for(lambda: calls_of(scrape(Web(container, "")), container, "rmdir") == {"ENOTEMPTY": 50})
-    figures = scrape(Web(container, ""))
+    wait_for(lambda: calls_of(scrape(), container, "rmdir") == {"ENOTEMPTY": 50})
+    figures = scrape()
     container.kill("SIGUSR2")
     strace.wait()
     stop_monitoring(container=container.name)
@@ -143,12 +142,11 @@ def test_many_scrapes_at_once_are_all_answered_and_lose_nothing(observers: Obser
     observer.prepare(Round(("getppid",), 50_000, alone=False, threads=4, recorded=0))
     start_monitoring(container=observer.name)
     try:
-        web = Web(observer.container, "")
         observer.begin()
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: scrape(web), range(16)))
+            answers = list(pool.map(lambda _: scrape(), range(16)))
         observer.result()
-        figures = scrape(web)
+        figures = scrape()
     finally:
         stop_monitoring(container=observer.name)
     assert all(f'chaosorca_monitored{{container="{observer.name}",monitor="syscalls"}}' in answer for answer in answers)
@@ -157,19 +155,18 @@ def test_many_scrapes_at_once_are_all_answered_and_lose_nothing(observers: Obser
 
 def test_series_of_a_container_that_ends_end_and_go_on_when_it_is_back(run_container: Callable[..., Container]) -> None:
     container = run_container(["sleep", "60"])
-    web = Web(container, "")
     start_monitoring(container=container.name)
     assert container.exec_run(["perl", "-e", "getppid for 1..1000"]).exit_code == 0
-    before = calls_of(scrape(web), container, "getppid")[""]
+    before = calls_of(scrape(), container, "getppid")[""]
     container.kill()
     container.wait()
-    wait_for(lambda: not [name for name in scrape(web) if f'"{container.name}"' in name])
+    wait_for(lambda: not [name for name in scrape() if f'"{container.name}"' in name])
     wait_for(lambda: seen_of_calls() == set())
     container.start()
-    wait_for(lambda: f'chaosorca_monitored{{container="{container.name}",monitor="syscalls"}}' in scrape(web))
+    wait_for(lambda: f'chaosorca_monitored{{container="{container.name}",monitor="syscalls"}}' in scrape())
     wait_for(lambda: seen_of_calls() == {"sys_enter", "sys_exit"})
     assert container.exec_run(["perl", "-e", "getppid for 1..1000"]).exit_code == 0
-    assert calls_of(scrape(web), container, "getppid")[""] - before >= 1000 == before
+    assert calls_of(scrape(), container, "getppid")[""] - before >= 1000 == before
     assert stop_monitoring(container=container.name) == {"stopped": [container.name]}
 
 
@@ -181,7 +178,7 @@ def test_of_a_shared_pid_namespace_each_counts_its_own(run_container: Callable[.
     try:
         for caller, number, expected in ((first, 1000, [{"": 1000}, {}]), (second, 500, [{"": 1000}, {"": 500}])):
             assert caller.exec_run(["perl", "-e", f"getppid for 1..{number}"]).exit_code == 0
-            figures = scrape(Web(caller, ""))
+            figures = scrape()
             assert [calls_of(figures, one, "getppid") for one in (first, second)] == expected
     finally:
         for one in (first, second):
@@ -241,7 +238,7 @@ def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence
         stop_monitoring(container=container.name)
     assert "has ended" in told[0]
     assert all(re.search("has ended|is not running", sentence) and "\n" not in sentence for sentence in told), told
-    assert f'chaosorca_monitored{{container="{web.name}",monitor="syscalls"}}' in scrape(web)
+    assert f'chaosorca_monitored{{container="{web.name}",monitor="syscalls"}}' in scrape()
     assert web.get() == 200
     stop_monitoring(container=web.name)
 
@@ -251,6 +248,8 @@ import ctypes, json, mmap, os, struct, subprocess, sys, threading
 from pathlib import Path
 from chaosorca.agent.monitors import syscalls
 from chaosorca.agent.targets.target import Target, own_cgroup
+
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 
 program, capacity = sys.argv[1], int(sys.argv[2])
 syscalls._PROGRAMS = (program,)

@@ -11,8 +11,8 @@ import docker
 import pytest
 
 from chaosorca.engine.images import ensure_image
-from tests.support.containers import needs_root
 from tests.support.crashes import EFFECTS, EVENTS, Event, FirstEngine, Round, Target
+from tests.support.project import needs_root
 from tests.support.second_engine import SecondEngine, second_engine
 
 pytestmark = needs_root

@@ -23,12 +23,10 @@ from tests.support.observer import (
     Worker,
     can,
     observe,
-    observers_of_a_module,
-    one_agent_for_all,
 )
 
-nothing_left = one_agent_for_all
-observers = observers_of_a_module
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
+
 
 REPEATS = 8
 MORE_TRIES = 3

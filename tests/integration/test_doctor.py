@@ -8,7 +8,10 @@ import docker
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.model.contract import AGENT
-from tests.support.containers import Web, orca, ours, scrape
+from tests.support.agent_state import scrape
+from tests.support.engine_state import leftovers
+from tests.support.project import orca
+from tests.support.web import Web
 
 DONE = ("tracepoints", "socket filters", "ptrace", "strace")
 
@@ -23,7 +26,7 @@ def test_everything_is_tried_and_nothing_stays(client: docker.DockerClient) -> N
     assert lines["agent"].endswith("could be started, and is gone again")
     assert "freezes" in lines["docker pause"]
     assert done.stdout.splitlines()[-1].startswith("ok    main job")
-    assert ours(client) == []
+    assert leftovers(client) == []
 
 
 def test_an_agent_that_is_at_work_is_used_and_goes_on(web: Web, client: docker.DockerClient) -> None:
@@ -35,5 +38,5 @@ def test_an_agent_that_is_at_work_is_used_and_goes_on(web: Web, client: docker.D
     assert checks["agent"]["found"].endswith("runs already, and is left as it is")
     assert [name for name in DONE if checks[name]["mark"] != "ok"] == []
     assert client.containers.get(AGENT).attrs["State"] == agent.attrs["State"]
-    assert [series for series in scrape(web) if AGENT in series] == [], "what is tried on the agent is in no figure"
+    assert [series for series in scrape() if AGENT in series] == [], "what is tried on the agent is in no figure"
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}

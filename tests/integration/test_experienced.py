@@ -9,11 +9,11 @@ import pytest
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.model.errno import errno_name
-from tests.support.containers import Web, scrape
-from tests.support.observer import INJECTORS, Observers, Round, fault_on, observers_of_a_module, one_agent_for_all
+from tests.support.agent_state import scrape
+from tests.support.observer import INJECTORS, Observers, Round, fault_on
 
-nothing_left = one_agent_for_all
-observers = observers_of_a_module
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
+
 
 REPEATS = 40
 FAULTS: list[dict[str, Any]] = [
@@ -46,7 +46,7 @@ def test_counts_and_durations_are_the_programs_own(injector: str, fault: dict[st
     try:
         with fault_on(observer, injector, syscall="getpriority", **fault) as running:
             workers = observer.run()
-        figures = scrape(Web(observer.container, ""))
+        figures = scrape()
     finally:
         stop_monitoring(container=observer.name)
 

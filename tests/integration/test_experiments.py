@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
-from tests.support.containers import BIN, ROOT, Web, wait_for
+from tests.support.experiments import chaos, rows
+from tests.support.project import BIN, ROOT
+from tests.support.waiting import wait_for
+from tests.support.web import Web
 
 METRICS = {"cpu", "http", "io", "latency", "mem", "netr", "nets", "syscall"}
 SCRAPE = timedelta(seconds=1)
-
-
-@pytest.fixture
-def load(web: Web) -> Iterator[None]:
-    """50 requests a second, for as long as an experiment takes at most."""
-    process = subprocess.Popen([sys.executable, ROOT / "scripts" / "load", web.url, "50", "180"])
-    yield
-    process.terminate()
-    process.wait()
-
-
-def chaos(web: Web, directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "CHAOSORCA_TARGET": web.name, "CHAOSORCA_URL": web.url}
-    return subprocess.Popen(
-        [BIN / "chaos", "--no-version-check", *arguments],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="") as lines:
-        return [{**row, "timestamp": datetime.fromisoformat(row["timestamp"])} for row in csv.DictReader(lines)]
 
 
 def identity(web: Web) -> dict[str, Any]:

@@ -23,16 +23,15 @@ from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
 from chaosorca.model.contract import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
-from tests.support.containers import PAGE, WAITS, Web, go_on, needs_root, ours, scrape, wait_for
+from tests.support.agent_state import agent_status, scrape
+from tests.support.engine_state import leftovers
+from tests.support.held_program import HOLD, resume
+from tests.support.project import needs_root
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_for
+from tests.support.web import PAGE, Web
 
 _OPEN = 'print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n";'
-
-
-@pytest.fixture(autouse=True)
-def end_all_faults(nothing_left: None) -> object:
-    yield
-    stop_all_faults()
 
 
 @pytest.mark.always
@@ -66,7 +65,7 @@ def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
 
 @pytest.mark.parametrize("where", ["delay_enter", "delay_exit"])
 def test_a_delay_holds_each_call_for_its_time(where: str, web: Web) -> None:
-    start_fault(container=web.container.short_id, syscall="openat", **{where: "150ms"})
+    start_fault(container=web.container.short_id, syscall="openat", **{where: "150ms"})  # type: ignore[arg-type]
     for _ in range(3):
         begin = time.monotonic()
         assert web.get() == 200
@@ -91,19 +90,19 @@ def test_when_counts_the_calls_of_each_thread(run_container: Callable[..., Conta
 
 def run_perl(run_container: Callable[..., Container], script: str) -> Container:
     """A perl program that waits, so that a fault can be attached, and then does its work without a pause."""
-    return run_container(["perl", "-e", f"$| = 1; {WAITS} {script} sleep 60"])
+    return run_container(["perl", "-e", f"$| = 1; {HOLD} {script} sleep 60"])
 
 
 def lines(container: Container, count: int) -> list[str]:
     """What the program says when it has been told to go on."""
-    go_on(container)
+    resume(container)
     wait_for(lambda: len(container.logs().splitlines()) == count)
     return container.logs().decode().splitlines()
 
 
 def test_a_forged_result_is_what_the_program_sees(run_container: Callable[..., Container]) -> None:
     container = run_perl(run_container, 'for (1..4) { print getppid(), "\\n" }')
-    start_fault(container=container.name, syscall="getppid", retval=4711, when="2+2")
+    start_fault(container=container.name, syscall="getppid", retval=4711, when="2+2")  # type: ignore[arg-type]
     assert lines(container, 4) == ["0", "4711", "0", "4711"]
     wait_for(lambda: faults_injected(container.name) == 2, 2)
 
@@ -119,7 +118,7 @@ def test_a_signal_arrives_and_is_counted(when: str | None, number: int, run_cont
 def test_a_signal_that_kills_is_counted(run_container: Callable[..., Container]) -> None:
     container = run_perl(run_container, "getppid(); getppid();")
     start_fault(container=container.name, syscall="getppid", signal="SIGKILL", when="2")
-    go_on(container)
+    resume(container)
     assert container.wait(timeout=10)["StatusCode"] == 137
     wait_for(lambda: faults_injected(container.name) == 1, 2)
 
@@ -136,7 +135,7 @@ def test_families_and_classes(run_container: Callable[..., Container]) -> None:
 
 
 def test_a_placebo_is_attached_and_injects_nothing(web: Web) -> None:
-    started = start_fault(container=web.name, syscall="openat", error="EACCES", placebo="true")
+    started = start_fault(container=web.name, syscall="openat", error="EACCES", placebo="true")  # type: ignore[arg-type]  # as a configuration has it
     assert started["containers"][0]["attached"] == len(web.pids())
     assert 0 not in web.tracers()
     assert [web.get() for _ in range(200)] == [200] * 200
@@ -151,7 +150,7 @@ def test_a_dry_run_says_whom_and_touches_nobody(web: Web, client: docker.DockerC
     assert told["containers"] == [{"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}]
     assert (told["fault"], told["begins"], told["syscalls"]) == (None, None, ["openat"])
     assert web.tracers() == {0}
-    assert ours(client) == []
+    assert leftovers(client) == []
     start_fault(container=web.name, syscall="openat", error="EACCES")
     with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' already"):
         start_fault(container=web.name, syscall="read,openat", error="EIO", dry_run=True)
@@ -282,7 +281,7 @@ def test_calls_are_counted_as_the_program_experienced_them(web: Web) -> None:
     assert [web.get() for _ in range(5)] == [200] * 5
     took = time.monotonic() - began
     assert find_agent(connect()) is not None
-    figures = scrape(web)
+    figures = scrape()
     syscalls = f'chaosorca_syscalls_total{{container="{web.name}",error="%s",syscall="openat"}}'
     assert figures[syscalls % "EACCES"] == 10
     assert figures[syscalls % ""] == 5
@@ -322,6 +321,8 @@ time.sleep(60)
 
 _HAMMER = """
 import sys, time, urllib.request
+
+pytestmark = pytest.mark.usefixtures("end_all_faults")
 end = time.time() + 60
 while time.time() < end:
     try:
@@ -380,6 +381,6 @@ def test_a_fault_ends_when_it_does_too_much(monitored: Web) -> None:
         load.kill()
         load.wait()
     assert fault_active(monitored.name) is False
-    (ended,) = find_agent(connect()).ask("status")["faults"]
+    (ended,) = agent_status()["faults"]
     assert ended["reason"].startswith(f"{condition} held (error_ratio ")
     assert monitored.tracers() == {0}

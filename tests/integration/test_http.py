@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
+import functools
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import docker
 import pytest
@@ -17,14 +15,11 @@ from docker.models.containers import Container
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.agent.histogram import SLOT_BOUNDS
-from chaosorca.engine.command import run_command
-from tests.support.containers import ROOT, Web, scrape, wait_for
-from tests.support.observer import one_agent_for_all
+from tests.support.http_servers import BODY, GET, PYTHON, address, ask, figures, in_flight, is_answered, run
+from tests.support.project import ROOT
+from tests.support.waiting import wait_for
 
-nothing_left = one_agent_for_all
-NGINX, PYTHON = 80, 8000
-BODY = "x" * 600
-GET = "GET {} HTTP/1.1\r\nHost: x\r\n\r\n"
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +34,7 @@ def servers(client: docker.DockerClient, image: str) -> Iterator[list[Container]
     ]
     try:
         for one in started:
-            wait_for(lambda one=one: one.exec_run(["curl", "-sf", "http://127.0.0.1:8000/code/200"]).exit_code == 0)
+            wait_for(functools.partial(is_answered, one, f"http://127.0.0.1:{PYTHON}/code/200"))
             start_monitoring(container=one.name)
         yield started
         for one in started:
@@ -47,20 +42,6 @@ def servers(client: docker.DockerClient, image: str) -> Iterator[list[Container]
     finally:
         for one in started:
             one.remove(force=True, v=True)
-
-
-def figures(container: Container, metric: str, *labels: str) -> Counter[tuple[str, ...]]:
-    """The values of a metric of a container by some of its labels."""
-    found: Counter[tuple[str, ...]] = Counter()
-    for series, value in scrape(Web(container, "")).items():
-        if series.startswith(metric + "{") and f'container="{container.name}"' in series:
-            found[tuple(re.search(f'[{{,]{label}="([^"]*)"', series)[1] for label in labels)] += int(value)
-    return found
-
-
-def in_flight(container: Container) -> dict[str, int]:
-    """Requests that wait for their answers, by role."""
-    return {role: count for (role,), count in figures(container, "chaosorca_http_requests_in_flight", "role").items()}
 
 
 class Told:
@@ -92,22 +73,6 @@ class Told:
 
     def _log(self) -> Counter[str]:
         return Counter(run(self._container, "sh", "-c", "cat /tmp/nginx.log /tmp/python.log").splitlines())
-
-
-def run(container: Container, *command: str) -> str:
-    ended = run_command(container, command)
-    assert ended.exit_code == 0, ended
-    return ended.output.decode()
-
-
-def ask(container: Container, *requests: str, port: int = NGINX, host: str = "127.0.0.1", **how: Any) -> list[float]:
-    asked = {"host": host, "port": port, "requests": requests, **how}
-    return json.loads(run(container, "python3", "/client.py", json.dumps(asked)))
-
-
-def address(container: Container, network: str = "bridge") -> str:
-    container.reload()
-    return str(container.attrs["NetworkSettings"]["Networks"][network]["IPAddress"])
 
 
 def agree(told: Told, **expected: int) -> None:

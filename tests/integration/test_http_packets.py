@@ -13,7 +13,7 @@ import pytest
 
 from chaosorca.engine.images import ensure_image
 from chaosorca.model.contract import CAPABILITIES
-from tests.support.containers import ROOT
+from tests.support.project import ROOT
 
 GET = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -10,15 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 import docker
 import pytest
 from docker.models.containers import Container
-from test_http import BODY, GET, address, ask, figures, in_flight, run
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.agent import find_agent
 from chaosorca.model.contract import AGENT
-from tests.support.containers import ROOT, becomes, wait_for
-from tests.support.observer import one_agent_for_all
+from tests.support.agent_state import agent_status
+from tests.support.http_servers import BODY, GET, address, ask, figures, in_flight, is_answered, run
+from tests.support.project import ROOT
+from tests.support.waiting import becomes, wait_for
 
-nothing_left = one_agent_for_all
 NGINX, NGINX_2, PYTHON, READER = 443, 444, 8443, 9000
 SEND_HELLO = """
 import socket
@@ -50,6 +50,8 @@ for _ in range(3):
 """
 PROXY = """
 import socket, ssl, threading
+
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("/certificate.pem", "/key.pem")
 listening = socket.create_server(("127.0.0.1", 8500))
@@ -79,7 +81,7 @@ def containers(client: docker.DockerClient, image: str) -> Iterator[list[Contain
     """
     folder = ROOT / "tests" / "integration"
     client.images.build(path=str(folder / "http"), tag="chaosorca-test-http", rm=True, buildargs={"NGINX": image})
-    started = []
+    started: list[Container] = []
     try:
         for name in ("one", "other", "late"):
             arguments = {"SERVERS": "chaosorca-test-http", "LIBRARY": name}
@@ -96,7 +98,7 @@ def containers(client: docker.DockerClient, image: str) -> Iterator[list[Contain
                 )
             )
         for one in started[:2]:
-            wait_for(lambda one=one: one.exec_run(["curl", "-skf", f"https://127.0.0.1:{PYTHON}/code/200"]).exit_code == 0)
+            wait_for(functools.partial(is_answered, one, f"https://127.0.0.1:{PYTHON}/code/200"))
         for one in started:
             start_monitoring(container=one.name)
         yield started
@@ -300,7 +302,7 @@ def test_what_cannot_be_seen_is_told(containers: list[Container], client: docker
     assert told.unparsed() == {"HTTP/2": 2}, "of both ends"
     run(containers[0], "python3", "-c", SEND_HELLO)
     wait_for(lambda: told.unparsed() == {"HTTP/2": 2, "TLS": 1}, 5)
-    status = next(one for one in find_agent(client).ask("status")["targets"] if one["name"] == containers[0].name)
+    status = next(one for one in agent_status()["targets"] if one["name"] == containers[0].name)
     assert any(
         "TLS" in warning and f": {unparsed(containers[0])['TLS']} (processes: " in warning and "python3" in warning
         for warning in status["warnings"]

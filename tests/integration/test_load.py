@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -9,11 +10,12 @@ import time
 import pytest
 
 from chaosorca.actions.faults import start_fault
-from tests.support.containers import needs_root, wait_for
-from tests.support.observer import INJECTORS, Observers, Round, fault_on, observe, observers_of_a_module, one_agent_for_all
+from tests.support.observer import INJECTORS, Observer, Observers, Round, fault_on, observe
+from tests.support.project import needs_root
+from tests.support.waiting import wait_for
 
-nothing_left = one_agent_for_all
-observers = observers_of_a_module
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
+
 
 EACCES = -13
 FULL = os.environ.get("CHAOSORCA_FULL") == "1"
@@ -22,6 +24,11 @@ PLACEBO_CALLS = {
     "ptrace": 1_000_000 if FULL else 200_000,
     "uprobe": 1_000_000 if FULL else 500_000,
 }  # as they are slower
+
+
+def is_replaced(observer: Observer, tracer: int) -> bool:
+    """Return whether each thread is traced, and by another tracer."""
+    return observer.tracers().isdisjoint({0, tracer})
 
 
 @pytest.mark.parametrize("injector", INJECTORS)
@@ -76,7 +83,7 @@ def test_busy_threads_see_nothing_else_while_their_tracers_are_killed(observers:
         for _ in range(KILLS):
             (tracer,) = observer.tracers()
             os.kill(tracer, signal.SIGKILL)
-            wait_for(lambda before=tracer: observer.tracers().isdisjoint({0, before}), 3)
+            wait_for(functools.partial(is_replaced, observer, tracer), 3)
     observer.end_round()
     workers = observer.result()
     signals = [worker.signals for worker in workers]

@@ -17,15 +17,18 @@ from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine.agent import Agent
 from chaosorca.engine.containers import find_container
 from chaosorca.model.contract import AGENT
-from tests.support.containers import Web, ours, scrape, wait_for
+from tests.support.agent_state import scrape
+from tests.support.engine_state import leftovers
+from tests.support.waiting import wait_for
+from tests.support.web import Web
 
 
 def test_the_agent_tells_what_it_costs(web: Web) -> None:
     start_monitoring(container=web.name)
     assert web.get() == 200
-    before = scrape(web)
+    before = scrape()
     (faulted,) = start_fault(container=web.name, syscall="openat", error="EIO", probability=1e-9, injector="ptrace")["containers"]
-    after = scrape(web)
+    after = scrape()
     stop_fault(container=web.name)
     stop_monitoring(container=web.name)
     assert faulted["attached"] > 0
@@ -52,7 +55,7 @@ def test_monitoring_by_label_starts_twice_and_stops_twice_without_harm(
     assert stop_monitoring(container=names[0]) == {"stopped": [names[0]]}
     assert client.containers.get(AGENT).status == "running"
     assert stop_monitoring(label=label) == {"stopped": [names[1]]}
-    assert ours(client) == []
+    assert leftovers(client) == []
     assert stop_monitoring(label=label) == {"stopped": []}
 
 
@@ -88,16 +91,16 @@ def test_a_container_on_the_hosts_network_is_said_to_be_so(run_container: Callab
 
 
 def test_prometheus_keeps_its_data_only_if_it_is_asked_to(client: docker.DockerClient) -> None:
-    first = start_prometheus(port="0")
+    first = start_prometheus(port="0")  # type: ignore[arg-type]  # as a configuration has it
     assert first["url"].startswith("http://127.0.0.1:")
     assert first["started"] is True
     assert start_prometheus(port=0) == {"url": first["url"], "started": False}
     (port,) = client.containers.get("chaosorca-prometheus").attrs["HostConfig"]["PortBindings"]["9090/tcp"]
     assert port["HostIp"] == "127.0.0.1"
-    assert stop_prometheus(keep_data="true") == {"stopped": True}
-    assert ours(client) == ["volume chaosorca-prometheus-data"]
+    assert stop_prometheus(keep_data="true") == {"stopped": True}  # type: ignore[arg-type]
+    assert leftovers(client) == ["volume chaosorca-prometheus-data"]
     assert stop_prometheus() == {"stopped": False}
-    assert ours(client) == []
+    assert leftovers(client) == []
 
 
 def test_an_agent_of_another_version_is_replaced_only_when_it_is_idle(web: Web, client: docker.DockerClient) -> None:

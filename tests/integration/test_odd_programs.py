@@ -14,16 +14,19 @@ from typing import Any
 import docker
 import pytest
 from docker.models.containers import Container
-from test_uprobe import status
 
-from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.command import run_command
 from chaosorca.probes.faults import faults_injected
-from tests.support.containers import ROOT, Web, becomes, wait_for
-from tests.support.observer import INJECTORS, one_agent_for_all
+from tests.support.agent_state import last_fault
+from tests.support.observer import INJECTORS
+from tests.support.project import ROOT
+from tests.support.waiting import becomes, wait_for
+from tests.support.web import Web
 
-nothing_left = one_agent_for_all
+pytestmark = pytest.mark.usefixtures("one_agent_for_all", "end_all_faults")
+
 
 GO_PROGRAM = shutil.which("docker-proxy", path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/libexec/docker")
 SETTLED = 0.5
@@ -33,12 +36,6 @@ SEEN_WITHIN, TRIES = 100, 3
 """Milliseconds within which new code has its probes, in one of so many tries: the machine may have been busy with others. The
 agent looks fifty times a second; of 12 processes whose parent nobody traces the last was met after 25, of 6 whose code had to be
 read first after 121."""
-
-
-@pytest.fixture(autouse=True)
-def end_all_faults(nothing_left: None) -> Iterator[None]:
-    yield
-    stop_all_faults()
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +87,11 @@ def states(pid: int) -> set[str]:
 
 def test_a_server_written_in_go_under_load(go: Web) -> None:
     pids, signals = go.pids(), own_signals(go.pids()[0])
-    started = start_fault(container=go.name, syscall="connect", error="ECONNREFUSED", probability="0.3")
+    started = start_fault(container=go.name, syscall="connect", error="ECONNREFUSED", probability="0.3")  # type: ignore[arg-type]
     assert (started["injector"], started["warnings"]) == ("uprobe", [])
     seen = answers(go, 1000)
-    becomes(lambda: status()["coverage"], {"connect": {"made": 1000, "probed": 1000}})
-    assert status()["warnings"] == []
+    becomes(lambda: last_fault()["coverage"], {"connect": {"made": 1000, "probed": 1000}})
+    assert last_fault()["warnings"] == []
     (stopped,) = stop_fault(container=go.name)["stopped"]
     injected = stopped["injected"]["connect"]
     assert 200 < injected < 400
@@ -111,7 +108,7 @@ def test_all_calls_of_a_server_written_in_go_come_by_a_probe(go: Web) -> None:
     start_fault(container=go.name, syscall="%network,splice,close,epoll_ctl,nanosleep,tgkill,epoll_pwait,futex", delay_enter="1us")
     assert answers(go, 300) == {200: 300}
     time.sleep(SETTLED)
-    told = status()
+    told = last_fault()
     assert {"accept4", "connect", "splice", "close", "epoll_ctl", "setsockopt", *waits} <= set(told["coverage"])
     for name, calls in told["coverage"].items():
         few = 20 if name in waits else 0
@@ -125,12 +122,13 @@ def test_all_calls_of_a_server_written_in_go_come_by_a_probe(go: Web) -> None:
 @pytest.mark.parametrize("injector", INJECTORS)
 def test_a_server_written_in_go_shows_the_same_under_each_injector(injector: str, go: Web) -> None:
     seen: dict[str, Any] = {}
-    for name, fault in {
+    faults: dict[str, dict[str, Any]] = {
         "refused": {"syscall": "connect", "error": "ECONNREFUSED"},
         "broken": {"syscall": "splice", "error": "EIO"},
         "copied in another way": {"syscall": "splice", "error": "EINVAL"},
         "slow": {"syscall": "connect", "delay_enter": "60ms", "delay_exit": "60ms"},
-    }.items():
+    }
+    for name, fault in faults.items():
         started = start_fault(container=go.name, injector=injector, **fault)
         assert started["injector"] == injector
         begin = time.monotonic()
@@ -191,7 +189,7 @@ def odd(odd_image: str, run_container: Callable[..., Container]) -> Iterator[Cal
 
 
 def coverage() -> Counter[str]:
-    return Counter(status()["coverage"].get("getppid", {}))
+    return Counter(last_fault()["coverage"].get("getppid", {}))
 
 
 def soon(begin: Callable[[], list[int]]) -> tuple[int, int]:
@@ -230,7 +228,7 @@ def test_calls_of_code_that_no_file_holds_are_let_pass_and_told(odd: Callable[[s
     passed, _, hit = program.go()
     assert hit == 0 and passed > 50
     becomes(coverage, {"made": passed, "probed": 0})
-    assert status()["warnings"] == [
+    assert last_fault()["warnings"] == [
         "not every call of getppid comes by a place in a program or library that can have a probe: the others are not hit"
     ]
     stop_fault(container=program.name)
@@ -241,7 +239,7 @@ def test_calls_of_code_that_no_file_holds_are_let_pass_and_told(odd: Callable[[s
 @pytest.mark.parametrize(
     "faults", [{"error": "EACCES"}, {"error": "EACCES", "delay_exit": "1ms"}, {"error": "EACCES", "when": "1+2"}]
 )
-def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: dict[str, str], odd: Callable[[str], Odd]) -> None:
+def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: dict[str, Any], odd: Callable[[str], Odd]) -> None:
     program = odd("deaf")
     started = start_fault(container=program.name, syscall="getppid", **faults)
     assert (started["injector"], started["warnings"]) == ("uprobe", [])
@@ -249,7 +247,7 @@ def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: 
     assert program.go() == [hits, hits]
     becomes(lambda: faults_injected(program.name), 2 * hits)
     becomes(coverage, {"made": 200, "probed": 200})
-    assert status()["warnings"] == []
+    assert last_fault()["warnings"] == []
     stop_fault(container=program.name)
     assert program.go() == [0, 0]
 

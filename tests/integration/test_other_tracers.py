@@ -12,7 +12,7 @@ from chaosorca.actions.faults import start_fault, stop_all_faults
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
-from tests.support.containers import wait_for
+from tests.support.waiting import wait_for
 
 DEBUGGER = """
     my $child = fork;

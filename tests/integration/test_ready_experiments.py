@@ -14,11 +14,11 @@ from typing import Any
 import docker
 import pytest
 from docker.models.containers import Container
-from test_experiments import chaos, load, rows
 
-from tests.support.containers import ROOT, Web, wait_for
-
-__all__ = ["load"]  # a fixture
+from tests.support.experiments import chaos, rows
+from tests.support.project import ROOT
+from tests.support.waiting import wait_for
+from tests.support.web import Web
 
 FROM_START_TO_END = timedelta(seconds=8)
 
@@ -134,7 +134,9 @@ def test_postgres_fails_some_queries_while_a_tenth_of_its_reads_does(postgres: W
     run = run_experiment("postgres-pread64-eio", postgres, tmp_path)
 
     def failed(activity: str) -> int:
-        return int(re.fullmatch(r"200 lookups, (\d+) failed", run.out(activity).strip())[1])
+        found = re.fullmatch(r"200 lookups, (\d+) failed", run.out(activity).strip())
+        assert found is not None
+        return int(found[1])
 
     injected = run.outputs["calls-tampered-with"]
     assert injected > 30

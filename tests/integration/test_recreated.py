@@ -14,14 +14,14 @@ from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.agent import find_agent
-from chaosorca.engine.client import connect
 from chaosorca.metrics.measure import wait_for_scrapes
 from chaosorca.metrics.query import Series
 from chaosorca.probes.faults import fault_active
 from chaosorca.sources import open_prometheus
-from tests.support.containers import PAGE, Web, becomes, wait_for
+from tests.support.agent_state import agent_status
 from tests.support.proxy import Proxy
+from tests.support.waiting import becomes, wait_for
+from tests.support.web import PAGE, Web
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def counters(name: str) -> list[Series]:
 
 
 def follows() -> str:
-    return str(find_agent(connect()).ask("status")["follows"])
+    return str(agent_status()["follows"])
 
 
 def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[..., None]) -> None:
@@ -116,7 +116,7 @@ def test_a_protected_container_of_the_same_name_gets_nothing(web: Web, make_anew
     while time.monotonic() < end:
         assert web.get() == 200
         assert web.tracers() == {0}
-    (target,) = find_agent(connect()).ask("status")["targets"]
+    (target,) = agent_status()["targets"]
     assert target["running"] is False
     assert [one["fault"] for one in stop_fault(container=web.name)["stopped"]] == [started["fault"]]
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
@@ -149,7 +149,7 @@ def test_without_the_engines_socket_it_is_said_that_only_ids_are_followed(web: W
     reason = "the engine's socket is not mounted into the agent"
     (told,) = start_monitoring(container=web.name)
     assert told["warnings"] == [f"it will not be followed when it is removed and made anew under its name: {reason}"]
-    status = find_agent(connect()).ask("status")
+    status = agent_status()
     assert (status["follows"], status["follows_reason"]) == ("ids only", reason)
     assert start_fault(container=web.name, syscall="openat", error="EACCES", duration="10s")["warnings"] == [
         f"{web.name}: {told['warnings'][0]}"

@@ -8,33 +8,31 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from test_inside import CASES, REPEATS, Case
 
 from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
-from tests.support.observer import Observers, Round, Step, can, fault_on, observe, observers_of_a_module
+from tests.support.cases import CASES, REPEATS, Case
+from tests.support.engine_state import check_leftovers, remove_leftovers
+from tests.support.observer import Observers, Round, Step, can, fault_on, observe
 
-observers = observers_of_a_module
+pytestmark = pytest.mark.usefixtures("one_agent_for_all", "no_tracer_has_failed")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_left(client: docker.DockerClient, sanitized_agent: str) -> Iterator[None]:
-    """An agent with that tracer for all tests of this file, in place of conftest's fixture."""
-    from tests.support.containers import ours, remove_ours
-
-    remove_ours(client)
+@pytest.fixture(scope="module")
+def one_agent_for_all(client: docker.DockerClient, sanitized_agent: str) -> Iterator[None]:
+    """Keep one agent with the sanitized tracer for all tests of this module, in place of conftest's fixture."""
+    remove_leftovers(client)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chaosorca.engine.agent.ensure_image", lambda *_: sanitized_agent)
         yield
         stop_all_faults()
-    left = ours(client)
-    remove_ours(client)
-    assert left == [], f"left behind: {left}"
+    check_leftovers(client)
 
 
-@pytest.fixture(autouse=True)
-def no_tracer_has_failed(nothing_left: None) -> Iterator[None]:
+@pytest.fixture
+def no_tracer_has_failed() -> Iterator[None]:
+    """Check that no tracer was restarted during the test."""
     yield
     agent = find_agent(connect())
     faults = agent.ask("status")["faults"] if agent else []
@@ -64,7 +62,7 @@ def test_faults_that_come_and_go_while_others_stay(injector: str, observers: Obs
     observer.begin()
     with fault_on(observer, injector, syscall="openat", error="EACCES", path="/etc/../etc/hostname", process="observer"):
         for _ in range(3):
-            start_fault(container=observer.name, syscall="getppid", retval=3, probability=0.5)
+            start_fault(container=observer.name, syscall="getppid", retval=3, probability=0.5)  # type: ignore[arg-type]
             start_fault(container=observer.name, syscall="write", delay_enter="5ms", delay_exit="5ms", max_faults=50)
             time.sleep(0.1)
             stop_fault(container=observer.name, syscall="write")

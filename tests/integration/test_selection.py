@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from itertools import pairwise
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
 
 from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.probes.faults import fault_active, faults_injected
-from tests.support.containers import wait_for
 from tests.support.observer import (
     Observer,
     Observers,
@@ -21,13 +21,13 @@ from tests.support.observer import (
     Worker,
     fault_on,
     observe,
-    observers_of_a_module,
-    one_agent_for_all,
 )
+from tests.support.waiting import wait_for
 
-nothing_left = one_agent_for_all
-observers = observers_of_a_module
-pytestmark = pytest.mark.parametrize("injector", ["ptrace", "uprobe"])  # strace can do none of this
+pytestmark = [
+    pytest.mark.usefixtures("one_agent_for_all"),
+    pytest.mark.parametrize("injector", ["ptrace", "uprobe"]),  # strace can do none of this
+]
 
 EACCES, EIO = -13, -5
 
@@ -92,7 +92,7 @@ def gaps_between_hits(worker: Worker) -> list[int]:
 
 def test_threads_and_children_draw_for_themselves(injector: str, observers: Observers) -> None:
     round_ = Round(("getppid",), 2000, threads=4, children=4)
-    fault = {"syscall": "getppid", "error": "EIO", "probability": "0.25"}
+    fault: dict[str, Any] = {"syscall": "getppid", "error": "EIO", "probability": "0.25"}
     workers, injected = observe(observers.get("dynamic"), injector, round_, **fault)
     patterns = {tuple(result == EIO for result in worker.results) for worker in workers}
     assert len(patterns) == len(workers) == 9
@@ -121,7 +121,7 @@ def test_calls_that_are_held_when_the_fault_ends_have_been_hit(injector: str, ob
 
 def test_a_probability_is_of_those_that_when_allows(injector: str, observers: Observers) -> None:
     round_ = Round(("getppid",), 4000)
-    fault = {"syscall": "getppid", "retval": 4711, "probability": 0.5, "when": "2+2"}
+    fault: dict[str, Any] = {"syscall": "getppid", "retval": 4711, "probability": 0.5, "when": "2+2"}
     (worker,), _injected = observe(observers.get("musl"), injector, round_, **fault)
     assert set(worker.results[::2]) == {0}
     assert 0.45 < worker.tally[4711] / 2000 < 0.55
@@ -257,7 +257,7 @@ def tallies(workers: list[Worker], role: str) -> list[Counter[int]]:
 def test_two_faults_at_once_and_one_goes_on_where_the_other_ends(injector: str, observers: Observers) -> None:
     observer = observers.get("static")
     round_ = Round(("getppid", "openat"), 5)
-    on = {"container": observer.name, "injector": injector}
+    on: dict[str, Any] = {"container": observer.name, "injector": injector}
     observer.prepare(round_)
     try:
         first = start_fault(syscall="getppid", error="EIO", when="1+2", **on)["fault"]
@@ -266,10 +266,10 @@ def test_two_faults_at_once_and_one_goes_on_where_the_other_ends(injector: str, 
         assert worker.of(1).results == (1,) * 5
 
         observer.prepare(round_)
-        second = start_fault(syscall="openat", retval=4711, when="2", **on)["fault"]
+        second = start_fault(syscall="openat", retval=4711, when="2", **on)["fault"]  # type: ignore[arg-type]
         assert second != first
         with pytest.raises(ActivityFailed, match="getppid"):
-            start_fault(syscall="getppid", retval=3, **on)
+            start_fault(syscall="getppid", retval=3, **on)  # type: ignore[arg-type]
         with pytest.raises(ActivityFailed, match="openat"):
             start_fault(syscall="read,open*", error="EIO", **on)
         (worker,) = observer.run()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.containers import needs_root
+from tests.support.project import needs_root
 
 pytestmark = needs_root
 

@@ -182,8 +182,9 @@ def expressible_faults(arch: str) -> list[Fault]:
     delays = itertools.product(("delay_enter", "delay_exit"), spans)
     faults += [parse_fault(arch, "getpid", duration="8784h", **{name: span}) for name, span in delays]
     faults += [parse_fault(arch, "getpid", retval=retval) for retval in (0, 1, 4096, 2**31, 2**32, 2**63 - 1)]
+    results: tuple[dict[str, Any], ...] = ({}, {"error": "EAGAIN"}, {"retval": 7})
     for result, signal, enter, leave, when in itertools.product(
-        ({}, {"error": "EAGAIN"}, {"retval": 7}), (None, "SIGUSR1"), (None, "1ms"), (None, "2s"), (None, "2..9+2")
+        results, (None, "SIGUSR1"), (None, "1ms"), (None, "2s"), (None, "2..9+2")
     ):
         if result or signal or enter or leave:
             faults.append(

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
 
-from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.agent import find_agent
-from chaosorca.engine.client import connect
 from chaosorca.probes.faults import fault_active, faults_injected
-from tests.support.containers import Web, becomes, needs_root, scrape, wait_for
+from tests.support.agent_state import last_fault, scrape
+from tests.support.project import needs_root
+from tests.support.waiting import becomes, wait_for
+from tests.support.web import Web
 
-pytestmark = needs_root
+pytestmark = [pytest.mark.usefixtures("end_all_faults"), needs_root]
 
 TRIES = 3
 """One of so many has to be in time: the machine may have been busy with others."""
 
 
-@pytest.fixture(autouse=True)
-def end_all_faults(nothing_left: None) -> Iterator[None]:
-    yield
-    stop_all_faults()
+def is_replaced(web: Web, tracer: int) -> bool:
+    """Return whether each thread is traced, and by another tracer."""
+    return not {0, tracer} & web.tracers()
 
 
 def tracer_of(web: Web) -> int:
     return min(web.tracers() - {0})
-
-
-def status() -> dict:
-    agent = find_agent(connect())
-    assert agent is not None
-    return agent.ask("status")["faults"][-1]
 
 
 @pytest.mark.parametrize("injector", ["uprobe", "ptrace", "strace"])
@@ -50,11 +44,11 @@ def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signa
         tracer = tracer_of(web)
         os.kill(tracer, how)
         # A stopped one freezes whom it traces, until it is noticed.
-        took.append(wait_for(lambda tracer=tracer: not {0, tracer} & web.tracers(), 5))
+        took.append(wait_for(functools.partial(is_replaced, web, tracer), 5))
         assert [web.get() for _ in range(5)] == [403] * 5
     assert min(took) <= 1.2
-    becomes(lambda: status()["tracer_restarts"], len(took))
-    assert scrape(web)[f'chaosorca_agent_tracer_restarts_total{{container="{web.name}"}}'] == len(took)
+    becomes(lambda: last_fault()["tracer_restarts"], len(took))
+    assert scrape()[f'chaosorca_agent_tracer_restarts_total{{container="{web.name}"}}'] == len(took)
     stop_fault(container=web.name)
     assert web.get() == 200
     assert web.tracers() == {0}
@@ -70,7 +64,7 @@ def test_what_was_spent_of_a_budget_stays_spent(web: Web) -> None:
     wait_for(lambda: not {0, *first} & web.tracers(), 2)
     assert [web.get() for _ in range(8)] == [403] * 4 + [200] * 4
     wait_for(lambda: not fault_active(web.name), 2)
-    assert (status()["reason"], faults_injected(web.name)) == ("its budget was spent", 10)
+    assert (last_fault()["reason"], faults_injected(web.name)) == ("its budget was spent", 10)
     assert web.tracers() == {0}
 
 
@@ -81,7 +75,7 @@ def test_a_tracer_that_goes_on_dying_is_given_up(web: Web) -> None:
         for tracer in web.tracers() - {0}:
             os.kill(tracer, signal.SIGKILL)
         time.sleep(0.1)
-    assert status()["reason"] == "its tracer ended 6 times in 10 s"
+    assert last_fault()["reason"] == "its tracer ended 6 times in 10 s"
     assert [web.get() for _ in range(5)] == [200] * 5
     assert web.tracers() == {0}
 
@@ -93,7 +87,7 @@ def test_a_call_that_is_never_made_is_told_with_what_is_made_instead(web: Web) -
     assert len(told["warnings"]) == 1
     assert "has not been seen to call open: it calls openat instead" in told["warnings"][0]
     assert web.get() == 200
-    assert (status()["state"], faults_injected(web.name)) == ("never fired", 0)
+    assert (last_fault()["state"], faults_injected(web.name)) == ("never fired", 0)
     stop_monitoring(container=web.name)
 
 
@@ -103,7 +97,7 @@ def test_without_a_monitor_the_first_seconds_tell(web: Web) -> None:
     while time.monotonic() < end:
         assert web.get() == 200
         time.sleep(0.1)
-    (warning,) = status()["warnings"]
+    (warning,) = last_fault()["warnings"]
     assert "has not been seen to call stat: it calls " in warning
     assert "newfstatat" in warning
 

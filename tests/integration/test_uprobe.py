@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from chaoslib.exceptions import ActivityFailed
 from docker.models.containers import Container
 
-from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-from chaosorca.engine.agent import ensure_agent, find_agent
+from chaosorca.engine.agent import ensure_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.command import run_command
 from chaosorca.model.contract import AGENT
 from chaosorca.model.fault import parse_fault
 from chaosorca.probes.faults import faults_injected
-from tests.support.containers import WAITS, Web, becomes, go_on, needs_root, scrape, wait_for
+from tests.support.agent_state import last_fault, scrape
+from tests.support.held_program import HOLD, resume
 from tests.support.kernel_state import breakpoints, links, programs
-
-
-@pytest.fixture(autouse=True)
-def end_all_faults(nothing_left: None) -> Iterator[None]:
-    yield
-    stop_all_faults()
-
-
-def status() -> dict:
-    agent = find_agent(connect())
-    assert agent is not None
-    return agent.ask("status")["faults"][-1]
+from tests.support.project import needs_root
+from tests.support.waiting import becomes, wait_for
+from tests.support.web import Web
 
 
 def said(container: Container) -> list[str]:
@@ -60,13 +52,13 @@ def test_a_program_that_begins_later_is_hit_from_its_first_call_on(run_container
 def test_the_programs_own_use_of_the_signal_is_its_own(handled: str, run_container: Callable[..., Container]) -> None:
     """Threads are armed by SIGWINCH, if that is not handled too."""
     script = f"""
-        $| = 1; $SIG{{URG}} = sub {{ $own++ }}; {handled} {WAITS}
+        $| = 1; $SIG{{URG}} = sub {{ $own++ }}; {handled} {HOLD}
         for (1 .. 300) {{ $sent += kill 'URG', $$; $denied++ unless open F, '<', '/etc/hostname' }}
         printf "%d %d %d %d\\n", $sent, $own, $denied, $other; sleep 60
     """
     target = run_container(["perl", "-e", script])
     start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname", injector="uprobe")
-    go_on(target)
+    resume(target)
     wait_for(lambda: len(said(target)) == 1, 20)
     assert said(target) == ["300 300 300 0"]
     becomes(lambda: faults_injected(target.name), 300)
@@ -75,7 +67,7 @@ def test_the_programs_own_use_of_the_signal_is_its_own(handled: str, run_contain
 def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_call(run_container: Callable[..., Container]) -> None:
     """SIGURG (23), or SIGWINCH where that is blocked and nothing handles it."""
     script = (
-        f"use POSIX; $| = 1; {WAITS}"
+        f"use POSIX; $| = 1; {HOLD}"
         + """
         my $all = POSIX::SigSet->new; $all->fillset; my $old = POSIX::SigSet->new;
         sub opened { my $n = 0; for (1 .. 20) { $n++ if open F, '<', '/etc/hostname' } return $n }
@@ -88,13 +80,13 @@ def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_ca
     )
     target = run_container(["perl", "-e", script])
     start_fault(container=target.name, syscall="openat", error="EACCES", injector="uprobe")
-    go_on(target)
+    resume(target)
     wait_for(lambda: len(said(target)) == 1)
     *hit, passed, later, last = (int(word) for word in said(target)[0].split())
     assert (hit, later, last) == ([0, 0], 0, 0)
     assert 0 < passed <= 20, "until that is noticed"
     becomes(lambda: faults_injected(target.name), 100 - passed)
-    (warning,) = status()["warnings"]
+    (warning,) = last_fault()["warnings"]
     assert warning.startswith(
         f"{passed} calls of openat were let pass, because the threads had just blocked the signals that stop them"
     )
@@ -130,9 +122,9 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
     start_fault(container=web.name, syscall="openat,writev", delay_enter="1ms", when="5+2", injector="uprobe")
     for _ in range(60):
         assert web.get() == 200
-    becomes(lambda: status()["coverage"].get("openat"), {"made": 60, "probed": 60})
-    wait_for(lambda: (writev := status()["coverage"]["writev"])["made"] == writev["probed"] >= 60)
-    figures = scrape(web)
+    becomes(lambda: last_fault()["coverage"].get("openat"), {"made": 60, "probed": 60})
+    wait_for(lambda: (writev := last_fault()["coverage"]["writev"])["made"] == writev["probed"] >= 60)
+    figures = scrape()
     for seen_by in ("kernel", "probes"):
         labels = f'container="{web.name}",seen_by="{seen_by}",syscall="openat"'
         assert figures[f"chaosorca_fault_calls_total{{{labels}}}"] == 60
@@ -180,6 +172,8 @@ WITHOUT_MANY_AT_ONCE = """
 import json, sys, time
 from chaosorca.agent.agent import Agent
 from chaosorca.agent.injectors.arming import Arming
+
+pytestmark = pytest.mark.usefixtures("end_all_faults")
 
 agent = Agent("x86_64")
 agent._faults.arming = Arming(one_by_one=True)

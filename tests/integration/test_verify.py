@@ -13,7 +13,9 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.support.containers import BIN, Web, ours
+from tests.support.engine_state import leftovers
+from tests.support.project import BIN
+from tests.support.web import Web
 
 
 def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
@@ -59,7 +61,7 @@ def test_a_fault_that_never_fired_is_a_failure(web: Web, tmp_path: Path, client:
     assert done.returncode == 1, done.stdout
     assert journal["status"] == "failed"
     assert journal["chaosorca"] == {"failed": [f"fault 'fault-0' fired 0 times on container '{web.name}', and not 1 as it has to"]}
-    assert ours(client) == []
+    assert leftovers(client) == []
 
 
 def test_a_fault_that_fired_and_a_placebo_are_none(run_container: Callable[..., Container], tmp_path: Path) -> None:
@@ -94,4 +96,4 @@ def test_a_fault_that_cannot_work_stops_the_experiment_before_anything_starts(
     assert journal["run"] == []
     assert says in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert ours(client) == []
+    assert leftovers(client) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
@@ -12,8 +12,10 @@ import pytest
 from chaoslib.exceptions import ActivityFailed
 from docker.models.containers import Container
 
-from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
-from tests.support.containers import wait_for
+from chaosorca.actions.faults import start_fault, stop_fault
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.usefixtures("end_all_faults")
 
 _ASK = '$| = 1; while (1) { print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n"; select(undef, undef, undef, 0.05) }'
 _STATIC = """
@@ -31,12 +33,6 @@ int main(void)
     }
 }
 """
-
-
-@pytest.fixture(autouse=True)
-def end_all_faults(nothing_left: None) -> Iterator[None]:
-    yield
-    stop_all_faults()
 
 
 def latest(container: Container) -> str:

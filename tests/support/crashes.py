@@ -32,8 +32,10 @@ from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
 from chaosorca.engine.agent import find_agent
 from chaosorca.model.contract import AGENT
 from chaosorca.probes.faults import fault_active, faults_injected
-from tests.support.containers import BIN, ours, remove_ours, wait_for
+from tests.support.engine_state import leftovers, remove_leftovers
 from tests.support.kernel_state import breakpoints, programs
+from tests.support.project import BIN
+from tests.support.waiting import wait_for
 
 SYSCALL = "writev"
 """nginx answers by it, and does not need it to start: a restart under the fault is no gamble."""
@@ -71,6 +73,10 @@ class Engine(Protocol):
     @property
     def client(self) -> docker.DockerClient: ...
 
+    def start(self, live_restore: bool) -> None: ...
+
+    def stop(self) -> None: ...
+
 
 @dataclass
 class FirstEngine:
@@ -78,6 +84,12 @@ class FirstEngine:
 
     client: docker.DockerClient = field(default_factory=docker.from_env)
     configuration: dict[str, Any] = field(default_factory=dict)
+
+    def start(self, live_restore: bool) -> None:
+        raise NotImplementedError("the machine's own daemon is not restarted")
+
+    def stop(self) -> None:
+        raise NotImplementedError("the machine's own daemon is not stopped")
 
 
 @dataclass(frozen=True)
@@ -288,11 +300,13 @@ class Round:
 
     def not_clean(self) -> list[str]:
         """What is left behind when everything has been stopped."""
-        left = self._not_released() or self._not_ended(("gone",)) or [f"left behind: {one}" for one in ours(self.engine.client)]
+        left = (
+            self._not_released() or self._not_ended(("gone",)) or [f"left behind: {one}" for one in leftovers(self.engine.client)]
+        )
         return left or self._not_taken_away()
 
     def _start(self) -> None:
-        arguments = {
+        arguments: dict[str, Any] = {
             "container": self.target.name,
             "syscall": SYSCALL,
             "duration": f"{self.event.duration:.0f}s",
@@ -427,7 +441,7 @@ class Round:
                 self.target.container.unpause()
         if not self._is_clean or self.complaints:
             with contextlib.suppress(docker.errors.DockerException):
-                remove_ours(self.engine.client)
+                remove_leftovers(self.engine.client)
             for pid, _ in _of_containers(self._agents):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -518,6 +532,7 @@ def stop_fault_of_paused_target(one: Round) -> None:
 
 def restart_daemon(one: Round) -> None:
     live_restore = one.event.live_restore
+    assert live_restore is not None and one.ends_by is not None
     one.engine.stop()
     if live_restore and one.ends_by - time.monotonic() > 1.0:
         one.complaints += one.not_in_force()

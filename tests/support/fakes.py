@@ -60,7 +60,9 @@ class FakePrometheus:
         """The series that a selector selects, as far as they have samples in the span."""
         self.asked.append(selector)
         last = self.numbers["time()"] if end is None else end
-        name, matchers = re.fullmatch(r"(\w+)\{(.*)\}", selector).groups()
+        parts = re.fullmatch(r"(\w+)\{(.*)\}", selector)
+        assert parts is not None
+        name, matchers = parts.groups()
         wanted = re.findall(r'(\w+)(=~?)"([^"]*)"', matchers)
         found = []
         for one in self.series:

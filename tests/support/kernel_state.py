@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from tests.support.containers import ROOT
+from tests.support.project import ROOT
 
 _BPF = {"x86_64": 321, "aarch64": 280}
 _NEXT_PROGRAM, _NEXT_LINK, _OPEN_PROGRAM, _OPEN_LINK, _TELL = 11, 31, 13, 30, 15  # commands of bpf(2)

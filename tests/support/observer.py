@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import pytest
 from docker.models.containers import Container
 
-from chaosorca.actions.faults import start_fault, stop_all_faults, stop_fault
+from chaosorca.actions.faults import start_fault, stop_fault
 from chaosorca.model.fault import parse_fault
 from chaosorca.model.injectors import strace_cannot, uprobe_cannot
-from tests.support.containers import ROOT, Web, ours, remove_ours, wait_for
+from tests.support.project import ROOT
+from tests.support.waiting import wait_for
+from tests.support.web import tracers_of
 
 INJECTORS = ("strace", "ptrace", "uprobe")
 PROGRAMS = ("dynamic", "static", "musl", "bare")
@@ -228,8 +229,8 @@ class Observer:
         return self._state()[3]
 
     def tracers(self) -> set[int]:
-        """Who traces its threads; {0} if nobody does."""
-        return Web(self.container, "").tracers()
+        """Return the ids of the processes that trace its threads; {0} if there are none."""
+        return tracers_of(self.container)
 
     def _worker(self, place: int, role: str) -> Worker:
         at = _WORKERS_AT + place * self._length
@@ -354,22 +355,3 @@ def normal(step: str, role: str) -> int:
     if step == "getppid":
         return 1 if role in ("child", "executed") else 0
     return NORMAL.get(step, 0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_agent_for_all(client: docker.DockerClient) -> Iterator[None]:
-    """In place of `nothing_left`: starting one agent for each of many short tests would take longer than they do."""
-    remove_ours(client)
-    yield
-    stop_all_faults()
-    left = ours(client)
-    remove_ours(client)
-    assert left == [], f"left behind: {left}"
-
-
-@pytest.fixture(scope="module")
-def observers_of_a_module(client: docker.DockerClient) -> Iterator[Observers]:
-    """The observers of a module's tests."""
-    observers = Observers(client)
-    yield observers
-    observers.remove()

@@ -182,7 +182,7 @@ def _clean_up() -> None:
 
 def _processes() -> list[int]:
     """The daemons and their shims, which all have our directory in their command lines, and what runs in the containers."""
-    found = set()
+    found: set[int] = set()
     for group in _cgroups():
         with contextlib.suppress(OSError):
             found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())

@@ -105,7 +105,7 @@ def test_the_package_itself_imports_nothing_but_the_standard_library_when_it_is_
         alias.name
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in ([ast.alias(node.module)] if isinstance(node, ast.ImportFrom) else node.names)
+        for alias in ([ast.alias(node.module or "")] if isinstance(node, ast.ImportFrom) else node.names)
     }
     assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
 

@@ -262,7 +262,8 @@ def test_every_control_is_covered() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        *[(name, arguments) for name in CONTROLS for arguments in (None, {})],
+        *[(name, None) for name in CONTROLS],
+        *[(name, dict[str, Any]()) for name in CONTROLS],
         ("observe", {"containers": ["web", "db"], "keep": True}),
         ("observe", {"containers": "web, db", "keep": "false"}),
         ("observe", {"containers": None, "label": "app=shop"}),

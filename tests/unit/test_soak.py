@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.soak import grown
+
 AT = [float(second) for second in range(60)]
 
 
-@pytest.fixture(scope="module")
-def soak() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("soak")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
 def noisy(level: float, noise: float, rise: float = 0.0) -> list[float]:
+    """Return samples that rise along a straight line, with random noise."""
     chance = random.Random(7)
     return [level + rise * at / AT[-1] + chance.uniform(-noise, noise) for at in AT]
 
 
-def test_what_is_level_does_not_grow_whatever_single_samples_say(soak: Any) -> None:
+def test_single_high_samples_are_no_growth() -> None:
     memory = noisy(40e6, 2e6)
     memory[30] = memory[59] = 90e6
-    assert soak.grown(AT, {"anonymous memory": memory, "scrape": noisy(0.02, 0.01), "dropped": [0.0] * 60}) == []
+    assert grown(AT, {"anonymous memory": memory, "scrape": noisy(0.02, 0.01), "dropped": [0.0] * 60}) == []
 
 
-def test_what_grows_only_at_first_does_not_grow(soak: Any) -> None:
-    assert soak.grown(AT, {"anonymous memory": [min(at, 14) * 1e6 for at in AT]}) == []
+def test_a_rise_during_the_warm_up_is_no_growth() -> None:
+    assert grown(AT, {"anonymous memory": [min(at, 14) * 1e6 for at in AT]}) == []
 
 
 @pytest.mark.parametrize(
@@ -47,6 +36,6 @@ def test_what_grows_only_at_first_does_not_grow(soak: Any) -> None:
         ("dropped", [0.0] * 59 + [1.0]),
     ],
 )
-def test_what_grows_is_told(soak: Any, name: str, values: list[float]) -> None:
-    (sentence,) = soak.grown(AT, {name: values, "scrape of another": noisy(5, 1)})
+def test_steady_growth_is_reported(name: str, values: list[float]) -> None:
+    (sentence,) = grown(AT, {name: values, "scrape of another": noisy(5, 1)})
     assert sentence.startswith(f"{name} grows by ")

@@ -46,7 +46,8 @@ def talk(asked: dict, latencies: list[float]) -> None:
     connection.close()
 
 
-asked, latencies = json.loads(sys.argv[1]), []
+asked = json.loads(sys.argv[1])
+latencies: list[float] = []
 threads = [threading.Thread(target=talk, args=(asked, latencies)) for _ in range(asked.get("connections", 1))]
 for thread in threads:
     thread.start()

@@ -13,9 +13,10 @@ import sys
 import time
 from typing import Any
 
-from chaosorca.agent.ebpf import program as libbpf
+from chaosorca.agent.ebpf.library import RunOptions, check, libbpf
 from chaosorca.agent.ebpf.program import Program
 from chaosorca.agent.monitors import http
+from chaosorca.agent.monitors.tls import SWEEP
 
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}
 CONTEXT = struct.Struct("=12I5I31I")  # struct __sk_buff; cb[0] is the first of the second part
@@ -49,15 +50,15 @@ def give(filter_fd: int, target: int, packet: dict[str, Any], repeat: int = 1) -
     data = frame(packet)
     context = CONTEXT.pack(*[0] * 12, target, *[0] * 35)
     held = ctypes.create_string_buffer(context, len(context))
-    options = libbpf._RunOptions(
-        sz=ctypes.sizeof(libbpf._RunOptions),
+    options = RunOptions(
+        sz=ctypes.sizeof(RunOptions),
         data_in=data,
         data_size_in=len(data),
         ctx_in=ctypes.addressof(held),
         ctx_size_in=len(context),
         repeat=repeat,
     )
-    libbpf._check(libbpf._library().bpf_prog_test_run_opts(filter_fd, ctypes.byref(options)))
+    check(libbpf().bpf_prog_test_run_opts(filter_fd, ctypes.byref(options)))
     return int(options.duration)
 
 
@@ -70,7 +71,7 @@ def main() -> None:
         for kind, what in steps:
             if kind == "sweep":
                 oldest = int((time.monotonic() - what) * 1e9)
-                program.run("sweep", http.SWEEP.pack(oldest, oldest, 0))
+                program.run("sweep", SWEEP.pack(oldest, oldest, 0))
             elif kind == "many":
                 for port in range(what["count"]):
                     give(filter_fd, target, {**what["packet"], "port": 1024 + port % 60000, "version": 4 if port < 60000 else 6})

@@ -67,7 +67,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_argument_of_a_fault_reaches_the_agent_by_its_name(engine: Any) -> None:
     agent = FakeAgent()
     engine(agent)
-    given = {
+    given: dict[str, Any] = {
         "error": "EIO",
         "signal": "SIGUSR1",
         "delay_enter": "1ms",

@@ -19,7 +19,8 @@ def activity(module: str, arguments: Any) -> dict[str, Any]:
     return {"type": "action", "name": "a", "provider": {"type": "python", "module": module, "func": "f", "arguments": arguments}}
 
 
-OURS, CURL = "chaosorca.actions.faults", {"type": "action", "name": "c", "provider": {"type": "process", "path": "curl"}}
+OURS = "chaosorca.actions.faults"
+CURL: dict[str, Any] = {"type": "action", "name": "c", "provider": {"type": "process", "path": "curl"}}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_export_leaves_out_the_report_where_it_is_not_wanted(wanted: Any, tmp_pa
 
 def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ("export", "observe", "verify", "cleanup")
-    providers = {name: {"type": "python", "module": f"chaosorca.controls.{name}"} for name in names}
+    providers: dict[str, dict[str, Any]] = {name: {"type": "python", "module": f"chaosorca.controls.{name}"} for name in names}
     providers["verify"]["arguments"] = {"min_injected": "${least}"}
     start = {"name": "breaks", "provider": {"module": "chaosorca.actions.faults", "func": "start_fault", "arguments": {}}}
     experiment = {"title": "t", "method": [], "controls": [{"name": name, "provider": one} for name, one in providers.items()]}

@@ -114,7 +114,7 @@ def test_another_start_that_was_faster_is_taken_and_any_other_refusal_is_told() 
 def test_the_agent_gets_two_variables_of_the_clients_environment(
     environment: dict[str, str], passed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent.os, "environ", environment)
+    monkeypatch.setattr("os.environ", environment)
     assert agent._run(FakeClient(None, set(), set()), "image").options["environment"] == passed
 
 
@@ -184,9 +184,10 @@ def test_an_agent_that_was_started_goes_even_if_the_visit_fails(monkeypatch: pyt
 
 
 def test_faults_are_records_and_what_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, asked = fault_record(), []
+    one = fault_record()
+    asked: list[Any] = []
+    answers: dict[str, Any] = {"status": {"faults": [one.to_json()]}, "stop_fault": {"stopped": [one.to_json()]}}
     monkeypatch.setattr(agent.Agent, "ask", lambda self, operation, **given: asked.append((operation, given)) or answers[operation])
-    answers = {"status": {"faults": [one.to_json()]}, "stop_fault": {"stopped": [one.to_json()]}}
     running = agent.Agent(SimpleNamespace())
     assert running.faults() == [one]
     assert running.stop_fault(container="c", syscalls=None) == [one]

@@ -22,7 +22,7 @@ class FakeContainer:
     ) -> None:
         self.name = name
         self.id = ID
-        self.attrs = {
+        self.attrs: dict[str, Any] = {
             "Name": f"/{name}",
             "Id": ID,
             "State": {**RUNNING, **(state or {})},

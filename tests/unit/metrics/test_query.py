@@ -12,14 +12,15 @@ from chaosorca.exceptions import NoData, PrometheusError
 from chaosorca.metrics.query import Prometheus, Series
 
 
-class Session:
+class Session(requests.Session):
     """Answers each request with a text, or raises."""
 
     def __init__(self, answer: str | Exception) -> None:
+        super().__init__()
         self.answer = answer
         self.asked: list[tuple[str, dict[str, str]]] = []
 
-    def post(self, url: str, data: dict[str, str], timeout: float) -> requests.Response:
+    def post(self, url: Any, data: Any = None, json: Any = None, *, timeout: Any = None, **_: Any) -> requests.Response:
         self.asked.append((url, data))
         assert timeout > 0
         if isinstance(self.answer, Exception):

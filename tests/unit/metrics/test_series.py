@@ -109,7 +109,7 @@ def test_27_calls_are_exactly_27_when_multiplied_back(start: float, interval: fl
     assert grown[: len(share) + 1] == [None, *(pytest.approx(27 * part) for part in share)]
     rates = per_second(axis, grown)
     assert rates[0] is None
-    assert sum(rates[i] * (axis[i] - axis[i - 1]) for i in range(1, 6)) == pytest.approx(27, abs=1e-9)
+    assert sum((rates[i] or 0) * (axis[i] - axis[i - 1]) for i in range(1, 6)) == pytest.approx(27, abs=1e-9)
 
 
 @pytest.mark.parametrize(

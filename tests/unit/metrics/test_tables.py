@@ -206,7 +206,7 @@ def test_another_metric_is_refused_with_those_that_exist(name: str, hint: str) -
 
 
 def test_csv_is_exact() -> None:
-    columns = {"200": [2.0, None, 0.5], 'a "b", c': [0.0, 27.0, 1 / 3]}
+    columns: dict[str, list[float | None]] = {"200": [2.0, None, 0.5], 'a "b", c': [0.0, 27.0, 1 / 3]}
     assert to_csv(Table([START, START + 1.0004, START + 86_400.25], columns)) == (
         'timestamp,200,"a ""b"", c"\n'
         "2023-11-14T22:13:20.000Z,2,0\n"

@@ -144,7 +144,7 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
         *[
             ({"syscall": "openat", "error": "EIO", name: value}, f"{name} {value!r} is no duration")
             for name in ("delay_enter", "delay_exit", "duration")
-            for value in ("", "soon", "-1s", "1S", "1 s", "100msec", "1ns", [], {})
+            for value in ("", "soon", "-1s", "1S", "1 s", "100msec", "1ns", list[str](), dict[str, str]())
         ],
         *[
             ({"syscall": "openat", "error": "EIO", name: "0s"}, f"{name} '0s' is no time at all")
@@ -158,7 +158,7 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
             ({"syscall": "openat", "error": "EIO", "when": when}, "when ")
             for when in (
                 *("", " ", "0", "0+", "-1", "1+0", "3..2", "1..", "..3", "1..3+", "65536", "1+65536", "+", "a", "1 +2", "1++2"),
-                *("1...3", "1,3", "1-3", 0, -1, 65536, 1.5, 3.0, True, False, [], [3], {}),
+                *("1...3", "1,3", "1-3", 0, -1, 65536, 1.5, 3.0, True, False, list[int](), [3], dict[str, str]()),
             )
         ],
     ],

@@ -101,10 +101,10 @@ def test_random_faults_with_one_text_are_equal(rng: random.Random) -> None:
     assert len(by_text) > ROUNDS * 0.9
 
 
-def refuses_politely(read: Callable[[], Fault]) -> bool:
-    """Whether it was refused; if so, then in one printable line without the program's inside."""
+def refuses_politely(read: Callable[..., Fault], *arguments: Any, **named: Any) -> bool:
+    """Return whether a text is refused; check that the message is one printable line without internals."""
     try:
-        read()
+        read(*arguments, **named)
     except InvalidArgument as refused:
         message = str(refused)
         assert message.isprintable()
@@ -139,7 +139,7 @@ def test_a_valid_text_that_was_tampered_with_is_read_or_refused_and_nothing_else
     for _ in range(ROUNDS):
         arch = rng.choice(ARCHES)
         text = mutated(rng, random_fault(rng, arch).text)
-        if refuses_politely(lambda text=text, arch=arch: read_fault(text, arch)):
+        if refuses_politely(read_fault, text, arch):
             refused += 1
         else:
             fault = read_fault(text, arch)
@@ -150,11 +150,11 @@ def test_a_valid_text_that_was_tampered_with_is_read_or_refused_and_nothing_else
 def test_garbage_is_refused_and_nothing_else(rng: random.Random) -> None:
     for _ in range(ROUNDS):
         text = random_text(rng, 80)
-        assert refuses_politely(lambda text=text: read_fault(text, "x86_64"))
+        assert refuses_politely(read_fault, text, "x86_64")
 
 
 def test_random_things_as_arguments_are_taken_or_refused_and_nothing_else(rng: random.Random) -> None:
-    things = [
+    things: list[Any] = [
         None,
         True,
         False,
@@ -178,7 +178,5 @@ def test_random_things_as_arguments_are_taken_or_refused_and_nothing_else(rng: r
     refused = 0
     for _ in range(ROUNDS):
         arguments = {name: rng.choice(things) for name in rng.sample(names, rng.randint(1, 4))}
-        refused += refuses_politely(
-            lambda arguments=arguments: parse_fault("x86_64", "read", **{"delay_enter": "1us", "duration": "1m", **arguments})
-        )
+        refused += refuses_politely(parse_fault, "x86_64", "read", **{"delay_enter": "1us", "duration": "1m", **arguments})
     assert 0 < refused < ROUNDS

@@ -51,7 +51,7 @@ def test_without_a_fault_that_has_hit_and_ended_there_is_no_recovery(faults: lis
     assert str(failed.value) == says
 
 
-NOT_FIRED = {"injected": {}}
+NOT_FIRED: dict[str, Any] = {"injected": {}}
 LATER = {"begins": START + 10, "ended": START + 11}
 MUCH_LATER = {"begins": START + 50, "ended": START + 51}
 
@@ -74,9 +74,14 @@ def test_the_recovery_is_that_from_what_hit_last(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(http, "open_prometheus", lambda configuration: configuration["prometheus_base_url"])
-    monkeypatch.setattr(http.recovery, "time_to_recover", lambda *arguments: asked.extend(arguments) or 1.25)
+    monkeypatch.setattr("chaosorca.metrics.recovery.time_to_recover", lambda *arguments: asked.extend(arguments) or 1.25)
     known(*faults)
-    given = {"status": "4xx,none", "role": "client", "within": "1m", "configuration": {"prometheus_base_url": "there"}}
+    given: dict[str, Any] = {
+        "status": "4xx,none",
+        "role": "client",
+        "within": "1m",
+        "configuration": {"prometheus_base_url": "there"},
+    }
     assert http.time_to_recover("0123abcd", **given) == 1.25
     requests = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="client"'
     expected = tuple(START + at for at in span)

@@ -75,7 +75,8 @@ def plot(values: list[float | None], steps: bool = True, **how: Any) -> Plot:
 
 def paths(svg: Element) -> list[list[tuple[float, float]]]:
     """The points of each line's pieces."""
-    return [[tuple(map(float, point.split(","))) for point in one.get("d")[1:].split()] for one in svg.iter("path")]
+    pieces = [one.get("d", "")[1:].split() for one in svg.iter("path")]
+    return [[(float(x), float(y)) for x, y in (point.split(",") for point in piece)] for piece in pieces]
 
 
 def test_a_rate_is_a_staircase_that_begins_where_it_is_known() -> None:
@@ -101,7 +102,7 @@ def test_what_is_not_known_is_a_gap(values: list[float | None], pieces: int) -> 
 def test_faults_are_shaded_and_values_can_be_read() -> None:
     svg = to_svg(plot([1.0, 2.0, 3.0], shades=[Shade(START + 0.5, START + 1.5, "openat:error=EIO")]))
     (shade,) = [one for one in svg.iter("rect") if one.get("class") == "fault"]
-    assert (float(shade.get("x")), float(shade.get("width"))) == (270, 384)
+    assert (float(shade.get("x", "")), float(shade.get("width", ""))) == (270, 384)
     assert readings(svg) == [
         "22:13:20\nthese: 1 /s",
         "22:13:21\nopenat:error=EIO\nthese: 2 /s",
@@ -111,7 +112,7 @@ def test_faults_are_shaded_and_values_can_be_read() -> None:
 
 def readings(svg: Element) -> list[str]:
     """What is told where one points at."""
-    return [str(one.find("title").text) for one in svg.iter("rect") if one.get("class") == "reading"]
+    return [str(one.findtext("title")) for one in svg.iter("rect") if one.get("class") == "reading"]
 
 
 def test_readings_of_long_lines_tell_the_range_of_several_times() -> None:

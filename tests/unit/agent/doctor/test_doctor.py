@@ -101,9 +101,9 @@ def test_what_does_not_work_is_found_by_doing_it(
     monkeypatch.setattr("chaosorca.agent.doctor.doctor._SEEN_WITHIN", 0.2)
     server = serve(0, Snapshot)
     try:
-        parts = [kind() for _ in range(3)]
+        parts: Any = [kind() for _ in range(3)]
         source = IoSource("/proc/PID/io", "why")
-        examining = Doctor("x86_64", *parts, lambda: source, lambda: "no socket", server.server_address[1], tmp_path)
+        examining = Doctor("x86_64", *parts, lambda: source, lambda: "no socket", server.server_address[1], tmp_path)  # type: ignore[call-arg]
         findings = by_name(examining.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
     finally:
         server.shutdown()
@@ -137,7 +137,7 @@ class Working(Deaf):
 )
 def test_the_choice_of_auto_is_told(why: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Doctor, "_inject", lambda self, injector, own: "works")
-    examining = Doctor("x86_64", Deaf(), Deaf(), Working(why), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)
+    examining = Doctor("x86_64", Deaf(), Deaf(), Working(why), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
     findings = by_name(examining.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
     assert findings["injector auto"] == ok("injector auto", says)
     assert findings["uprobes"] == ok("uprobes", "works")
@@ -162,12 +162,12 @@ def test_https_needs_unified_control_groups(
 ) -> None:
     monkeypatch.setattr(Doctor, "_inject", lambda self, injector, own: "works")
     own = Cgroup({}, tmp_path) if version == 2 else Cgroup({"memory": tmp_path}, None)
-    examining = Doctor("x86_64", Deaf(), Working(), Working(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)
+    examining = Doctor("x86_64", Deaf(), Working(), Working(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
     assert by_name(examining.examine(Target("chaosorca-agent", "", own)))["HTTPS"] == finding
 
 
 def test_an_agent_without_a_control_group_says_no_to_all_that_needs_one(tmp_path: Path) -> None:
-    examining = Doctor("x86_64", Broken(), Broken(), Broken(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)
+    examining = Doctor("x86_64", Broken(), Broken(), Broken(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
     findings = by_name(examining.examine(None))
     assert findings["control groups"].mark == "no"
     for name in ("tracepoints", "socket filters", "HTTPS", "uprobes", "ptrace", "strace", "injector auto"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ class Loaded:
         del self.probes[link]
 
 
-def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Arming:
+def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: Any) -> Arming:
     Loaded.all = []
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(arming, "Program", Loaded)
@@ -66,7 +67,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: bool) -> Ar
     )
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
     monkeypatch.setattr(uprobes, "supports_uprobe_multi", lambda fd: many)
-    monkeypatch.setattr(arming.procfs, "command_name", lambda proc, pid: "kthreadd")
+    monkeypatch.setattr("chaosorca.agent.linux.proc.command_name", lambda proc, pid: "kthreadd")
     one = Arming(**options)
     one.prepare()
     one.prepare()

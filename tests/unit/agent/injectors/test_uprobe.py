@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -155,7 +155,7 @@ def test_a_program_that_can_have_no_probe_is_told_and_does_not_keep_others_from_
     arming.probes.clear()
     session._take_event(EXEC, 0, 66, 0)
     session._take_event(EXEC, 0, 77, 0)
-    (tracer,) = session._tracers
+    (tracer,) = cast("list[Tracer]", session._tracers)
     assert eventually(lambda: tracer.told[-1] == "go 77")
     assert "go 66" in tracer.told
     assert arming.probes == {X86["openat"]}

@@ -20,6 +20,7 @@ from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.linux.cgroups import Cgroup
 from chaosorca.agent.monitors import http
 from chaosorca.agent.monitors.http import HttpMonitor, _Watched
+from chaosorca.agent.monitors.tls import SWEEP
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 
@@ -40,8 +41,9 @@ def test_the_parser_finds_messages_however_they_are_cut(tmp_path: Path) -> None:
 
 def names(enum: str, prefix: str) -> list[str]:
     """The names of an enumeration, without their prefix."""
-    inside = re.search(rf"enum {enum} {{(.*?)}}", re.sub(r"/\*.*?\*/", "", HEADERS), re.DOTALL)[1]
-    return [name.strip().removeprefix(prefix) for name in inside.split(",") if name.strip()]
+    inside = re.search(rf"enum {enum} {{(.*?)}}", re.sub(r"/\*.*?\*/", "", HEADERS), re.DOTALL)
+    assert inside is not None
+    return [name.strip().removeprefix(prefix) for name in inside[1].split(",") if name.strip()]
 
 
 def test_numbers_mean_the_same_to_the_kernel_and_to_the_agent() -> None:
@@ -86,7 +88,7 @@ class Kernel:
         assert function == "sweep"
         self.asked += 1
         self.maps["per_target"].content[3][0][4] += self.found_waiting
-        return http.SWEEP.pack(0, 0, 12)
+        return SWEEP.pack(0, 0, 12)
 
     def fd(self, function: str) -> int:
         return 5
@@ -164,8 +166,8 @@ def test_a_machine_that_was_just_booted_has_no_old_requests(
 ) -> None:
     monitor, program = watching
     told = []
-    monkeypatch.setattr(program, "run", lambda _, asked: told.append(http.SWEEP.unpack(asked)) or asked)
-    monkeypatch.setattr(http.time, "monotonic", lambda: 20.0)
+    monkeypatch.setattr(program, "run", lambda _, asked: told.append(SWEEP.unpack(asked)) or asked)
+    monkeypatch.setattr("time.monotonic", lambda: 20.0)
     monitor.give_up_on_old()
     assert told == [(0, 15_000_000_000, 0)]
 

@@ -227,7 +227,7 @@ def test_before_the_program_runs_there_is_nothing() -> None:
 
 
 def test_where_it_cannot_run_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert TlsProbes().prepare(None) == "HTTPS is followed on x86-64 only, and this is aarch64"  # type: ignore[arg-type]
 
 
@@ -241,6 +241,7 @@ def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
 
 def test_what_is_in_use_of_its_maps_is_told(probes: TlsProbes) -> None:
     assert TlsProbes().entries() == {}
-    probes.attach(3, Target(cgroups=(7, 8)))
+    probes.attach(3, Target(cgroups=(7, 8)))  # type: ignore[arg-type]
+    assert probes._program is not None
     probes._program["unprobed"].put((3, 9), b"java")
     assert probes.entries() == {"tls_cgroups": 2, "processes": 0, "unprobed": 1, "calls": 0}
