@@ -1,0 +1,139 @@
+"""Faults as arguments: what is accepted, and what is refused with which message."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chaosorca.model.errors import InvalidArgument
+from chaosorca.model.fault import Fault, parse_fault, read_fault
+from tests.support.sentences import is_a_sentence
+
+X86 = "x86_64"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"probability": "0.1"}, {"probability": 0.1}),
+        ({"probability": " 0.5 "}, {"probability": 0.5}),
+        ({"probability": 1}, {"probability": 1.0}),
+        ({"probability": "1e-9"}, {"probability": 1e-9}),
+        ({"max_faults": "12"}, {"max_faults": 12}),
+        ({"max_faults": 12.0}, {"max_faults": 12}),
+        ({"max_faults": 2**31}, {"max_faults": 2**31}),
+        ({"error": "", "retval": "0"}, {"error": None, "retval": 0}),
+        ({"error": "", "delay_enter": "1s"}, {"error": None, "delay_enter": 1_000_000}),
+        ({"retval": 2**53 + 1, "error": None}, {"error": None, "retval": 2**53 + 1}),
+        ({"when": 7}, {"when": "7"}),
+        ({"path": "/a:b%25"}, {"path": "/a:b%25"}),  # nothing is unescaped in an argument
+        ({"process": "worker: 100%"}, {"process": "worker: 100%"}),
+        ({"path": "/" + 2047 * "ü"}, {"path": "/" + 2047 * "ü"}),  # 4095 bytes
+        ({"placebo": "true"}, {"placebo": True}),
+        ({"placebo": "no"}, {"placebo": False}),
+        ({"delay_enter": "10m"}, {"delay_enter": 600_000_000}),  # as long as the fault lasts: what it holds it holds to its end
+        ({"delay_exit": "1h", "duration": "2h"}, {"delay_exit": 3_600_000_000, "duration": 7_200_000_000}),
+        ({"duration": "1us"}, {"duration": 1}),
+        ({"duration": "8784h"}, {"duration": 8784 * 3_600_000_000}),
+        ({"abort_when": "error_ratio>0.5"}, {"abort_when": "error_ratio > 0.5 for 5s"}),
+        ({"abort_when": "latency(0.99) > 500ms for 60s"}, {"abort_when": "latency(0.99) > 500ms for 1m"}),
+        ({"abort_when": "request_rate < 10 for 20m"}, {"abort_when": "request_rate < 10 for 20m"}),  # it ends before: no harm
+    ],
+)
+def test_arguments_are_taken_as_numbers_or_as_text(arguments: dict[str, Any], fault: dict[str, Any]) -> None:
+    found = parse_fault(X86, "read", **{"error": "EIO", **arguments})
+    assert {name: getattr(found, name) for name in fault} == fault
+    assert read_fault(found.text, X86) == replace(found, duration=max(found.delay_exit or 0, Fault.duration), abort_when=None)
+    assert Fault.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        # probability
+        ({"probability": 0}, "probability 0 means never"),
+        ({"probability": 0.0}, "probability 0.0 means never"),
+        ({"probability": 5e-324}, "probability 5e-324 is less than one call in a billion"),
+        ({"probability": 1.1}, "probability 1.1 is not a number from 0 to 1"),
+        ({"probability": 1.0000000000000002}, "probability 1.0000000000000002 is not a number from 0 to 1"),
+        ({"probability": 10}, "probability 10 is not a number from 0 to 1"),
+        ({"probability": -0.1}, "probability -0.1 is not a number from 0 to 1"),
+        ({"probability": float("nan")}, "probability nan is not a number from 0 to 1"),
+        ({"probability": float("inf")}, "probability inf is not a number from 0 to 1"),
+        ({"probability": ""}, "probability '' is no number"),
+        ({"probability": "${p}"}, "probability '${p}' is no number"),
+        ({"probability": True}, "probability True is not a number from 0 to 1"),
+        ({"probability": None}, "probability None is no number"),
+        ({"probability": [0.5]}, "probability [0.5] is no number"),
+        # max_faults
+        ({"max_faults": -1}, "max_faults -1 is not a number from 0 to 2147483648"),
+        ({"max_faults": 2**31 + 1}, "is not a number from 0 to 2147483648"),
+        ({"max_faults": 1e20}, "max_faults 1e+20 is not a number from 0 to 2147483648"),
+        ({"max_faults": 1.5}, "max_faults 1.5 is no whole number"),
+        ({"max_faults": True}, "max_faults True is not a number from 0"),
+        ({"max_faults": None}, "max_faults None is no number"),
+        ({"max_faults": ""}, "max_faults '' is no number"),
+        # path and process
+        ({"path": ""}, "path '' is no text to look for: leave it out, or say what it has to be"),
+        ({"path": 7}, "path 7 is no text to look for"),
+        ({"path": b"/etc/hosts"}, "path b'/etc/hosts' is no text to look for"),
+        ({"path": ["/a", "/b"]}, "path ['/a', '/b'] is no text to look for"),
+        ({"path": "/a\0b"}, "path '/a\\x00b' is no text to look for"),
+        ({"path": "/\udcff"}, "path '/\\udcff' cannot be written in UTF-8"),
+        ({"path": "%2Fetc"}, "path '%2Fetc' is not absolute"),
+        ({"path": "C:/data"}, "path 'C:/data' is not absolute"),
+        ({"process": ""}, "process '' is no text to look for"),
+        ({"process": "\n\t"}, "process '\\n\\t' is no text to look for"),
+        ({"process": 4711}, "process 4711 is no text to look for"),
+        ({"process": True}, "process True is no text to look for"),
+        ({"process": "\ud800"}, "process '\\ud800' cannot be written in UTF-8"),
+        # placebo
+        ({"placebo": "maybe"}, "placebo 'maybe' is neither true nor false"),
+        ({"placebo": None}, "placebo None is neither true nor false"),
+        ({"placebo": 2}, "placebo 2 is neither true nor false"),
+        # effects
+        ({"signal": ""}, "signal '' does not exist"),
+        ({"signal": 9}, "signal 9 is no name of a signal: write it as in 'SIGUSR1'"),
+        ({"signal": True}, "signal True is no name of a signal"),
+        ({"signal": ["SIGHUP"]}, "signal ['SIGHUP'] is no name of a signal"),
+        ({"error": None, "retval": ""}, "retval '' is no number"),
+        ({"error": None, "retval": 1e20}, "retval 1e+20 is not a number from 0 to 9223372036854775807"),
+        ({"error": None, "retval": [1]}, "retval [1] is no number"),
+        ({"error": None, "retval": -4095}, "retval -4095 is not a number from 0"),
+        ({"error": False}, "error False is no name of an errno"),
+        ({"error": 0}, "error 0 is no name of an errno"),
+        ({"error": None}, "has no effect"),
+        ({"error": None, "probability": 0.5, "path": "/a", "placebo": True}, "has no effect"),
+        # how long
+        (
+            {"delay_enter": "1h"},
+            "delay_enter 1h is longer than the fault's duration 10m, whose end lets go of the calls that it holds: "
+            "give a shorter delay, or a longer duration",
+        ),
+        ({"delay_exit": "5001ms", "duration": "5s"}, "delay_exit 5001ms is longer than the fault's duration 5s"),
+        ({"delay_enter": "2s", "duration": "1s", "placebo": True}, "delay_enter 2s is longer than the fault's duration 1s"),
+        ({"duration": "0s"}, "duration '0s' is no time at all"),
+        ({"duration": "forever"}, "duration 'forever' is no duration"),
+        ({"duration": 10}, "duration 10 has no unit"),
+        ({"duration": ""}, "duration '' is no duration"),
+        ({"duration": "400d"}, "duration '400d' is no duration"),
+        # when it ends by itself
+        ({"abort_when": ""}, "abort_when '' is no condition: write it as in 'error_ratio > 0.5 for 10s'"),
+        ({"abort_when": True}, "abort_when True is no condition"),
+        ({"abort_when": "error_ratio"}, "abort_when 'error_ratio' is no condition"),
+        ({"abort_when": "error_rate > 0.5"}, "abort_when knows no 'error_rate': did you mean 'error_ratio'"),
+        ({"abort_when": "error_ratio > 1.5"}, "abort_when's error_ratio '1.5' is not a number from 0 to 1"),
+        ({"abort_when": "request_rate < 1e10"}, "abort_when's request_rate '1e10' is not a number from 0 to 1000000000"),
+        ({"abort_when": "latency > 0.5"}, "abort_when's latency '0.5' has no unit"),
+        ({"abort_when": "latency(95) > 1s"}, "abort_when's quantile '95' is not a number from 0 to 1"),
+        ({"abort_when": "error_ratio > 0.5 for 10"}, "abort_when's duration '10' has no unit"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_with_their_reason(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        parse_fault(X86, "read", **{"error": "EIO", **arguments})
+    assert says in str(refused.value)
+    assert is_a_sentence(str(refused.value))
