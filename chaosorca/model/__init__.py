@@ -1,1 +1,1 @@
-"""Pure values: durations, `when` expressions, system calls, errnos, faults. No I/O but reading the package's own tables."""
+"""Pure values: durations, `when` expressions, system calls, errnos, faults. The only I/O is reading the package's own tables."""

@@ -1,10 +1,12 @@
-"""When a fault ends by itself because of what it does: `error_ratio > 0.5 for 10s`.
+"""The condition that ends a fault early, such as `error_ratio > 0.5 for 10s`.
 
     MEASURE[(OF)] COMPARISON BOUND [for DURATION]
 
-`error_ratio` (of `5xx,none`, or of a list of codes and classes) is compared with a number from 0 to 1, `request_rate` (of all, or
-of such a list) with requests/s, `latency` (the 0.95-quantile, or another) with a duration. It is taken over the last second, and
-has to hold all through the duration, default 5s.
+- `error_ratio` counts the answers `5xx,none`, or those in OF (a list of codes and classes). BOUND is a number from 0 to 1.
+- `request_rate` counts all requests, or those in OF. BOUND is a number of requests per second.
+- `latency` is the 0.95-quantile, or the quantile OF. BOUND is a duration.
+
+Each measure covers the last second. The condition must hold throughout DURATION, 5s by default.
 """
 
 from __future__ import annotations
@@ -33,10 +35,16 @@ _MOST_REQUESTS = 10**9
 
 @dataclass(frozen=True)
 class AbortCondition:
-    """A condition whose every part has been checked.
+    """A validated condition.
 
-    `status` is the regular expression of the codes that count, `quantile` that of a latency; `bound` is a share, requests/s, or
-    seconds; `seconds` is how long it has to hold.
+    Attributes:
+        text: the condition in its canonical form.
+        measure: one of `MEASURES`.
+        status: a regular expression of the codes that count; latency ignores it.
+        quantile: the quantile of the latency; the other measures ignore it.
+        comparison: `>`, `<`, `>=` or `<=`.
+        bound: a ratio, requests/s or seconds, depending on the measure.
+        seconds: how long the condition must hold.
     """
 
     text: str
@@ -48,22 +56,24 @@ class AbortCondition:
     seconds: float
 
     def is_met_by(self, value: float) -> bool:
-        """Whether a value of the measure is beyond the bound."""
+        """Return whether a value of the measure is beyond the bound."""
         return _COMPARISONS[self.comparison](value, self.bound)
 
 
 def parse_abort_when(text: object) -> AbortCondition:
-    """Check a condition as a user wrote it.
+    """Parse a condition as a user wrote it.
 
     Raises:
-        InvalidArgument: it is not in the grammar, or a part makes no sense.
+        InvalidArgument: the text does not follow the grammar, or a part is invalid.
     """
     match = _TEXT.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        raise InvalidArgument(f"abort_when {text!r} is no condition: write it as in 'error_ratio > 0.5 for 10s'")
+        raise InvalidArgument(f"abort_when {text!r} is not a condition: write it as in 'error_ratio > 0.5 for 10s'")
     measure, of, comparison, limit, span = match.groups()
     if measure not in MEASURES:
-        raise InvalidArgument(f"abort_when knows no {measure!r}{nearest(measure, MEASURES)} (there are {', '.join(MEASURES)})")
+        raise InvalidArgument(
+            f"abort_when has no measure {measure!r}{nearest(measure, MEASURES)} (there are {', '.join(MEASURES)})"
+        )
     duration = parse_duration(span or "5s", "abort_when's duration")
     status, quantile = ".*", 0.95
     if measure == "latency":

@@ -1,6 +1,6 @@
-"""Which arguments of a system call name a file: by path, or by file descriptor.
+"""The arguments of each system call that name a file, by path or by file descriptor.
 
-Made from the prototypes in the kernel's include/linux/syscalls.h; x86-64 and arm64 have the same.
+The table `arguments.tsv` comes from the prototypes in the kernel's include/linux/syscalls.h. They are the same on x86-64 and arm64.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class FileArgument:
     """An argument that names a file.
 
     Attributes:
-        index: which argument it is, from 0 on.
+        index: the position of the argument, from 0 on.
         is_path: whether it is a path; otherwise it is a file descriptor.
-        directory: the argument with the descriptor that a relative path begins at; None: the working directory.
-        follows: whether a link at the path's end is followed.
-        flags: the argument with flags of which AT_SYMLINK_NOFOLLOW says that it is not; None: there is none.
+        directory: the index of the descriptor that a relative path is resolved against; None for the working directory.
+        follows: whether the call follows a symbolic link at the end of the path.
+        flags: the index of the flags in which AT_SYMLINK_NOFOLLOW overrides `follows`; None if the call has no flags.
     """
 
     index: int
@@ -33,12 +33,12 @@ class FileArgument:
 
 @cache
 def file_arguments(syscall: str) -> tuple[FileArgument, ...]:
-    """Return the arguments of a system call that name a file; none for most."""
+    """Return the arguments of a system call that name a file; most calls have none."""
     return tuple(_parse(part) for part in _rows().get(syscall, "").split())
 
 
 def names_a_file(syscall: str) -> bool:
-    """Whether a system call has an argument that names a file."""
+    """Return whether a system call has an argument that names a file."""
     return bool(file_arguments(syscall))
 
 
@@ -51,7 +51,7 @@ def _rows() -> dict[str, str]:
 def _parse(text: str) -> FileArgument:
     kind, _, rest = text.partition(":")
     if kind not in ("fd", "path", "link"):
-        raise InvalidArgument(f"arguments.tsv has {text!r}, which is none of fd, path and link")
+        raise InvalidArgument(f"arguments.tsv has the kind {kind!r}, which is not fd, path or link")
     rest, _, flags = rest.partition("!")
     index, _, directory = rest.partition("@")
     return FileArgument(

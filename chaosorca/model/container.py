@@ -1,4 +1,4 @@
-"""A container that faults and monitors may be put on, from what the Docker Engine says of it (`docker inspect`)."""
+"""A container that faults and monitors may be attached to, built from the output of `docker inspect`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROTECTED_LABEL = "chaosorca.protected"
 
 @dataclass(frozen=True)
 class Container:
-    """A running container: its first process is numbered as the engine's host sees it."""
+    """A running container. `pid` is its first process, in the pid namespace of the engine's host."""
 
     name: str
     id: str
@@ -23,15 +23,15 @@ class Container:
     shared_network: bool
 
     def to_json(self) -> dict[str, Any]:
-        """The container as the agent is told of it."""
+        """Return the container as the agent receives it."""
         return dict(self.__dict__)
 
 
 def running_container(inspected: Mapping[str, Any]) -> Container:
-    """Return a container that may be touched.
+    """Return the container of a `docker inspect` output.
 
     Raises:
-        ContainerError: it is one of ours, is protected, is paused, or does not run.
+        ContainerError: the container belongs to chaosorca, is protected, is paused, or does not run.
     """
     name, state = inspected["Name"].lstrip("/"), inspected["State"]
     labels = inspected["Config"].get("Labels") or {}

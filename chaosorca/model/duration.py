@@ -16,22 +16,22 @@ def parse_duration(value: object, what: str) -> int:
     """Return a duration in whole microseconds.
 
     Arguments:
-        value: the text, as in `"100ms"`; a bare number is refused, because nobody can tell its unit.
+        value: the text, as in `"100ms"`. A bare number is refused, because its unit would be a guess.
         what: the argument's name, for the error.
 
     Raises:
-        InvalidArgument: no unit, no number, zero, or longer than a year.
+        InvalidArgument: the value has no unit, has no number, is zero, is finer than a microsecond or is longer than a year.
     """
     if isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\s*[0-9.]+\s*", value)):
-        raise InvalidArgument(f"{what} {value!r} has no unit: write it with one of us, ms, s, m, h, as in '100ms'")
+        raise InvalidArgument(f"{what} {value!r} has no unit: add one of us, ms, s, m, h, as in '100ms'")
     match = _TEXT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise InvalidArgument(f"{what} {value!r} is no duration: write a number and one of us, ms, s, m, h, as in '100ms'")
+        raise InvalidArgument(f"{what} {value!r} is not a duration: write a number and one of us, ms, s, m, h, as in '100ms'")
     microseconds = Decimal(match[1]) * _UNITS[match[2]]
     if microseconds != int(microseconds):
         raise InvalidArgument(f"{what} {value!r} is finer than a microsecond: use whole microseconds")
     if microseconds <= 0:
-        raise InvalidArgument(f"{what} {value!r} is no time at all: give a duration greater than zero")
+        raise InvalidArgument(f"{what} {value!r} is zero: give a duration greater than zero")
     if microseconds > _LONGEST:
         raise InvalidArgument(f"{what} {value!r} is longer than a year: give a shorter one")
     return int(microseconds)

@@ -1,7 +1,7 @@
-"""The errors of Linux by number and by name.
+"""The errnos of Linux by number and by name.
 
-The numbers are those of x86-64 and arm64 (include/uapi/asm-generic/errno.h and errno-base.h). They are kept here, and not
-taken from Python's `errno`, because the machine that starts a fault need not be a Linux one.
+The numbers are those of x86-64 and arm64 (include/uapi/asm-generic/errno.h and errno-base.h). Python's `errno` would give the
+numbers of the client's machine, which need not run Linux.
 """
 
 from __future__ import annotations
@@ -150,19 +150,19 @@ _IN_KERNEL_ONLY = {
     515: "ENOIOCTLCMD",
     516: "ERESTART_RESTARTBLOCK",
 }
-"""include/linux/errno.h: what tracepoints see where the program gets EINTR, or has its call made again."""
+"""Kernel-internal errnos (include/linux/errno.h): tracepoints see them where a call is restarted or the program gets EINTR."""
 
 _ALIASES = {"EWOULDBLOCK": "EAGAIN", "EDEADLOCK": "EDEADLK", "ENOTSUP": "EOPNOTSUPP"}
 _NUMBERS = {name: number for number, name in ERRNO_NAMES.items()}
 
 
 def errno_name(number: int) -> str:
-    """The name of an errno, `unknown:NUMBER` for a number that Linux does not define."""
+    """Return the name of an errno; `unknown:NUMBER` for a number that Linux does not define."""
     return ERRNO_NAMES.get(number) or _IN_KERNEL_ONLY.get(number, f"unknown:{number}")
 
 
 def errno_number(name: str) -> int:
-    """The number of an errno that `check_errno` has returned."""
+    """Return the number of an errno whose name `check_errno` returned."""
     return _NUMBERS[name]
 
 
@@ -170,14 +170,14 @@ def check_errno(name: str) -> str:
     """Return the canonical name of an errno given by name, in any case.
 
     Raises:
-        InvalidArgument: no such errno; the sentence offers the nearest names.
+        InvalidArgument: there is no such errno; the message suggests the nearest names.
     """
     if not isinstance(name, str):
-        raise InvalidArgument(f"error {name!r} is no name of an errno: write it as in 'EACCES'")
+        raise InvalidArgument(f"error {name!r} is not the name of an errno: write it as in 'EACCES'")
     upper = name.strip().upper()
     upper = _ALIASES.get(upper, upper)
     if upper not in _NUMBERS:
-        by_number = {str(number): known for number, known in ERRNO_NAMES.items()}.get(upper.removeprefix("-"))
+        by_number = {str(number): errno for number, errno in ERRNO_NAMES.items()}.get(upper.removeprefix("-"))
         hint = f": did you mean {by_number!r}?" if by_number else nearest(upper, _NUMBERS)
-        raise InvalidArgument(f"error {name!r} is no errno of Linux{hint}")
+        raise InvalidArgument(f"error {name!r} is not a Linux errno{hint}")
     return upper

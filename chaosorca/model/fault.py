@@ -1,4 +1,4 @@
-"""A fault: which system calls of a container are tampered with, how, on which calls, and for how long."""
+"""A fault: which system calls of a container it hits, with which effects, and for how long."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from chaosorca.model.values import as_bool, as_int, as_number
 from chaosorca.model.when import check_when
 
 EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
-"""What a fault does to a call, in the order in which the call meets it."""
+"""What a fault can do to a call, in the order in which it happens."""
 
 NEVER_RETURN = ("exit", "exit_group", "rt_sigreturn")
-"""System calls that do not come back to where they were made: they have no result to forge or to hold back."""
+"""System calls that never return to their caller, so no result can be forged or delayed."""
 
 _RESULTS = ("error", "retval", "delay_exit")
 _DELAYS = ("delay_enter", "delay_exit")
@@ -34,7 +34,7 @@ _UNESCAPED = " !\"#$&'()*+,-./;<=>?@[\\]^`{|}~"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault whose every part has been checked; delays and the duration are in microseconds."""
+    """A validated fault. Delays and the duration are in microseconds."""
 
     syscalls: tuple[str, ...]
     error: str | None = None
@@ -53,14 +53,14 @@ class Fault:
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """The names of the effects, in the order in which a call meets them. A placebo has those that it stands for."""
+        """The names of the effects, in the order of `EFFECTS`. A placebo has those of the fault that it imitates."""
         return tuple(name for name in EFFECTS if getattr(self, name) is not None)
 
     @property
     def text(self) -> str:
-        """The fault in one line, as in `openat,read:error=EACCES:delay_enter=100ms:when=2+`; equal faults have equal texts.
+        """The canonical text of the fault, as in `openat,read:error=EACCES:delay_enter=100ms:when=2+`.
 
-        Its duration and `abort_when` are not part of it. `read_fault` reads it.
+        The duration and `abort_when` are not part of it. `read_fault` parses it.
         """
         parts = (["placebo"] if self.placebo else []) + [",".join(self.syscalls)]
         for name, write in _WRITTEN.items():
@@ -70,12 +70,12 @@ class Fault:
         return ":".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """The fault as the agent is told it."""
+        """Return the fault as the agent receives it."""
         return {**self.__dict__, "syscalls": list(self.syscalls)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Fault:
-        """The fault from what `to_json` gave."""
+        """Return the fault that `to_json` gave."""
         return cls(**{**data, "syscalls": tuple(data["syscalls"])})
 
 
@@ -89,7 +89,7 @@ def _unescape(text: str, what: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidArgument(f"{what} {text!r} stands for bytes that are no UTF-8: only UTF-8 can be looked for") from None
+        raise InvalidArgument(f"{what} {text!r} does not decode to UTF-8: give UTF-8 text") from None
 
 
 _WRITTEN: dict[str, Callable[[Any], str]] = {
@@ -104,22 +104,23 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "path": _escape,
     "process": _escape,
 }
-"""How each part of a fault's text is written, in this order."""
+"""The parts of a fault's text in their order, with the function that formats each."""
 
 
 def read_fault(text: str, arch: str) -> Fault:
-    """Return the fault of a text as `Fault.text` gives it; colons and percent signs in `path` and `process` are `%3A` and `%25`.
+    """Parse a fault's text, as `Fault.text` gives it.
 
-    It lasts as long as a fault does unless told otherwise, or as long as its longest delay.
+    In `path` and `process`, a colon is written `%3A` and a percent sign `%25`. The fault has the default duration, or that of its
+    longest delay if that is longer.
 
     Raises:
-        InvalidArgument: a part that makes no sense.
+        InvalidArgument: a part is invalid; the first one from the left is reported.
     """
     if not isinstance(text, str):
-        raise InvalidArgument(f"fault {text!r} is no text: write it as in 'openat:error=EACCES'")
+        raise InvalidArgument(f"fault {text!r} is not text: write it as in 'openat:error=EACCES'")
     placebo, rest = text.startswith("placebo:"), text.removeprefix("placebo:")
     syscall, *parts = rest.split(":")
-    expand_syscalls(syscall, arch)  # what is wrong is told from left to right
+    expand_syscalls(syscall, arch)  # reports an invalid syscall before any later part
     arguments: dict[str, Any] = {}
     for part in parts:
         name, _, value = part.partition("=")
@@ -133,18 +134,18 @@ def read_fault(text: str, arch: str) -> Fault:
 
 
 def _part_problem(name: str, value: str, before: dict[str, Any]) -> str | None:
-    """What is wrong with a part of a fault's text, for what comes before it."""
+    """Return what is wrong with a part of a fault's text, given the parts before it; None if it is valid."""
     if not name and not value:
         return "has an empty part: write one colon between two parts, and none at the end"
     if name in ("duration", "abort_when"):
-        return f"has {name} in it, which is no part of a fault's text: give it as an argument of its own"
+        return f"contains {name}, which is not part of a fault's text: give it as a separate argument"
     if name == "placebo":
-        return "has placebo in its middle: write it at the beginning, as in 'placebo:openat:error=EACCES'"
+        return "has placebo in the middle: write it at the beginning, as in 'placebo:openat:error=EACCES'"
     if name not in _WRITTEN:
-        colon = "; a colon in path or process is written %3A" if before.keys() & {"path", "process"} else ""
-        return f"has no part {name!r}{nearest(name, _WRITTEN)} (there are {', '.join(_WRITTEN)}{colon})"
+        colon = "; write a colon in path or process as %3A" if before.keys() & {"path", "process"} else ""
+        return f"has an unknown part {name!r}{nearest(name, _WRITTEN)} (there are {', '.join(_WRITTEN)}{colon})"
     if name in before:
-        return f"gives {name} twice: leave one of them out"
+        return f"gives {name} twice: remove one of them"
     return None if value else f"gives no value for {name}: write it as in '{name}=…', or leave it out"
 
 
@@ -165,30 +166,30 @@ def parse_fault(
     placebo: object = False,
     abort_when: object = None,
 ) -> Fault:
-    """Check a fault as a user wrote it, before anything starts.
+    """Validate a fault as a user wrote it.
 
-    Of a family or class, the calls that the fault cannot act on are left out: those that never return, where it is on their
-    result, and those that name no file, where it is on a path. One that is named itself is refused.
+    Some calls cannot have every fault: a call that never returns has no result to fake, and a call that names no file has no path
+    to match. Such a call is refused if it is given by its own name. It is left out if it comes from a family or class.
 
     Arguments:
         arch: the Docker host's architecture, `x86_64` or `aarch64`.
         syscall: system calls, families (`open*`) and classes (`%file`), separated by commas.
         error: the name of an errno.
-        retval: a forged result, from 0 on, since a negative one would be an error; the call is not made.
-        signal: the name of a signal that the thread gets as it enters the call.
-        delay_enter, delay_exit: how long a call is held before and after it, with a unit; at most as long as the fault lasts,
-            since its end lets go of the calls that it holds.
+        retval: a forged result, at least 0, because a negative one would be an error. The call itself is skipped.
+        signal: the name of a signal that the thread receives on entry to the call.
+        delay_enter, delay_exit: how long to hold a call at its entry and at its exit, with a unit. The fault's end releases held
+            calls, so neither may be longer than `duration`.
         when: strace's expression (see `model.when`).
-        probability: the share of the calls that `when` allows, drawn at random; from one in a billion up to 1.
-        max_faults: how many calls of the whole container are tampered with at most; 0: no limit.
-        path: only calls on this file, as the container sees it.
-        process: only processes whose command line contains this text.
+        probability: the share of the calls selected by `when` that are hit at random, from one in a billion to 1.
+        max_faults: the most calls that are hit in the whole container; 0 for no limit.
+        path: hit only calls on this file, as the container sees it.
+        process: hit only processes whose command line contains this text.
         duration: how long the fault lasts, with a unit.
-        placebo: attach as the fault would, and inject nothing.
-        abort_when: the condition under which it ends by itself (see `model.abort`).
+        placebo: attach as the fault would, but inject nothing.
+        abort_when: the condition that ends the fault early (see `model.abort`).
 
     Raises:
-        InvalidArgument: a part that does not exist, no effect at all, or parts that make no sense together.
+        InvalidArgument: a part is invalid, there is no effect, or two parts exclude each other.
     """
     fault = Fault(
         syscalls=expand_syscalls(syscall, arch),
@@ -212,22 +213,22 @@ def parse_fault(
         raise InvalidArgument(f"a call cannot both fail with {fault.error} and return {fault.retval}: give either error or retval")
     results = [name for name in _RESULTS if getattr(fault, name) is not None]
     if fault.signal == "SIGKILL" and results:
-        raise InvalidArgument(f"SIGKILL ends the process in the call, so {results[0]} can never be seen: leave it out")
+        raise InvalidArgument(f"SIGKILL ends the process during the call, so {results[0]} would have no effect: leave it out")
     if fault.signal in STOPPING:
         raise InvalidArgument(
-            f"signal {fault.signal!r} would leave the process stopped after the fault: hold its calls by delay_enter instead"
+            f"signal {fault.signal!r} would leave the process stopped after the fault: hold its calls with delay_enter instead"
         )
     for name in _DELAYS:
         delay = getattr(fault, name) or 0
         if delay > fault.duration:
             raise InvalidArgument(
-                f"{name} {format_duration(delay)} is longer than the fault's duration {format_duration(fault.duration)}, whose end "
-                "lets go of the calls that it holds: give a shorter delay, or a longer duration"
+                f"{name} {format_duration(delay)} is longer than the fault's duration {format_duration(fault.duration)}, and the "
+                "fault's end releases held calls: give a shorter delay or a longer duration"
             )
-    return Fault(**{**fault.__dict__, "syscalls": _those_it_can_act_on(fault, syscall, arch, results)})
+    return Fault(**{**fault.__dict__, "syscalls": _applicable(fault, syscall, arch, results)})
 
 
-def _those_it_can_act_on(fault: Fault, syscall: object, arch: str, results: list[str]) -> tuple[str, ...]:
+def _applicable(fault: Fault, syscall: object, arch: str, results: list[str]) -> tuple[str, ...]:
     named = {part for part in split_syscalls(syscall) if part in fault.syscalls}
     reasons: dict[str, str] = {}
     for name in fault.syscalls:
@@ -247,7 +248,7 @@ def _check_retval(value: object) -> int:
         return as_int(value, "retval", 0, 2**63 - 1)
     except InvalidArgument as refused:
         if str(value).strip().startswith("-"):
-            raise InvalidArgument(f"{refused}: an error is given by its name, as in error='EACCES'") from None
+            raise InvalidArgument(f"{refused}: give an error by its name, as in error='EACCES'") from None
         raise
 
 
@@ -263,17 +264,17 @@ def _check_probability(value: object) -> float:
 def _check_path(value: object) -> str:
     path = _check_text(value, "path")
     if not path.startswith("/"):
-        raise InvalidArgument(f"path {value!r} is not absolute: write it as the container sees it, from its / on")
+        raise InvalidArgument(f"path {value!r} is not absolute: give the path inside the container, starting with /")
     return path
 
 
 def _check_text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise InvalidArgument(f"{what} {value!r} is no text to look for: leave it out, or say what it has to be")
+        raise InvalidArgument(f"{what} {value!r} is not text to match: give some text, or leave it out")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise InvalidArgument(f"{what} {value!r} cannot be written in UTF-8: only UTF-8 can be looked for") from None
+        raise InvalidArgument(f"{what} {value!r} cannot be encoded in UTF-8: give UTF-8 text") from None
     if size > _LONGEST_TEXT:
         raise InvalidArgument(f"{what} {value[:40]!r}… is longer than {_LONGEST_TEXT} bytes: give a shorter one")
     return value

@@ -1,4 +1,4 @@
-"""What an examination of a host has found: one line each."""
+"""The result of one check of `doctor`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ MARKS = ("ok", "note", "no")
 
 @dataclass(frozen=True)
 class Finding:
-    """Attributes:
-    mark: `ok`; `note` for what is to be known; `no` for what cannot be done here.
-    name: what was looked at.
-    found: what was found.
-    todo: what to do about it; never empty for a `no`.
+    """The result of one check.
+
+    Attributes:
+        mark: `ok`, `note` for a limitation or a hint, or `no` for something that cannot be done on this host.
+        name: what was checked.
+        found: what was found.
+        todo: what to do about it; never empty for a `no`.
     """
 
     mark: str
@@ -27,27 +29,27 @@ class Finding:
         return f"{self.mark:<5} {self.name:<20} {self.found}" + (f": {self.todo}" if self.todo else "")
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as JSON."""
+        """Return the finding as JSON."""
         return asdict(self)
 
 
 def ok(name: str, found: str) -> Finding:
-    """A finding that all is well."""
+    """Return a finding that a check passed."""
     return Finding("ok", name, found)
 
 
 def note(name: str, found: str, todo: str = "") -> Finding:
-    """A finding that is to be known."""
+    """Return a finding with a limitation or a hint."""
     return Finding("note", name, found, todo)
 
 
 def no(name: str, found: str, todo: str) -> Finding:
-    """A finding that something cannot be done."""
+    """Return a finding that something cannot be done."""
     return Finding("no", name, found, todo)
 
 
 def merged(*several: Iterable[Finding]) -> list[Finding]:
-    """All findings in their order; the last one of a name takes the place of the others."""
+    """Return all findings in order. Of several with one name, the last replaces the first."""
     by_name: dict[str, Finding] = {}
     for findings in several:
         by_name.update({finding.name: finding for finding in findings})

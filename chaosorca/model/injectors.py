@@ -1,4 +1,4 @@
-"""Which injector carries out a fault."""
+"""The injectors, and which of them can inject a fault."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from chaosorca.model.syscalls import syscall_numbers
 
 INJECTORS = ("auto", "uprobe", "ptrace", "strace")
 
-_NEWEST_TO_STRACE = 450
-_NEVER_KNOWN_TO_STRACE = {"uretprobe"}
-_MADE_WITH_SIGNALS_BLOCKED = {"fork", "vfork", "clone", "clone3"}
+_NEWEST_OF_STRACE = 450
+_MISSING_IN_STRACE = {"uretprobe"}
+_CALLED_WITH_SIGNALS_BLOCKED = {"fork", "vfork", "clone", "clone3"}
 
 
 def check_injector(injector: object, fault: Fault, arch: str) -> str:
-    """Return the injector that is to carry out a fault. For `auto` the agent takes the cheapest that can, there and then.
+    """Return the injector to use for a fault. For `auto` the agent chooses the cheapest one that can inject it.
 
     Raises:
-        InvalidArgument: there is no such injector, or it cannot do this fault.
+        InvalidArgument: there is no such injector, or it cannot inject this fault.
     """
     if injector not in INJECTORS:
         raise InvalidArgument(
@@ -27,37 +27,38 @@ def check_injector(injector: object, fault: Fault, arch: str) -> str:
     cannot = {"strace": strace_cannot, "uprobe": uprobe_cannot}.get(str(injector))
     reason = cannot(fault, arch) if cannot else None
     if reason:
-        raise InvalidArgument(f"injector {injector!r} cannot do {reason}: use 'ptrace', or leave the injector to 'auto'")
+        raise InvalidArgument(f"injector {injector!r} does not support {reason}: use 'ptrace' or 'auto'")
     return str(injector)
 
 
 def expected_injector(injector: str, fault: Fault, arch: str) -> str:
-    """Return what the agent is likely to take for an injector that `check_injector` has returned; it has the last word."""
+    """Return the injector that the agent will probably use for one that `check_injector` returned. The agent decides."""
     if injector != "auto":
         return injector
     return "ptrace" if uprobe_cannot(fault, arch) else "uprobe"
 
 
 def uprobe_cannot(fault: Fault, arch: str) -> str | None:
-    """Return what uprobes cannot do of a fault, None if they can do all of it."""
+    """Return why uprobes cannot inject a fault; None if they can."""
     if arch != "x86_64":
         return f"a fault on {arch}"
-    deaf = [name for name in fault.syscalls if name in _MADE_WITH_SIGNALS_BLOCKED]
-    return f"a fault on {deaf[0]}, which C libraries make with all signals blocked" if deaf else None
+    blocked = [name for name in fault.syscalls if name in _CALLED_WITH_SIGNALS_BLOCKED]
+    return f"a fault on {blocked[0]}, which C libraries call with all signals blocked" if blocked else None
 
 
 def strace_cannot(fault: Fault, arch: str) -> str | None:
-    """Return what strace (6.1) cannot do of a fault, None if it can do all of it."""
+    """Return why strace (6.1) cannot inject a fault; None if it can."""
     reasons = {
         "a probability": fault.probability < 1,
         "a budget (max_faults)": fault.max_faults > 0,
         "a path": fault.path is not None,
         "a process": fault.process is not None,
-        "a signal with delay_enter": bool(fault.signal and fault.delay_enter),  # it forgets the signal of a call that it has held
-        "a range of calls that ends at 65535": "..65535" in (fault.when or ""),  # its own mark of one without an end
+        "a signal with delay_enter": bool(fault.signal and fault.delay_enter),  # strace drops the signal of a call that it delays
+        "a range of calls that ends at 65535": "..65535" in (fault.when or ""),  # strace reads 65535 as no end
     }
     numbers = syscall_numbers(arch)
-    newer = [name for name in fault.syscalls if numbers[name] > _NEWEST_TO_STRACE or name in _NEVER_KNOWN_TO_STRACE]
+    newer = [name for name in fault.syscalls if numbers[name] > _NEWEST_OF_STRACE or name in _MISSING_IN_STRACE]
     return next(
-        (what for what, is_so in reasons.items() if is_so), f"system call {newer[0]!r}, which it is too old for" if newer else None
+        (what for what, is_so in reasons.items() if is_so),
+        f"system call {newer[0]!r}, which strace 6.1 does not have" if newer else None,
     )

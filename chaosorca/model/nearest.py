@@ -1,4 +1,4 @@
-"""The hint at the end of an error about a name that does not exist."""
+"""The suggestion at the end of an error about a name that does not exist."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `: did you mean 'a' or 'b'?` for the known names nearest to `name`, or an empty string."""
-    by_lower = {one.lower(): one for one in known}
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `: did you mean 'a' or 'b'?` for the closest of `names`; an empty string if none is close."""
+    by_lower = {one.lower(): one for one in names}
     found = [by_lower[one] for one in difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)]
     return f": did you mean {' or '.join(map(repr, found))}?" if found else ""

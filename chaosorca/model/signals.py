@@ -1,4 +1,4 @@
-"""The signals of Linux by name: the standard ones, from 1 to 31, which x86-64 and arm64 number alike (signal(7))."""
+"""The standard signals of Linux, from 1 to 31. Their numbers are the same on x86-64 and arm64 (signal(7))."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIGNALS = (
     *("SIGURG", "SIGXCPU", "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS"),
 )
 STOPPING = ("SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU")
-"""Those that stop a process until somebody has it go on."""
+"""The signals that stop a process until it gets SIGCONT."""
 
 _ALIASES = {"SIGPOLL": "SIGIO", "SIGIOT": "SIGABRT", "SIGCLD": "SIGCHLD"}
 
 
 def signal_number(name: str) -> int:
-    """The number of a signal that `check_signal` has returned."""
+    """Return the number of a signal whose name `check_signal` returned."""
     return SIGNALS.index(name) + 1
 
 
@@ -27,10 +27,10 @@ def check_signal(name: object) -> str:
     """Return the canonical name of a signal given by name, in any case, with or without `SIG`.
 
     Raises:
-        InvalidArgument: no such signal; the sentence offers the nearest names.
+        InvalidArgument: there is no such signal; the message suggests the nearest names.
     """
     if not isinstance(name, str):
-        raise InvalidArgument(f"signal {name!r} is no name of a signal: write it as in 'SIGUSR1'")
+        raise InvalidArgument(f"signal {name!r} is not the name of a signal: write it as in 'SIGUSR1'")
     upper = name.strip().upper()
     if re.fullmatch("[0-9]{1,9}", upper):
         meant = SIGNALS[int(upper) - 1 : int(upper)] if upper != "0" else ()
@@ -38,7 +38,7 @@ def check_signal(name: object) -> str:
     upper = upper if upper.startswith("SIG") else f"SIG{upper}"
     upper = _ALIASES.get(upper, upper)
     if upper.startswith("SIGRT"):
-        raise InvalidArgument(f"signal {name!r} is a real-time signal: only the standard ones can be sent, as in 'SIGUSR1'")
+        raise InvalidArgument(f"signal {name!r} is a real-time signal: give a standard one, as in 'SIGUSR1'")
     if upper not in SIGNALS:
         raise InvalidArgument(f"signal {name!r} does not exist{nearest(upper, SIGNALS)}")
     return upper

@@ -1,4 +1,4 @@
-"""Which HTTP answers a probe asks for: `"200"`, `"4xx,5xx,none"`."""
+"""Lists of HTTP status codes and classes, such as `"200"` and `"4xx,5xx,none"`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from chaosorca.model.errors import InvalidArgument
 
 
 def status_regex(status: object) -> str:
-    """Return the regular expression that a `code` label has to match.
+    """Return the regular expression that the label `code` must match.
 
     Arguments:
-        status: codes, classes and `none` (never answered), separated by commas; a number is taken as one code.
+        status: codes, classes and `none` (never answered), separated by commas; or one code as a number.
 
     Raises:
-        InvalidArgument: something in the list is none of these.
+        InvalidArgument: an item of the list is none of these.
     """
     if isinstance(status, bool) or not isinstance(status, (int, str)):
-        raise InvalidArgument(f"status {status!r} is no list of codes and classes: write it as in '200' or '4xx,5xx,none'")
+        raise InvalidArgument(f"status {status!r} is not a list of codes and classes: write it as in '200' or '4xx,5xx,none'")
     parts = []
     for part in str(status).split(","):
         text = part.strip().lower()
@@ -27,6 +27,6 @@ def status_regex(status: object) -> str:
             parts.append(text[0] + "..")
         else:
             raise InvalidArgument(
-                f"status {part.strip()!r} is no HTTP code, class or 'none': write it as in '200' or '4xx,5xx,none'"
+                f"status {part.strip()!r} is not an HTTP code, a class or 'none': write it as in '200' or '4xx,5xx,none'"
             )
     return "|".join(parts)

@@ -1,7 +1,7 @@
 """The system calls of Linux by name and number, for x86-64 and arm64.
 
-The table `syscalls.tsv` was made from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h; its classes are
-those that strace 6.1 has for them (strace(1), "Filtering"), as it shows them itself for each call.
+The table `syscalls.tsv` comes from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h. Its classes are
+those of strace 6.1 (strace(1), "Filtering"), as strace itself reports them for each call.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.nearest import nearest
 
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
-_NEVER_BY_NAME = {"open": "openat", "stat": "newfstatat", "fork": "clone", "vfork": "clone", "select": "pselect6", "poll": "ppoll"}
+_INSTEAD = {"open": "openat", "stat": "newfstatat", "fork": "clone", "vfork": "clone", "select": "pselect6", "poll": "ppoll"}
 
 
 def machine(name: str) -> str:
-    """Return `x86_64` or `aarch64` for a machine's name as `uname -m` or the Docker Engine gives it.
+    """Return `x86_64` or `aarch64` for a machine's name from `uname -m` or the Docker Engine.
 
     Raises:
-        InvalidArgument: another architecture.
+        InvalidArgument: the architecture is another one.
     """
     if name not in _MACHINES:
-        raise InvalidArgument(f"the Docker host's architecture {name!r} is not supported: x86-64 and arm64 are")
+        raise InvalidArgument(f"the Docker host's architecture {name!r} is not supported: use a host with x86-64 or arm64")
     return _MACHINES[name]
 
 
@@ -35,23 +35,23 @@ _FAMILIES = {
     "write*": ("write", "pwrite64", "writev", "pwritev", "pwritev2"),
     "fork*": ("fork", "vfork", "clone", "clone3"),
 }
-"""Families whose members do one thing in several ways; any other `name*` is what begins so."""
+"""Families whose members do the same in different ways. Any other `name*` matches the names with this beginning."""
 
 
 _VDSO = {
     "x86_64": {"clock_gettime", "clock_getres", "gettimeofday", "time", "getcpu"},
     "aarch64": {"clock_gettime", "clock_getres", "gettimeofday"},
 }
-"""What the kernel lets programs do without a system call: vdso(7)."""
+"""Calls that the vDSO answers without a system call (vdso(7))."""
 
 
 def answered_by_vdso(syscalls: Iterable[str], arch: str) -> list[str]:
-    """Return those system calls that programs hardly ever make, because the vDSO answers them."""
+    """Return the system calls that programs rarely make, because the vDSO answers them."""
     return [name for name in syscalls if name in _VDSO[arch]]
 
 
 def siblings(syscall: str) -> tuple[str, ...]:
-    """Return the other system calls that do what one does, in another way."""
+    """Return the other system calls of the same family."""
     return tuple(name for members in _FAMILIES.values() if syscall in members for name in members if name != syscall)
 
 
@@ -80,12 +80,12 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 
 def expand_syscalls(text: object, arch: str) -> tuple[str, ...]:
-    """Return the system calls that a text means: names, families (`open*`) and classes (`%file`), separated by commas.
+    """Expand a text of names, families (`open*`) and classes (`%file`), separated by commas, to system calls.
 
-    Members of a family or class that an architecture does not have are left out.
+    Members of a family or class that the architecture does not have are left out.
 
     Raises:
-        InvalidArgument: a part means nothing, or nothing on this architecture.
+        InvalidArgument: a part matches no system call of this architecture.
     """
     return tuple(dict.fromkeys(name for part in split_syscalls(text) for name in _expand(part, arch)))
 
@@ -94,7 +94,7 @@ def split_syscalls(text: object) -> list[str]:
     """Return the parts of a text that names system calls.
 
     Raises:
-        InvalidArgument: it names none.
+        InvalidArgument: the text names none.
     """
     parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
     if not parts or not all(parts):
@@ -121,7 +121,7 @@ def _expand(part: str, arch: str) -> list[str]:
         return [check_syscall(part, arch)]
     if not members:
         raise InvalidArgument(
-            f"syscall {part!r} means no system call of {arch}: name one, or one of the classes {_listed(syscall_classes())}"
+            f"syscall {part!r} matches no system call of {arch}: name one, or one of the classes {_listed(syscall_classes())}"
         )
     return members
 
@@ -137,31 +137,31 @@ def syscall_names(arch: str) -> dict[int, str]:
 
 
 def check_syscall(name: str, arch: str) -> str:
-    """Return the name of a system call that can be made on an architecture.
+    """Return the name of a system call, if the architecture has it.
 
     Raises:
-        InvalidArgument: no such system call, or none there; the sentence offers the nearest names.
+        InvalidArgument: the architecture has no such system call; the message suggests the nearest names.
     """
-    known = syscall_numbers(arch)
-    if name in known:
+    numbers = syscall_numbers(arch)
+    if name in numbers:
         return name
     other = next((a for a in sorted(set(_MACHINES.values())) if name in syscall_numbers(a)), None)
     if other:
-        instead = _NEVER_BY_NAME.get(name)
-        hint = f": programs there make {instead!r} instead" if instead in known else nearest(name, known)
-        raise InvalidArgument(f"system call {name!r} exists on {other} but can never be made on {arch}{hint}")
-    raise InvalidArgument(f"system call {name!r} does not exist on {arch}{nearest(name, known)}")
+        instead = _INSTEAD.get(name)
+        hint = f": programs there call {instead!r} instead" if instead in numbers else nearest(name, numbers)
+        raise InvalidArgument(f"system call {name!r} exists on {other} but not on {arch}{hint}")
+    raise InvalidArgument(f"system call {name!r} does not exist on {arch}{nearest(name, numbers)}")
 
 
-def check_known(name: str) -> str:
-    """Return the name of a system call that exists on some architecture: enough to ask for what was measured.
+def check_any_syscall(name: str) -> str:
+    """Return the name of a system call, if any architecture has it. Queries of measurements need no more.
 
     Raises:
-        InvalidArgument: no such system call; the sentence offers the nearest names.
+        InvalidArgument: there is no such system call; the message suggests the nearest names.
     """
     if not isinstance(name, str):
-        raise InvalidArgument(f"syscall {name!r} is no name of a system call")
-    known = {one for arch in set(_MACHINES.values()) for one in syscall_numbers(arch)}
-    if name not in known:
-        raise InvalidArgument(f"system call {name!r} does not exist{nearest(name, sorted(known))}")
+        raise InvalidArgument(f"syscall {name!r} is not the name of a system call: write it as in 'openat'")
+    names = {one for arch in set(_MACHINES.values()) for one in syscall_numbers(arch)}
+    if name not in names:
+        raise InvalidArgument(f"system call {name!r} does not exist{nearest(name, sorted(names))}")
     return name

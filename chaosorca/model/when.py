@@ -1,7 +1,7 @@
-"""On which calls of a thread a fault acts: strace's `when` expression.
+"""strace's `when` expression, which selects calls of a thread by their number.
 
 The grammar is that of strace(1), "Tampering": `FIRST`, `FIRST+`, `FIRST+STEP`, `FIRST..LAST`, `FIRST..LAST+STEP`.
-Counting starts at 1, for each thread on its own.
+Calls are counted from 1, separately for each thread.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import re
 from chaosorca.model.errors import InvalidArgument
 
 LARGEST = 65535
-"""strace keeps these numbers in 16 bits."""
+"""strace stores these numbers in 16 bits."""
 
 _TEXT = re.compile(r"([0-9]{1,20})(?:\.\.([0-9]{1,20}))?(?:(\+)([0-9]{1,20})?)?")
 
 
 def when_matches(text: str | None, call: int) -> bool:
-    """Whether a fault acts on a thread's call of this number (from 1 on); without an expression it acts on every one."""
+    """Return whether an expression selects the call of this number, counted from 1. No expression selects every call."""
     first, last, step = when_bounds(text)
     return first <= call <= (last or call) and (call - first) % step == 0
 
 
 def when_bounds(text: str | None) -> tuple[int, int, int]:
-    """The first call, the last one (0: there is none), and the step, of an expression that `check_when` has returned."""
+    """Return the first call, the last call (0 for no end) and the step of an expression that `check_when` returned."""
     match = _TEXT.fullmatch(text) if text else None
     if match is None:
         return 1, 0, 1
@@ -35,7 +35,7 @@ def check_when(text: str) -> str:
     """Return the expression without leading zeros or spaces.
 
     Raises:
-        InvalidArgument: not in the grammar, a number out of 1 to 65535, or a last call before the first.
+        InvalidArgument: the text does not follow the grammar, a number is outside 1 to 65535, or the last call is before the first.
     """
     match = _TEXT.fullmatch(text.strip())
     if match is None or (match[2] and match[3] and not match[4]):
@@ -43,9 +43,9 @@ def check_when(text: str) -> str:
     first, last, plus, step = match[1], match[2], match[3], match[4]
     for number in filter(None, (first, last, step)):
         if not 1 <= int(number) <= LARGEST:
-            raise InvalidArgument(f"when {text!r} has {number}, which is not in 1 to {LARGEST}: calls are counted from 1")
+            raise InvalidArgument(f"when {text!r} has {number}, which is outside 1 to {LARGEST}: calls are counted from 1")
     if last and int(last) < int(first):
-        raise InvalidArgument(f"when {text!r} ends at call {int(last)}, before it begins at call {int(first)}")
+        raise InvalidArgument(f"when {text!r} ends at call {int(last)} before it begins at call {int(first)}: swap them")
     result = str(int(first))
     if last:
         result += f"..{int(last)}"

@@ -2,7 +2,7 @@
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError
-from chaosorca.model.syscalls import check_known
+from chaosorca.model.syscalls import check_any_syscall
 from chaosorca.sources import known_faults
 
 __all__ = ["fault_active", "faults_injected"]
@@ -31,7 +31,7 @@ def faults_injected(
         ActivityFailed: no such fault was started on the container, as far as the agent knows.
     """
     if syscall is not None:
-        check_known(syscall)
+        check_any_syscall(syscall)
     known = [one for one in known_faults(container, configuration) if fault in (None, one.id)]
     if not known:
         what = f"fault {fault!r}" if fault else "fault"

@@ -5,7 +5,7 @@ from chaosorca.metrics import measure, promql
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.errno import check_errno
-from chaosorca.model.syscalls import check_known
+from chaosorca.model.syscalls import check_any_syscall
 from chaosorca.model.values import as_number
 from chaosorca.sources import open_prometheus, series_name
 
@@ -38,7 +38,7 @@ def syscall_rate(
     """
     labels = {}
     if syscall is not None:
-        labels["syscall"] = check_known(syscall)
+        labels["syscall"] = check_any_syscall(syscall)
     if error is not None:
         labels["error"] = check_errno(error)
     seconds = parse_seconds(window, "window")
@@ -73,6 +73,6 @@ def syscall_latency(
     """
     q, seconds = as_number(quantile, "quantile", 0, 1), parse_seconds(window, "window")
     name = series_name(container, configuration)
-    buckets = selector("chaosorca_syscall_duration_seconds_bucket", container=name, syscall=check_known(syscall))
+    buckets = selector("chaosorca_syscall_duration_seconds_bucket", container=name, syscall=check_any_syscall(syscall))
     expression = promql.quantile(q, buckets, seconds)
     return measure.figure(open_prometheus(configuration), expression, name, "syscalls", seconds, "no such call ended in it")

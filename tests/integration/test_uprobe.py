@@ -164,7 +164,7 @@ def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> N
     assert started["injector"] == "ptrace"
     assert any("not by uprobes: it cannot do a fault on clone" in warning for warning in started["warnings"])
     stop_fault(container=web.name)
-    with pytest.raises(ActivityFailed, match="injector 'uprobe' cannot do a fault on clone"):
+    with pytest.raises(ActivityFailed, match="injector 'uprobe' does not support a fault on clone"):
         start_fault(container=web.name, syscall="openat,clone", delay_enter="1ms", injector="uprobe")
 
 

@@ -42,12 +42,12 @@ def test_a_name_is_found_in_any_case_and_by_its_aliases(given: str, name: str) -
 def test_an_unknown_name_is_refused_and_the_nearest_is_offered(given: str, hint: str) -> None:
     with pytest.raises(InvalidArgument, match=hint) as caught:
         check_errno(given)
-    assert str(caught.value).startswith(f"error {given!r} is no errno of Linux")
+    assert str(caught.value).startswith(f"error {given!r} is not a Linux errno")
 
 
 @pytest.mark.parametrize("given", ["", " ", "13", "-13", "-EACCES", "E", "nonsense!", "EACCES,EIO", "0"])
 def test_what_is_no_name_is_refused(given: str) -> None:
-    with pytest.raises(InvalidArgument, match="is no errno of Linux"):
+    with pytest.raises(InvalidArgument, match="is not a Linux errno"):
         check_errno(given)
 
 

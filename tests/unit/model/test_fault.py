@@ -124,14 +124,14 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
         # classes and families
         *[
             ({"syscall": syscall, "error": "EIO"}, says)
-            for syscall, says in (("%fiel", "did you mean 'file'"), ("read,%", "class '%'"), ("*", "means no system call"))
+            for syscall, says in (("%fiel", "did you mean 'file'"), ("read,%", "class '%'"), ("*", "matches no system call"))
         ],
         # errors
-        ({"syscall": "openat", "error": "EACESS"}, "error 'EACESS' is no errno of Linux: did you mean 'EACCES'"),
-        ({"syscall": "openat", "error": "13"}, "error '13' is no errno of Linux"),
-        ({"syscall": "openat", "error": "-13"}, "error '-13' is no errno of Linux"),
-        ({"syscall": "openat", "error": "EACCES:when=3"}, "is no errno of Linux"),
-        ({"syscall": "openat", "error": "EACCES,EIO"}, "is no errno of Linux"),
+        ({"syscall": "openat", "error": "EACESS"}, "error 'EACESS' is not a Linux errno: did you mean 'EACCES'"),
+        ({"syscall": "openat", "error": "13"}, "error '13' is not a Linux errno"),
+        ({"syscall": "openat", "error": "-13"}, "error '-13' is not a Linux errno"),
+        ({"syscall": "openat", "error": "EACCES:when=3"}, "is not a Linux errno"),
+        ({"syscall": "openat", "error": "EACCES,EIO"}, "is not a Linux errno"),
         ({"syscall": "openat", "error": 13}, "error 13"),
         ({"syscall": "openat", "error": True}, "error True"),
         ({"syscall": "openat", "error": ["EIO"]}, "error ['EIO']"),
@@ -142,17 +142,17 @@ def test_a_fault_as_json_has_exactly_the_agents_fields() -> None:
             for value in (100, 0, 0.1, "100", "100.0", True)
         ],
         *[
-            ({"syscall": "openat", "error": "EIO", name: value}, f"{name} {value!r} is no duration")
+            ({"syscall": "openat", "error": "EIO", name: value}, f"{name} {value!r} is not a duration")
             for name in ("delay_enter", "delay_exit", "duration")
             for value in ("", "soon", "-1s", "1S", "1 s", "100msec", "1ns", list[str](), dict[str, str]())
         ],
         *[
-            ({"syscall": "openat", "error": "EIO", name: "0s"}, f"{name} '0s' is no time at all")
+            ({"syscall": "openat", "error": "EIO", name: "0s"}, f"{name} '0s' is zero")
             for name in ("delay_enter", "delay_exit", "duration")
         ],
         ({"syscall": "openat", "error": "EIO", "delay_enter": "0.1us"}, "finer than a microsecond"),
         ({"syscall": "openat", "error": "EIO", "duration": "9000h"}, "longer than a year"),
-        ({"syscall": "openat", "error": "EIO", "duration": None}, "duration None is no duration"),
+        ({"syscall": "openat", "error": "EIO", "duration": None}, "duration None is not a duration"),
         # when
         *[
             ({"syscall": "openat", "error": "EIO", "when": when}, "when ")
@@ -171,9 +171,9 @@ def test_an_invalid_fault_is_refused_with_its_reason(arguments: dict[str, Any], 
 @pytest.mark.parametrize(
     ("arch", "syscall", "says"),
     [
-        ("aarch64", "open", "programs there make 'openat' instead"),
-        ("aarch64", "openat,stat", "programs there make 'newfstatat' instead"),
-        ("aarch64", "epoll_wait", "exists on x86_64 but can never be made on aarch64"),
+        ("aarch64", "open", "programs there call 'openat' instead"),
+        ("aarch64", "openat,stat", "programs there call 'newfstatat' instead"),
+        ("aarch64", "epoll_wait", "exists on x86_64 but not on aarch64"),
     ],
 )
 def test_a_system_call_of_another_architecture_is_refused(arch: str, syscall: str, says: str) -> None:

@@ -60,7 +60,7 @@ def test_strace_cannot(text: str, what: str) -> None:
     assert check_injector("ptrace", fault, "x86_64") == "ptrace"
     with pytest.raises(InvalidArgument) as refused:
         check_injector("strace", fault, "x86_64")
-    assert str(refused.value).startswith(f"injector 'strace' cannot do {what}")
+    assert str(refused.value).startswith(f"injector 'strace' does not support {what}")
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed here: the integration tests ask the agent's")
@@ -76,7 +76,7 @@ def test_a_strace_that_is_here_takes_it(text: str) -> None:
     [
         ("read:error=EIO:path=/a:process=b:max_faults=1:probability=0.1", "x86_64", None),
         ("read:signal=SIGHUP:delay_enter=1s", "x86_64", None),
-        ("clone3:error=EAGAIN", "x86_64", "a fault on clone3, which C libraries make with all signals blocked"),
+        ("clone3:error=EAGAIN", "x86_64", "a fault on clone3, which C libraries call with all signals blocked"),
         ("fork*:error=EAGAIN", "x86_64", "a fault on fork"),
         ("%process:delay_enter=1s", "x86_64", "a fault on clone"),
         ("read:error=EIO", "aarch64", "a fault on aarch64"),
@@ -89,5 +89,5 @@ def test_uprobes_cannot(text: str, arch: str, what: str | None) -> None:
     assert expected_injector("auto", fault, arch) == ("ptrace" if what else "uprobe")
     assert expected_injector("strace", fault, arch) == "strace"
     if what is not None:
-        with pytest.raises(InvalidArgument, match=f"injector 'uprobe' cannot do {what}"):
+        with pytest.raises(InvalidArgument, match=f"injector 'uprobe' does not support {what}"):
             check_injector("uprobe", fault, arch)

@@ -37,8 +37,8 @@ def test_names_families_and_classes_mean_these_calls(text: str, arch: str, names
         ("%fil", "class '%fil' of system calls does not exist: did you mean 'file'"),
         ("%", "class '%' of system calls does not exist"),
         ("%file,", "names no system call"),
-        ("nothing*", "syscall 'nothing*' means no system call of x86_64"),
-        ("*", "syscall '*' means no system call"),
+        ("nothing*", "syscall 'nothing*' matches no system call of x86_64"),
+        ("*", "syscall '*' matches no system call"),
         ("open%", "system call 'open%' does not exist"),
         ("*at", "system call '*at' does not exist"),
         (["openat"], "names no system call"),
@@ -52,7 +52,7 @@ def test_what_means_no_call_is_refused(text: object, says: str) -> None:
 
 def test_a_family_that_an_architecture_has_no_member_of_is_refused() -> None:
     assert expand_syscalls("vfor*", "x86_64") == ("vfork",)
-    with pytest.raises(InvalidArgument, match="means no system call of aarch64"):
+    with pytest.raises(InvalidArgument, match="matches no system call of aarch64"):
         expand_syscalls("vfor*", "aarch64")
 
 
@@ -133,8 +133,8 @@ def test_effects(arguments: dict, text: str, effects: tuple[str, ...]) -> None:
     [
         ({"retval": -1}, "retval -1 is not a number from 0 to"),
         ({"retval": 2**63}, "is not a number from 0 to"),
-        ({"retval": "1.5"}, "retval '1.5' is no whole number"),
-        ({"retval": "many"}, "retval 'many' is no number"),
+        ({"retval": "1.5"}, "retval '1.5' is not a whole number"),
+        ({"retval": "many"}, "retval 'many' is not a number"),
         ({"retval": True}, "retval True"),
         ({"retval": 0, "error": "EIO"}, "a call cannot both fail with EIO and return 0"),
         ({"placebo": True}, "has no effect: give one of delay_enter, error, retval, signal, delay_exit"),

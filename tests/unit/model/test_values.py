@@ -21,7 +21,7 @@ def test_a_boolean_is_taken_as_one_or_as_text(value: object, expected: bool) -> 
 
 @pytest.mark.parametrize("value", [None, "", " ", "maybe", "on", "off", "y", "n", "2", 2, -1, 0.5, [], ["true"], {}, "${keep}"])
 def test_what_is_no_boolean_is_refused(value: object) -> None:
-    with pytest.raises(InvalidArgument, match=r"^keep .* is neither true nor false$"):
+    with pytest.raises(InvalidArgument, match=r"^keep .* is not a boolean: give true or false$"):
         as_bool(value, "keep")
 
 
@@ -45,12 +45,12 @@ def test_a_number_is_taken_as_one_or_as_text(value: object, expected: float) -> 
         (float("nan"), "from 0 to 1"),
         (True, "from 0 to 1"),
         (False, "from 0 to 1"),
-        (None, "is no number"),
-        ("", "is no number"),
-        ("a half", "is no number"),
-        ("0,5", "is no number"),
-        ("50%", "is no number"),
-        ([], "is no number"),
+        (None, "is not a number"),
+        ("", "is not a number"),
+        ("a half", "is not a number"),
+        ("0,5", "is not a number"),
+        ("50%", "is not a number"),
+        ([], "is not a number"),
     ],
 )
 def test_a_number_out_of_bounds_or_none_at_all_is_refused(value: object, reason: str) -> None:
@@ -67,16 +67,16 @@ def test_a_whole_number_is_taken_as_one_or_as_text(value: object, expected: int)
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (1.5, "is no whole number"),
-        ("1.5", "is no whole number"),
+        (1.5, "is not a whole number"),
+        ("1.5", "is not a whole number"),
         (-1, "from 0 to 65535"),
         ("65536", "from 0 to 65535"),
         ("inf", "from 0 to 65535"),
         ("nan", "from 0 to 65535"),
         (True, "from 0 to 65535"),
-        (None, "is no number"),
-        ("http", "is no number"),
-        ("0x50", "is no number"),
+        (None, "is not a number"),
+        ("http", "is not a number"),
+        ("0x50", "is not a number"),
     ],
 )
 def test_what_is_no_whole_number_in_bounds_is_refused(value: object, reason: str) -> None:

@@ -95,7 +95,7 @@ def test_a_valid_expression_becomes_canonical_and_stays_so(text: str, canonical:
             )
         ],
         *[
-            (text, f"is not in 1 to {LARGEST}")
+            (text, f"is outside 1 to {LARGEST}")
             for text in (
                 "0",
                 "00",
