@@ -1,4 +1,4 @@
-"""What `docker exec` runs in the agent's container: takes one request to the server, prints its answer."""
+"""The client that `docker exec` runs in the agent's container: it sends one request and prints the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chaosorca.model.contract import SOCKET
 
 
 def main() -> int:
-    """Send the request given as the only argument; 0 if there was an answer, whatever it says."""
+    """Send the request that is the only argument; return 0 if there was an answer, which may be an error."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(SOCKET)

@@ -1,6 +1,6 @@
-"""The agent's Unix socket: one JSON object a line in, one out, for each connection.
+"""The agent's control socket: each connection carries one request and one answer, each a line of JSON.
 
-A request is `{"do": NAME, "with": {...}}`; an answer `{"ok": ...}` or `{"error": {"kind": ..., "message": ...}}`.
+A request is `{"do": NAME, "with": {...}}`. An answer is `{"ok": ...}` or `{"error": {"kind": ..., "message": ...}}`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from chaosorca.agent.agent import Agent
 from chaosorca.model.errors import KINDS, OrcaError
 
-OPERATIONS = ("start_monitoring", "stop_monitoring", "start_fault", "stop_fault", "status", "examine", "retire")
+OPERATIONS = ("start_monitoring", "stop_monitoring", "start_fault", "stop_fault", "status", "examine", "retire", "dump_maps")
 _log = logging.getLogger("chaosorca.agent")
 
 
 def answer(agent: Agent, line: bytes) -> dict[str, Any]:
-    """Do what a request asks for, and return the answer; no request can raise."""
+    """Carry out a request and return the answer. No request can raise."""
     try:
         request = json.loads(line)
         operation, arguments = request["do"], request.get("with", {})
@@ -35,7 +35,7 @@ def answer(agent: Agent, line: bytes) -> dict[str, Any]:
 
 
 def make_server(agent: Agent, path: str) -> socketserver.ThreadingUnixStreamServer:
-    """A server at a path that nobody else listens at."""
+    """Make a server that listens at a path. A socket that an earlier agent has left there is replaced."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:

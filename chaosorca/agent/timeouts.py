@@ -49,3 +49,46 @@ ALL_CODE_CHECKED_EVERY = 2.0
 
 SIGNAL_HANDLER_WITHIN = 0.005
 """A thread whose signals are still blocked after this time is not just in a signal handler."""
+
+# Faults
+
+ATTACH_WITHIN = 3.0
+"""A fault attaches to the processes that its container has at the start within this time."""
+
+ATTACH_NEW_WITHIN = 0.5
+"""A fault attaches to processes that start later within this time."""
+
+RETRY_ATTACH_AFTER = 1.0
+"""A failed attach is retried after this time. Each further pause is twice as long."""
+
+RETRY_ATTACH_AFTER_MOST = 60.0
+"""The longest pause between two retries of a failed attach."""
+
+NEW_PROCESSES_POLLED_EVERY = 0.02
+"""How often the agent polls for processes that have no traced parent."""
+
+RELEASED_WITHIN = 2.0
+"""The tracers detach from a container within this time after its last fault has ended."""
+
+FAULTS_TICK_EVERY = 0.1
+"""How often the agent checks whether a fault is over."""
+
+FIRST_CALLS_WITHIN = 3.0
+"""A fault that has not fired after this time may get a warning."""
+
+# Targets and monitoring
+
+TARGETS_POLLED_EVERY = 0.2
+"""How often the agent checks whether a monitored container was restarted."""
+
+RETIRED_FOR = 15.0
+"""A retired agent refuses work for this time. Its removal may have failed."""
+
+ENGINE_ANSWERS_WITHIN = 5.0
+"""The Docker Engine answers within this time."""
+
+ENGINE_RECONNECTED_AFTER = 0.5
+"""The stream of the engine's events is opened again after this time."""
+
+ENGINE_FIRST_TRY_WITHIN = 2.0
+"""A question about the stream of events waits this long for the first connection."""

@@ -29,6 +29,8 @@ from tests.support.observer import Observers, Round, fault_on
 from tests.support.waiting import wait_for
 from tests.support.web import Web
 
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
+
 THREADS, REPEATS = 8, 62_500
 STEPS = ("getppid", "unlinkat")
 
@@ -248,8 +250,6 @@ import ctypes, json, mmap, os, struct, subprocess, sys, threading
 from pathlib import Path
 from chaosorca.agent.monitors import syscalls
 from chaosorca.agent.targets.target import Target, own_cgroup
-
-pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 
 program, capacity = sys.argv[1], int(sys.argv[2])
 syscalls._PROGRAMS = (program,)

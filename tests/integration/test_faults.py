@@ -33,6 +33,8 @@ from tests.support.web import PAGE, Web
 
 _OPEN = 'print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n";'
 
+pytestmark = pytest.mark.usefixtures("end_all_faults")
+
 
 @pytest.mark.always
 def test_a_fault_hits_every_process_until_it_is_stopped(web: Web) -> None:
@@ -322,7 +324,6 @@ time.sleep(60)
 _HAMMER = """
 import sys, time, urllib.request
 
-pytestmark = pytest.mark.usefixtures("end_all_faults")
 end = time.time() + 60
 while time.time() < end:
     try:

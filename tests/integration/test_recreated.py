@@ -133,7 +133,7 @@ def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_m
     wait_for(lambda: follows() == "ids only")
     started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE)
     (warning,) = started["warnings"]
-    assert warning.startswith(f"{web.name}: it will not be followed when it is removed and made anew under its name: ")
+    assert warning.startswith(f"{web.name}: it will not be followed when it is re-created under its name: ")
     make_anew(web)
     wait_for(lambda: web.get() == 200)
     proxy.refuses = False
@@ -148,7 +148,7 @@ def test_without_the_engines_socket_it_is_said_that_only_ids_are_followed(web: W
     monkeypatch.setattr("chaosorca.engine.agent._sockets", lambda _: ["/nonexistent/docker.sock", None])
     reason = "the engine's socket is not mounted into the agent"
     (told,) = start_monitoring(container=web.name)
-    assert told["warnings"] == [f"it will not be followed when it is removed and made anew under its name: {reason}"]
+    assert told["warnings"] == [f"it will not be followed when it is re-created under its name: {reason}"]
     status = agent_status()
     assert (status["follows"], status["follows_reason"]) == ("ids only", reason)
     assert start_fault(container=web.name, syscall="openat", error="EACCES", duration="10s")["warnings"] == [

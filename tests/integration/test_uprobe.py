@@ -25,6 +25,8 @@ from tests.support.project import needs_root
 from tests.support.waiting import becomes, wait_for
 from tests.support.web import Web
 
+pytestmark = pytest.mark.usefixtures("end_all_faults")
+
 
 def said(container: Container) -> list[str]:
     return container.logs().decode().splitlines()
@@ -168,15 +170,12 @@ def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> N
         start_fault(container=web.name, syscall="openat,clone", delay_enter="1ms", injector="uprobe")
 
 
-WITHOUT_MANY_AT_ONCE = """
+WITHOUT_UPROBE_MULTI = """
 import json, sys, time
-from chaosorca.agent.agent import Agent
+from chaosorca.agent.__main__ import make_parts
 from chaosorca.agent.injectors.arming import Arming
 
-pytestmark = pytest.mark.usefixtures("end_all_faults")
-
-agent = Agent("x86_64")
-agent._faults.arming = Arming(one_by_one=True)
+agent = make_parts("x86_64", Arming(one_by_one=True)).agent
 container, fault = json.loads(sys.argv[1])
 started = agent.start_fault(container, fault, "one", "run", "uprobe")
 time.sleep(2)
@@ -194,7 +193,7 @@ def test_an_older_kernel_has_its_probes_put_one_by_one(run_container: Callable[.
     target.reload()
     container = {"name": target.name, "id": target.id, "pid": target.attrs["State"]["Pid"]}
     told = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
-    ended = run_command(connect().containers.get(AGENT), ["python3", "-c", WITHOUT_MANY_AT_ONCE, told])
+    ended = run_command(connect().containers.get(AGENT), ["python3", "-c", WITHOUT_UPROBE_MULTI, told])
     assert ended.exit_code == 0, ended.complaint.decode()
     warnings, injector, injected = json.loads(ended.output.splitlines()[-1])
     denied = said(target).count("Permission denied")

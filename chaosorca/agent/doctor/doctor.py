@@ -13,11 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
 from chaosorca.agent.doctor import checks
+from chaosorca.agent.faults.choice import Choice
 from chaosorca.agent.linux.btf import io_accounting_offsets
 from chaosorca.agent.monitors.http import HttpMonitor
 from chaosorca.agent.monitors.io_source import IoSource
@@ -49,16 +48,6 @@ for _ in sys.stdin:
 """
 
 
-class Injectors(Protocol):
-    """What the doctor needs of the faults."""
-
-    def tried(self, injector: str, target: Target, fault: Fault, pid: int) -> AbstractContextManager[None]:
-        """Inject a fault into one process, by an injector, as long as the context lasts."""
-
-    def choice(self, target: Target, fault: Fault, pids: list[int]) -> tuple[str, str]:
-        """Return the injector that `auto` chooses, and why it is not the cheapest one, if it is not."""
-
-
 class Doctor:
     """Examines this host, one examination at a time."""
 
@@ -67,24 +56,24 @@ class Doctor:
         arch: str,
         syscalls: SyscallMonitor,
         http: HttpMonitor,
-        faults: Injectors,
+        choice: Choice,
         io_source: Callable[[], IoSource],
-        names_trouble: Callable[[], str],
+        events_problem: Callable[[], str],
         port: int = METRICS_PORT,
         proc: Path = Path("/proc"),
     ) -> None:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
-            syscalls, http, faults: what the agent itself monitors and injects by.
+            syscalls, http, choice: what the agent itself monitors and injects by.
             io_source: tells who is asked what containers read and write.
-            names_trouble: why the engine's events are not followed, empty if they are.
+            events_problem: returns why the engine's events are not followed, empty if they are.
             port: where the agent serves HTTP.
             proc: the proc file system.
         """
         self._arch = arch
-        self._syscalls, self._http, self._faults = syscalls, http, faults
-        self._io_source, self._names_trouble = io_source, names_trouble
+        self._syscalls, self._http, self._choice = syscalls, http, choice
+        self._io_source, self._events_problem = io_source, events_problem
         self._port = port
         self._proc = proc
         self._one_at_a_time = threading.Lock()
@@ -137,7 +126,7 @@ class Doctor:
                 yield _tried(name, todo, functools.partial(do, own))
         source = self._io_source()
         yield ok("storage figures", f"come from {source.name}: {source.why}")
-        trouble = self._names_trouble()
+        trouble = self._events_problem()
         yield (
             note("engine's socket", f"containers made anew under their name are not followed: {trouble}")
             if trouble
@@ -189,7 +178,7 @@ class Doctor:
     def _inject(self, injector: str, own: Target) -> str:
         """Have a call of a process of the agent's own fail."""
         with _subject() as subject:
-            with self._faults.tried(injector, own, self._fault(), subject.pid):
+            with self._choice.trial(injector, own, self._fault(), subject.pid):
                 answer = subject.call()
             if answer != _ERROR:
                 raise AgentError(f"a call that was to fail with {_ERROR} ended with {answer}")
@@ -199,7 +188,7 @@ class Doctor:
 
     def _auto(self, own: Target) -> str:
         with _subject() as subject:
-            injector, why = self._faults.choice(own, self._fault(), [subject.pid])
+            injector, why = self._choice.choose("auto", self._fault(), [subject.pid], own.cgroup.ids)
         try:
             self._inject(injector, own)
         except (AgentError, OSError) as error:

@@ -1,1 +1,1 @@
-"""The faults of this engine."""
+"""The faults of this engine: how they start, reach new processes, and end."""

@@ -1,28 +1,20 @@
-"""Watching whether the condition holds under which a fault is to end, from the agent's own counters."""
+"""The agent's check of `abort_when`, from its own counters."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
 
-from chaosorca.agent.histogram import SLOT_BOUNDS, Histogram
+from chaosorca.agent.histogram import SLOT_BOUNDS
+from chaosorca.agent.monitors.requests import Requests
 from chaosorca.model.abort import AbortCondition
 
 WINDOW = 1.0
 """Seconds over which the measure is taken."""
 
 
-@dataclass(frozen=True)
-class Requests:
-    """The HTTP requests to a container that have ended so far: by code, and their latencies."""
-
-    by_code: dict[str, int]
-    latency: Histogram
-
-
-class AbortWatch:
-    """Follows one condition. Where there is nothing to measure, because no request ended, it does not hold."""
+class AbortCheck:
+    """Checks one condition repeatedly. The condition does not hold while no request ends."""
 
     def __init__(self, condition: AbortCondition) -> None:
         self.condition = condition
@@ -30,9 +22,9 @@ class AbortWatch:
         self._held_since: float | None = None
 
     def feed(self, now: float, requests: Requests) -> str | None:
-        """Take the counters at a time in seconds; return a sentence once the condition has held for its duration."""
+        """Take the counters at a time in seconds, and return a sentence once the condition has held for its duration."""
         self._samples.append((now, requests))
-        # One sample that is a window old, or older, stays: it is what the newest is compared with.
+        # The newest sample is compared with the latest one that is at least a window old.
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW:
             self._samples.popleft()
         begin, earlier = self._samples[0]
@@ -48,7 +40,16 @@ class AbortWatch:
 
 
 def measure(condition: AbortCondition, earlier: Requests, later: Requests, seconds: float) -> float | None:
-    """The measure of a condition between two readings so many seconds apart; None where no request ended that could tell."""
+    """Return the measure of a condition between two readings.
+
+    Arguments:
+        condition: what is measured.
+        earlier, later: the readings.
+        seconds: the time between them.
+
+    Returns:
+        requests/s, a share from 0 to 1, or seconds; None where no request ended in between.
+    """
     ended = {code: count - earlier.by_code.get(code, 0) for code, count in later.by_code.items()}
     counted = sum(count for code, count in ended.items() if re.fullmatch(condition.status, code))
     if condition.measure == "request_rate":
@@ -61,7 +62,7 @@ def measure(condition: AbortCondition, earlier: Requests, later: Requests, secon
 
 
 def _quantile(q: float, slots: list[int]) -> float | None:
-    """The upper bound of the slot that the quantile is in: a latency is never said to be less than it was."""
+    """Return the upper bound of the quantile's slot, so that a latency is never underestimated."""
     total = sum(slots)
     if total <= 0:
         return None

@@ -1,4 +1,4 @@
-"""What the tracers say that programs experienced: the calls that the kernel's own count leaves out, or times wrongly."""
+"""The calls that the tracers count and time, because the kernel's monitoring cannot."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from chaosorca.agent.histogram import Histogram
 
 
 class Ledger:
-    """Counts of all faults, by container; written by the tracers' threads, read by the exporter."""
+    """Counts of all faults, by container. The tracers' reader threads write them, and the exporter reads them."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the three tables
         self._calls: Counter[tuple[str, str, str]] = Counter()
         self._durations: dict[tuple[str, str], Histogram] = {}
         self._injected: Counter[tuple[str, str, str]] = Counter()
 
-    def called(self, container: str, syscall: str, error: str, count: int) -> None:
-        """Calls that the kernel did not count."""
+    def add_calls(self, container: str, syscall: str, error: str, count: int) -> None:
+        """Add calls that never entered the kernel."""
         with self._lock:
             self._calls[container, syscall, error] += count
 
-    def took(self, container: str, syscall: str, durations: Histogram) -> None:
-        """The durations of calls that the kernel did not time."""
+    def add_durations(self, container: str, syscall: str, durations: Histogram) -> None:
+        """Add the durations of calls that the kernel does not time."""
         with self._lock:
             self._durations.setdefault((container, syscall), Histogram()).merge(durations)
 
-    def injected(self, container: str, syscall: str, effect: str, count: int) -> None:
-        """Calls that were tampered with."""
+    def add_injected(self, container: str, syscall: str, effect: str, count: int) -> None:
+        """Add injected calls."""
         with self._lock:
             self._injected[container, syscall, effect] += count
 
     def calls(self) -> dict[tuple[str, str, str], int]:
-        """Calls by container, system call and errno."""
+        """Return the calls by container, system call and errno."""
         with self._lock:
             return dict(self._calls)
 
     def durations(self) -> dict[tuple[str, str], Histogram]:
-        """Latency histograms by container and system call."""
+        """Return the latency histograms by container and system call."""
         with self._lock:
             return {key: Histogram(list(value.slots), value.sum) for key, value in self._durations.items()}
 
-    def injections(self) -> dict[tuple[str, str, str], int]:
-        """Calls tampered with, by container, system call and effect."""
+    def injected(self) -> dict[tuple[str, str, str], int]:
+        """Return the injected calls by container, system call and effect."""
         with self._lock:
             return dict(self._injected)
 
-    def called_by(self, container: str) -> Counter[str]:
-        """Calls of a container that the kernel did not count, by system call."""
+    def calls_of(self, container: str) -> Counter[str]:
+        """Return the calls of a container that never entered the kernel, by system call."""
         found: Counter[str] = Counter()
         for (name, syscall, _error), count in self.calls().items():
             if name == container:

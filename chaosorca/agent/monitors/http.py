@@ -191,6 +191,10 @@ class HttpMonitor:
             raise
         return watched
 
+    def programs(self) -> dict[str, Program | None]:
+        """Return the loaded programs, by name."""
+        return {"http": self._program, "tls": self._tls.program()}
+
     def suspend(self, name: str) -> None:
         """Let go of the network of a target, which has ended; what was counted waits for its return."""
         with self._changing:

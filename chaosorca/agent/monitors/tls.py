@@ -122,6 +122,10 @@ class TlsProbes:
             self._program["unprobed"].delete_those(lambda key: key[0] == number)
             self._take_unused_away()
 
+    def program(self) -> Program | None:
+        """Return the loaded program, None before that."""
+        return self._program
+
     def sweep(self, asked: bytes) -> int:
         """Give up on old requests; return how many connections there are."""
         return int(SWEEP.unpack(self._program.run("sweep_tls", asked))[2]) if self._program else 0

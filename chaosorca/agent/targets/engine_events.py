@@ -1,6 +1,6 @@
-"""Containers that are made anew under a name that is followed, as the Docker Engine tells of them.
+"""The Docker Engine's events: which containers were started or renamed.
 
-Its API (`GET /events`, `GET /containers/NAME/json`) over its Unix socket, with the standard library only.
+It speaks the engine's API (`GET /events`, `GET /containers/NAME/json`) over its Unix socket, with the standard library only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from chaosorca.agent import timeouts
 from chaosorca.model.container import running_container
 from chaosorca.model.contract import ENGINE_SOCKET
 from chaosorca.model.errors import ContainerError, EngineError, OrcaError
 
 _EVENTS = {"type": ["container"], "event": ["start", "rename"]}
-_ANSWERS_WITHIN = 5.0
-_PAUSE = 0.5
-_FIRST_TRY_WITHIN = 2.0
 _log = logging.getLogger("chaosorca.agent")
 
 
 def name_in_event(line: bytes) -> str | None:
-    """The name of the container that a line of the engine's events tells of, None if it tells of none."""
+    """Return the container's name in a line of the engine's events, None if the line has none."""
     try:
         name = json.loads(line)["Actor"]["Attributes"]["name"]
     except (ValueError, KeyError, TypeError):
@@ -37,7 +35,7 @@ def name_in_event(line: bytes) -> str | None:
 
 
 class EngineEvents:
-    """Looks at each container that is started or renamed, and calls back when it has the name of another that is followed."""
+    """Follows the events, and calls back when a container takes the name of a target."""
 
     def __init__(
         self,
@@ -45,15 +43,15 @@ class EngineEvents:
         on_new: Callable[[dict[str, Any]], None],
         path: str = ENGINE_SOCKET,
         own_id: str | None = None,
-        pause: float = _PAUSE,
+        pause: float = timeouts.ENGINE_RECONNECTED_AFTER,
     ) -> None:
         """
         Arguments:
-            followed: the ids of the containers that are followed now, by name.
-            on_new: is told a container, as `Container.to_json` gives it, that has one of these names and is none of these ids.
+            followed: returns the ids of all targets, by name.
+            on_new: takes a container with a target's name and another id, as `Container.to_json` returns it.
             path: the engine's socket.
-            own_id: a container that the engine must know, so that no other engine's is followed; the one that this runs in.
-            pause: seconds before a connection that has ended is made again.
+            own_id: a container that the engine must have, so that another engine's events are not followed; default: this one.
+            pause: seconds between two connections.
         """
         self._followed = followed
         self._on_new = on_new
@@ -61,42 +59,42 @@ class EngineEvents:
         self._own_id = own_id or socket.gethostname()
         self._pause = pause
         self._tried = threading.Event()
-        self._trouble = ""
+        self._problem = ""
 
     def run(self) -> None:
         """Follow events until the process ends."""
         while True:
             try:
                 self._follow()
-                trouble = "the Docker Engine has ended its events"
+                problem = "the Docker Engine has ended its events"
             except FileNotFoundError:
-                trouble = "the engine's socket is not mounted into the agent"
+                problem = "the engine's socket is not mounted into the agent"
             except (OSError, http.client.HTTPException, OrcaError) as error:
-                trouble = f"the engine's socket is of no use: {error}"
+                problem = f"the engine's socket cannot be used: {error}"
             except Exception as error:
                 _log.exception("following the engine's events")
-                trouble = f"the agent failed with {type(error).__name__}: {error}"
-            self._now(trouble)
+                problem = f"the agent failed with {type(error).__name__}: {error}"
+            self._note(problem)
             time.sleep(self._pause)
 
-    def trouble(self) -> str:
-        """Why no events are followed, empty while they are."""
-        self._tried.wait(_FIRST_TRY_WITHIN)
-        return self._trouble
+    def problem(self) -> str:
+        """Return why no events are followed, empty while they are."""
+        self._tried.wait(timeouts.ENGINE_FIRST_TRY_WITHIN)
+        return self._problem
 
     def status(self) -> dict[str, str]:
-        """What is followed: names, or ids only, and why."""
-        trouble = self.trouble()
-        return {"follows": "ids only" if trouble else "names", "follows_reason": trouble}
+        """Return whether names are followed or ids only, and why."""
+        problem = self.problem()
+        return {"follows": "ids only" if problem else "names", "follows_reason": problem}
 
     def warnings(self) -> list[str]:
-        """What a user should know of it."""
-        trouble = self.trouble()
-        return [f"it will not be followed when it is removed and made anew under its name: {trouble}"] if trouble else []
+        """Return the warnings of an action that starts a fault or monitoring."""
+        problem = self.problem()
+        return [f"it will not be followed when it is re-created under its name: {problem}"] if problem else []
 
     def _follow(self) -> None:
-        """Follow events for as long as one connection lasts."""
-        # Those of the last moment are asked for too, so that none falls between the connection and the first look.
+        """Follow events while one connection lasts."""
+        # The events of the last second are included, so that none is lost between the connection and the first look.
         query = urlencode({"filters": json.dumps(_EVENTS), "since": int(time.time()) - 1})
         if self._get(f"/containers/{self._own_id}/json") is None:
             raise EngineError("it belongs to another Docker Engine")
@@ -106,19 +104,19 @@ class EngineEvents:
             lines = connection.getresponse()
             if lines.status != http.HTTPStatus.OK:
                 raise EngineError(f"the Docker Engine answered {lines.status} when asked for its events")
-            stream_socket.settimeout(None)  # they come when they come
+            stream_socket.settimeout(None)  # the next event may take any time
             for name in list(self._followed()):
-                self._look(name)
-            self._now("")
+                self._check(name)
+            self._note("")
             for line in lines:
                 started = name_in_event(line)
                 if started is not None and started in self._followed():
-                    self._look(started)
+                    self._check(started)
 
-    def _look(self, name: str) -> None:
-        """Look who has a name now, which may be another than an event was about."""
+    def _check(self, name: str) -> None:
+        """Check which container has a name now. It may be another one than in the event."""
         inspected = self._get(f"/containers/{quote(name)}/json")
-        # A name that is nobody's may still be the beginning of somebody's id.
+        # The engine also finds a container whose id begins with this text.
         if inspected is None or inspected["Name"] != f"/{name}" or self._followed().get(name) in (None, {inspected["Id"]}):
             return
         try:
@@ -129,7 +127,7 @@ class EngineEvents:
             _log.warning("container %s is not followed: %s", name, error)
 
     def _get(self, path: str) -> Any:
-        """What the engine answers, None if it knows no such thing."""
+        """Return the engine's answer, None for a 404."""
         with contextlib.closing(_Connection(self._path)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -140,10 +138,10 @@ class EngineEvents:
             raise EngineError(f"the Docker Engine answered {answer.status} to {path}")
         return json.loads(body)
 
-    def _now(self, trouble: str) -> None:
-        if trouble != self._trouble or not self._tried.is_set():
-            _log.info("follows %s", f"ids only: {trouble}" if trouble else "names")
-        self._trouble = trouble
+    def _note(self, problem: str) -> None:
+        if problem != self._problem or not self._tried.is_set():
+            _log.info("follows %s", f"ids only: {problem}" if problem else "names")
+        self._problem = problem
         self._tried.set()
 
 
@@ -151,10 +149,10 @@ class _Connection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_ANSWERS_WITHIN)
+        super().__init__("localhost", timeout=timeouts.ENGINE_ANSWERS_WITHIN)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_ANSWERS_WITHIN)
+        self.sock.settimeout(timeouts.ENGINE_ANSWERS_WITHIN)
         self.sock.connect(self._path)

@@ -1,4 +1,4 @@
-"""The containers that the agent has been told about, and what is true of them right now."""
+"""A target: what the agent keeps of a container, and its processes right now."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from chaosorca.model.errors import AgentError
 
 _Answer = TypeVar("_Answer")
 _EXITING = 0x4
-"""In the flags of /proc/PID/stat: it is about to end, or has (linux/sched.h, PF_EXITING)."""
+"""In the flags of /proc/PID/stat: the process is ending (linux/sched.h, PF_EXITING)."""
 
 
 @dataclass
 class Target:
-    """A container: its name, full id, and the control group that all of its processes are in."""
+    """A container: its name, its full id, and the control group of all its processes."""
 
     name: str
     id: str
@@ -32,22 +32,25 @@ class Target:
     proc: Path = Path("/proc")
 
     def pids(self) -> list[int]:
-        """Its processes now; none while it does not run.
+        """Return its processes now; none while it does not run.
 
-        The runtime's own process that is about to become a `docker exec`'s is left out: it is not the container's yet.
+        The runtime's own process that is about to become a `docker exec` process is left out: it is not yet the container's.
         """
         return list(self._pids())
 
-    def newcomers(self, known: Collection[int]) -> Iterator[int]:
-        """Its processes that are not among those known. Cheap enough to be asked all the time."""
-        return (pid for pid in self.cgroup.pids() if pid not in known and not _is_runtime(self.proc, pid))
+    def new_pids(self, seen: Collection[int]) -> Iterator[int]:
+        """Yield its processes that have not been seen. This is cheap enough for polling."""
+        return (pid for pid in self.cgroup.pids() if pid not in seen and not _is_runtime(self.proc, pid))
 
     def ask_one(self, question: Callable[[int], _Answer]) -> _Answer:
-        """Ask the first of its processes that does not end meanwhile, by its number, what all of them would answer alike.
+        """Ask one process what all processes of the container would answer alike.
+
+        Arguments:
+            question: takes a process's number; a process that ends meanwhile is skipped.
 
         Raises:
-            ProcessLookupError: it does not run.
-            PermissionError: none of them may be asked.
+            ProcessLookupError: the container does not run.
+            PermissionError: no process may be asked.
         """
         refused: PermissionError | None = None
         for pid in self._pids():
@@ -55,7 +58,7 @@ class Target:
                 return question(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            except PermissionError as error:  # as one is refused that has given its memory back, and is about to be gone
+            except PermissionError as error:  # the kernel also answers this for a process that has freed its memory to exit
                 refused = error
         raise refused or ProcessLookupError(f"container {self.name!r} has no process")
 
@@ -68,21 +71,22 @@ def _is_runtime(proc: Path, pid: int) -> bool:
 
 
 def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target:
-    """Look a container up by its first process.
+    """Find a container by its first process.
 
     Arguments:
         container: its `name`, which its series carry; its full `id`; its first process's `pid` in the host's pid namespace;
-            whether it is on the host's network (`host_network`), or on another container's (`shared_network`).
+            whether it uses the host's network (`host_network`) or another container's (`shared_network`).
+        proc: the proc file system.
 
     Raises:
-        AgentError: no such process, or it is in no control group of the container's own.
+        AgentError: there is no such process, or its control group is not the container's own.
     """
     name, pid = container["name"], int(container["pid"])
     cgroup: Cgroup | None = None
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
         cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS), container["id"])
     if cgroup is None:
-        # Of a process that is about to end the kernel says that it is in the host's control groups of version 1.
+        # The kernel shows an ending process in the host's control groups of version 1.
         if _is_ending(proc, pid):
             raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again")
         raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart")
@@ -99,7 +103,7 @@ def _is_ending(proc: Path, pid: int) -> bool:
 
 
 def own_cgroup(proc: Path = Path("/proc")) -> Cgroup | None:
-    """The control group that the agent itself is in, None if it has none of its own."""
+    """Return the agent's control group, None if it has none of its own."""
     try:
         return cgroup_of(proc, os.getpid(), Path(HOST_CGROUPS))
     except (OSError, ValueError):

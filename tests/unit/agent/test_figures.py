@@ -76,29 +76,29 @@ def test_a_new_histogram_is_empty_and_its_own() -> None:
 def test_the_ledger_counts_by_container_and_forgets_one() -> None:
     ledger = Ledger()
     for container in ("web", "web", "db"):
-        ledger.called(container, "openat", "EACCES", 1)
-        ledger.injected(container, "openat", "error", 1)
-        ledger.took(container, "openat", histogram_of([500_000_000]))
-    ledger.called("web", "openat", "", 1)
+        ledger.add_calls(container, "openat", "EACCES", 1)
+        ledger.add_injected(container, "openat", "error", 1)
+        ledger.add_durations(container, "openat", histogram_of([500_000_000]))
+    ledger.add_calls("web", "openat", "", 1)
     assert ledger.calls() == {("web", "openat", "EACCES"): 2, ("db", "openat", "EACCES"): 1, ("web", "openat", ""): 1}
-    assert ledger.injections() == {("web", "openat", "error"): 2, ("db", "openat", "error"): 1}
+    assert ledger.injected() == {("web", "openat", "error"): 2, ("db", "openat", "error"): 1}
     assert {key: (sum(value.slots), value.sum) for key, value in ledger.durations().items()} == {
         ("web", "openat"): (2, 1.0),
         ("db", "openat"): (1, 0.5),
     }
     ledger.forget("web")
     assert ledger.calls() == {("db", "openat", "EACCES"): 1}
-    assert ledger.injections() == {("db", "openat", "error"): 1}
+    assert ledger.injected() == {("db", "openat", "error"): 1}
     assert list(ledger.durations()) == [("db", "openat")]
 
 
 def test_what_the_ledger_gave_out_does_not_change() -> None:
     ledger = Ledger()
-    ledger.called("web", "read", "", 1)
-    ledger.took("web", "read", histogram_of([1_000_000_000]))
+    ledger.add_calls("web", "read", "", 1)
+    ledger.add_durations("web", "read", histogram_of([1_000_000_000]))
     calls, durations = ledger.calls(), ledger.durations()
-    ledger.called("web", "read", "", 1)
-    ledger.took("web", "read", histogram_of([1_000_000_000]))
+    ledger.add_calls("web", "read", "", 1)
+    ledger.add_durations("web", "read", histogram_of([1_000_000_000]))
     assert calls == {("web", "read", ""): 1}
     assert durations["web", "read"].sum == 1.0
 

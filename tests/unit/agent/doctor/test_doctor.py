@@ -38,11 +38,11 @@ class Broken:
         raise AgentError("the kernel does not take the program")
 
     @contextlib.contextmanager
-    def tried(self, *_: Any) -> Iterator[None]:
+    def trial(self, *_: Any) -> Iterator[None]:
         raise PermissionError(1, "Operation not permitted")
         yield
 
-    def choice(self, *_: Any) -> tuple[str, str]:
+    def choose(self, *_: Any) -> tuple[str, str]:
         return "ptrace", "this kernel has no type information"
 
 
@@ -62,7 +62,7 @@ class Deaf(Broken):
         return HttpFigures({}, {}, {}, {}, {}, 0)
 
     @contextlib.contextmanager
-    def tried(self, *_: Any) -> Iterator[None]:
+    def trial(self, *_: Any) -> Iterator[None]:
         yield
 
 
@@ -121,7 +121,7 @@ class Working(Deaf):
     def __init__(self, why: str = "") -> None:
         self.why = why
 
-    def choice(self, *_: Any) -> tuple[str, str]:
+    def choose(self, *_: Any) -> tuple[str, str]:
         return ("ptrace", self.why) if self.why else ("uprobe", "")
 
     def no_tls(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chaosorca.agent.faults.abort import AbortWatch, Requests, measure
+from chaosorca.agent.faults.abort import AbortCheck, measure
 from chaosorca.agent.histogram import Histogram
+from chaosorca.agent.monitors.requests import Requests
 from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.errors import InvalidArgument
 
@@ -84,7 +85,7 @@ def test_a_measure_is_of_what_ended_between_two_readings(text: str, later: Reque
 
 
 def test_it_has_to_hold_all_through_its_duration() -> None:
-    watch = AbortWatch(parse_abort_when("error_ratio > 0.5 for 3s"))
+    watch = AbortCheck(parse_abort_when("error_ratio > 0.5 for 3s"))
     good = bad = 0
     said = []
     for tick in range(100):
@@ -98,7 +99,7 @@ def test_it_has_to_hold_all_through_its_duration() -> None:
 
 
 def test_no_request_at_all_is_no_error_but_no_rate_either() -> None:
-    errors, rate = AbortWatch(parse_abort_when("error_ratio > 0.5 for 1s")), AbortWatch(parse_abort_when("request_rate < 1 for 1s"))
+    errors, rate = AbortCheck(parse_abort_when("error_ratio > 0.5 for 1s")), AbortCheck(parse_abort_when("request_rate < 1 for 1s"))
     reasons = [(errors.feed(now / 5, requests(c500=7)), rate.feed(now / 5, requests(c500=7))) for now in range(20)]
     assert [reason for reason, _ in reasons if reason] == []
     assert reasons[-1][1] == "request_rate < 1 for 1s held (request_rate 0)"

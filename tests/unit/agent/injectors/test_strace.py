@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chaosorca.agent.faults.faults import delays
+from chaosorca.agent.faults.injection import delays
 from chaosorca.agent.injectors.strace import Line, parse_line, strace_command
 from chaosorca.model.fault import parse_fault
 

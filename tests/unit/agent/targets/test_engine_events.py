@@ -240,7 +240,7 @@ def test_a_stream_that_ends_is_opened_again_and_nothing_that_happened_meanwhile_
     engine.answers["web"] = inspected("web", NEW)
     engine.lines.put(None)
     wait_for(lambda: follower.new)
-    wait_for(lambda: events.trouble() == "")
+    wait_for(lambda: events.problem() == "")
     assert engine.streams() == 2
     assert follower.ids == {"web": {NEW}}
 
@@ -250,7 +250,7 @@ def test_an_engine_that_comes_later_is_followed_from_then_on(tmp_path: Path, sta
     events = start(follower)
     reason = "the engine's socket is not mounted into the agent"
     assert events.status() == {"follows": "ids only", "follows_reason": reason}
-    assert events.warnings() == [f"it will not be followed when it is removed and made anew under its name: {reason}"]
+    assert events.warnings() == [f"it will not be followed when it is re-created under its name: {reason}"]
     with FakeEngine(tmp_path / "s") as engine:
         engine.answers["web"] = inspected("web", NEW)
         threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -274,10 +274,10 @@ def test_an_engine_that_cannot_be_followed(
     engine.events_status = events_status
     follower = Follower(web=OLD)
     engine.answers["web"] = inspected("web", NEW)
-    assert start(follower).status() == {"follows": "ids only", "follows_reason": f"the engine's socket is of no use: {reason}"}
+    assert start(follower).status() == {"follows": "ids only", "follows_reason": f"the engine's socket cannot be used: {reason}"}
     assert follower.new == []
 
 
 def test_a_socket_that_nobody_listens_at(tmp_path: Path, start: Callable[[Follower], EngineEvents]) -> None:
     FakeEngine(tmp_path / "s").server_close()
-    assert start(Follower()).trouble() == "the engine's socket is of no use: [Errno 111] Connection refused"
+    assert start(Follower()).problem() == "the engine's socket cannot be used: [Errno 111] Connection refused"

@@ -1,0 +1,130 @@
+"""One injection: a fault on one target, and its state."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chaosorca.agent import timeouts
+from chaosorca.agent.faults.abort import AbortCheck
+from chaosorca.agent.injectors.session import Session
+from chaosorca.agent.targets.target import Target
+from chaosorca.model.fault import Fault
+from chaosorca.model.record import Coverage, FaultRecord, NotAttached
+
+
+@dataclass
+class Backoff:
+    """When a failed attach is retried: after a second, and then after twice as long each time, up to a minute.
+
+    Each attempt may interrupt a blocking call of the process.
+    """
+
+    next_try: float = 0.0
+    pause: float = timeouts.RETRY_ATTACH_AFTER
+
+    def is_due(self) -> bool:
+        """Tell whether it is time for a retry, and schedule the next one if so."""
+        now = time.monotonic()
+        if now < self.next_try:
+            return False
+        self.next_try = now + self.pause
+        self.pause = min(2 * self.pause, timeouts.RETRY_ATTACH_AFTER_MOST)
+        return True
+
+
+@dataclass
+class Injection:
+    """A fault on one target. It is kept for a while after its end.
+
+    Attributes:
+        key: the fault's number in its session.
+        begins: seconds since 1970.
+        deadline: the end of its duration, on the monotonic clock.
+        not_attached: the processes that it does not reach, with the reason.
+        traced_by_others: the processes among them that another tracer has.
+        backoff: when those are retried; the first fault of a container keeps it for all.
+        fired: injected calls by system call.
+        ended: seconds since 1970; None while it is active.
+        foreseen: the warnings of its start.
+        warnings: the warnings of now.
+        calls_before: the container's calls when it began; None where the calls are not monitored.
+        coverage: by system call, the calls since then, and how many of them a probe has seen.
+    """
+
+    id: str
+    run: str
+    target: Target
+    fault: Fault
+    seed: int
+    key: int
+    session: Session
+    begins: float
+    deadline: float
+    abort: AbortCheck | None = None
+    not_attached: dict[int, str] = field(default_factory=dict)
+    traced_by_others: set[int] = field(default_factory=set)
+    backoff: Backoff = field(default_factory=Backoff)
+    fired: Counter[str] = field(default_factory=Counter)
+    ended: float | None = None
+    reason: str = ""
+    foreseen: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    calls_before: Counter[str] | None = None
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.ended is None
+
+    def warn(self, *warnings: str) -> None:
+        """Set the warnings of now, after those of its start."""
+        self.warnings = list(dict.fromkeys([*self.foreseen, *warnings]))
+
+    def record(self) -> FaultRecord:
+        """Return its record."""
+        return FaultRecord(
+            id=self.id,
+            run=self.run,
+            container=self.target.name,
+            container_id=self.target.id,
+            text=self.fault.text,
+            injector=self.session.injector,
+            seed=self.seed,
+            syscalls=tuple(self.fault.syscalls),
+            effects=tuple(self.fault.effects),
+            placebo=self.fault.placebo,
+            begins=self.begins,
+            ends=self.begins + self.fault.duration / 1e6,
+            ended=self.ended,
+            reason=self.reason,
+            abort_when=self.fault.abort_when,
+            injected=dict(self.fired),
+            not_attached=tuple(NotAttached(pid, why) for pid, why in sorted(self.not_attached.items())),
+            coverage=self.coverage,
+            tracer_restarts=self.session.restarts.total,
+            warnings=tuple(self.warnings),
+        )
+
+
+def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:
+    """Return the system calls that only the tracer times, whichever thread makes them."""
+    return tuple(
+        name
+        for injection in injections
+        if injection.session.timing == "by call" and delays(injection.fault)
+        for name in injection.fault.syscalls
+    )
+
+
+def timed_by_thread(injections: list[Injection]) -> bool:
+    """Tell whether the tracer times calls of threads that it marks."""
+    return any(injection.session.timing == "by thread" and delays(injection.fault) for injection in injections)
+
+
+def delays(fault: Fault) -> bool:
+    """Tell whether a fault delays calls that are made. No tracepoint sees these delays."""
+    return bool(fault.delay_enter or fault.delay_exit) and not fault.placebo

@@ -1,0 +1,15 @@
+"""The HTTP requests to a container, as the faults' abort conditions read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chaosorca.agent.histogram import Histogram
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The HTTP requests to a container that have ended so far: counts by status code, and their latencies."""
+
+    by_code: dict[str, int]
+    latency: Histogram
