@@ -1,10 +1,13 @@
-"""What a user installs."""
+"""The wheel and the source archive hold all of the package, and the development tools are pinned."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -12,30 +15,50 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "chaosorca"
+BUILT_FROM = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+WHEEL = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built from a copy, so that the tree stays as it is."""
-    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the source archive from a copy, which leaves the tree clean."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
     shutil.copytree(PACKAGE, copy / "chaosorca", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in BUILT_FROM:
         shutil.copy(ROOT / name, copy)
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out), str(copy)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", SDIST, str(out), cwd=copy)
+    (built,) = out.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Build the wheel from the source archive, as a release is built."""
+    out = tmp_path_factory.mktemp("wheel")
+    python(*WHEEL, str(out), str(sdist), cwd=out)
     (built,) = out.glob("*.whl")
     return zipfile.ZipFile(built)
 
 
-def test_it_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
-    sources = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    packed = {name for name in wheel.namelist() if name.startswith("chaosorca/")}
-    assert packed == {str(path.relative_to(ROOT)) for path in sources}
+def python(*arguments: str, cwd: Path) -> None:
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def files_of_the_package() -> set[str]:
+    files = (path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(ROOT)) for path in files}
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
+    assert {name for name in wheel.namelist() if name.startswith("chaosorca/")} == files_of_the_package()
+
+
+def test_the_source_archive_holds_every_file_of_the_package(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
+    assert packed >= files_of_the_package() | set(BUILT_FROM)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +79,7 @@ def test_it_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
         "engine/images/prometheus/Dockerfile",
     ],
 )
-def test_it_holds_what_the_images_are_built_from(wheel: zipfile.ZipFile, name: str) -> None:
+def test_the_wheel_holds_what_the_images_are_built_from(wheel: zipfile.ZipFile, name: str) -> None:
     assert wheel.read(f"chaosorca/{name}") == (PACKAGE / name).read_bytes()
 
 
@@ -64,6 +87,8 @@ def test_its_metadata_names_the_command_the_licence_and_no_lattice_library(wheel
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     metadata = wheel.read(f"{info}/METADATA").decode().splitlines()
     assert "Name: chaostoolkit-orca" in metadata
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Dist: docker>=7.1" in metadata
     assert wheel.read(f"{info}/entry_points.txt").decode().split("\n")[:2] == [
         "[console_scripts]",
         "chaosorca = chaosorca.cli:main",
@@ -72,3 +97,16 @@ def test_its_metadata_names_the_command_the_licence_and_no_lattice_library(wheel
     required = {line.split()[1].split(">")[0] for line in metadata if line.startswith("Requires-Dist:") and "extra" not in line}
     assert required == {"chaostoolkit-lib", "click", "docker", "logzero", "requests"}
     assert {name.split("/")[0] for name in wheel.namelist()} == {"chaosorca", info}
+
+
+def test_every_dependency_and_development_tool_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {normalized(one) for one in [*project["dependencies"], *project["optional-dependencies"]["dev"]]}
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    assert wanted - {normalized(line) for line in pins} == set()
+
+
+def normalized(requirement: str) -> str:
+    """Return the name in a requirement as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[=<>]", requirement)[0]).lower()
