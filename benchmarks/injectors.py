@@ -152,7 +152,7 @@ def execute(container: Container, *command: str) -> str:
     """Run a command in one of our client containers, or in a target while no fault is on it."""
     ended = run_command(container, command)
     if ended.exit_code != 0:
-        raise RuntimeError(f"{command} failed: {(ended.complaint or ended.output).decode(errors='replace')[-300:]}")
+        raise RuntimeError(f"{command} failed: {(ended.errors or ended.output).decode(errors='replace')[-300:]}")
     return ended.output.decode(errors="replace")
 
 

@@ -1,1 +1,1 @@
-"""The Docker side: the client, containers, images, the agent's container and Prometheus's."""
+"""The Docker side: the client, containers, images, and the containers of the agent and of Prometheus."""

@@ -1,4 +1,4 @@
-"""The agent's container: started once per engine, told what to do through it, removed when it has nothing to do."""
+"""The agent's container: one per engine, controlled by `docker exec`, removed when the agent is idle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MEMORY = "512m"
 _READY_WITHIN = 20.0
 _STARTED_WITHIN = 5.0
 _VARIABLES = {TRACE_VARIABLE: ("1",), LOG_LEVEL_VARIABLE: LOG_LEVELS}
-"""The environment variables that the agent gets from the client's environment, and their values."""
+"""Environment variables that are passed on to the agent, with their valid values."""
 
 
 class Agent:
@@ -49,15 +49,19 @@ class Agent:
         self._container = container
 
     def ask(self, operation: str, **arguments: Any) -> Any:
-        """Have the agent do something, and return its answer; its errors come back as ours."""
+        """Run an operation of the agent and return its answer.
+
+        Raises:
+            OrcaError: the agent reports an error, or does not answer.
+        """
         request = json.dumps({"do": operation, "with": arguments})
         with engine_errors(f"asking the agent to {operation}"):
-            exit_code, output, complaint = run_command(self._container, ["python3", "-m", "chaosorca.agent.ctl", request])
+            exit_code, output, errors = run_command(self._container, ["python3", "-m", "chaosorca.agent.ctl", request])
         try:
             answer = json.loads(output)
         except ValueError:
-            said = (complaint or output).decode(errors="replace").strip()[-300:] or f"no output, exit code {exit_code}"
-            raise AgentError(f"the agent did not answer ({said}): look at `docker logs {AGENT}`") from None
+            said = (errors or output).decode(errors="replace").strip()[-300:] or f"no output, exit code {exit_code}"
+            raise AgentError(f"the agent gave no valid answer ({said}): look at `docker logs {AGENT}`") from None
         if "error" in answer:
             error = answer["error"]
             raise KINDS.get(error["kind"], AgentError)(error["message"])
@@ -76,12 +80,12 @@ class Agent:
         return _records(self.ask("stop_fault", **selection)["stopped"])
 
     def is_idle(self) -> bool:
-        """Whether it watches nothing and runs no fault."""
+        """Return whether the agent monitors no container and runs no fault."""
         status = self.ask("status")
         return not status["targets"] and not any(fault["active"] for fault in status["faults"])
 
     def retire(self) -> bool:
-        """Have it refuse further work if it has nothing to do; return whether it does."""
+        """Make an idle agent refuse further work; return False if the agent is not idle."""
         return bool(self.ask("retire")["retired"])
 
 
@@ -96,17 +100,17 @@ def _records(given: list[dict[str, Any]]) -> list[FaultRecord]:
 
 
 def find_agent(client: docker.DockerClient) -> Agent | None:
-    """The agent if it runs, whatever its version."""
+    """Return the agent if it runs, whatever its version."""
     container = _container(client)
     return Agent(container) if container is not None and container.status == "running" else None
 
 
 def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Agent:
-    """Return the running agent of this version, starting it first where there is none.
+    """Return the running agent of this version; start it first if there is none.
 
     Raises:
-        AgentError: an agent of another version runs a fault, or a new one does not get ready.
-        EngineError: its image could not be built, or its container not started.
+        AgentError: an agent of another version is not idle, or a new one does not become ready.
+        EngineError: the image could not be built, or the container could not be started.
     """
     image = ensure_image(client, "agent", configuration)
     container = _started_container(client)
@@ -115,13 +119,13 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
             return Agent(container)
         if container.status == "running" and not Agent(container).is_idle():
             raise AgentError(
-                f"an agent of another version ({container.attrs['Config']['Image']}) is at work: "
-                "end its faults and monitoring with that version, or remove it with `docker rm -f chaosorca-agent`"
+                f"an agent of another version ({container.attrs['Config']['Image']}) is busy: "
+                f"end its faults and monitoring with that version, or remove it with `docker rm -f {AGENT}`"
             )
         _remove(container)
     try:
         return _start(client, image)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # Ctrl-C as well
         left = _container(client)
         if left is not None:
             _remove(left)
@@ -130,12 +134,12 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
 
 
 @contextlib.contextmanager
-def visited_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Iterator[Agent]:
-    """The agent, started for as long as this lasts where there is none; one that is there is used, and left as it is.
+def temporary_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Iterator[Agent]:
+    """Give the running agent; if there is none, start one and remove it at the end.
 
     Raises:
-        AgentError: there is one that is of another version, or does not run.
-        EngineError: its image could not be built, or its container not started.
+        AgentError: the agent is paused or of another version, or a new one does not become ready.
+        EngineError: the image could not be built, or the container could not be started.
     """
     image = ensure_image(client, "agent", configuration)
     container = _started_container(client)
@@ -144,7 +148,7 @@ def visited_agent(client: docker.DockerClient, configuration: Mapping[str, Any] 
             raise AgentError(f"container {AGENT!r} is paused: unpause it with `docker unpause {AGENT}`")
         if not _is_of(container, image):
             raise AgentError(
-                f"an agent of another version ({container.attrs['Config']['Image']}) is there: "
+                f"an agent of another version ({container.attrs['Config']['Image']}) is running: "
                 f"end its faults and monitoring with that version, or remove it with `docker rm -f {AGENT}`"
             )
         yield Agent(container)
@@ -157,7 +161,7 @@ def visited_agent(client: docker.DockerClient, configuration: Mapping[str, Any] 
 
 
 def retire_agent(client: docker.DockerClient) -> bool:
-    """Remove the agent if it has nothing to do, and the network with it; return whether it is gone."""
+    """Remove the agent and the network if the agent is idle; return whether there is no agent any more."""
     container = _container(client)
     if container is not None:
         if container.status == "running" and not Agent(container).retire():
@@ -177,7 +181,7 @@ def _start(client: docker.DockerClient, image: str) -> Agent:
 
 
 def _run(client: docker.DockerClient, image: str) -> DockerContainer:
-    """Start the container, with the engine's socket if the engine's host has it where one can know."""
+    """Start the container with the first of the possible engine sockets that exists on the engine's host, else without one."""
     environment = agent_environment(os.environ)
     for socket in _sockets(client):
         container = None
@@ -192,7 +196,7 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
                 cap_add=list(CAPABILITIES),
                 security_opt=_security_options(client),
                 volumes={"/sys/fs/cgroup": {"bind": HOST_CGROUPS, "mode": "ro"}},
-                # Unlike a volume, it makes no folder where there is nothing, and fails.
+                # Unlike a volume, a bind mount fails if its source does not exist.
                 mounts=[Mount(ENGINE_SOCKET, socket, type="bind", read_only=True)] if socket else [],
                 environment=environment,
                 mem_limit=_MEMORY,
@@ -207,17 +211,17 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
                 break  # another start was faster
             if socket is None:
                 raise
-            logger.debug("the agent does not start with the engine's socket %s: %s", socket, error)
+            logger.debug("the agent could not be started with the engine's socket %s: %s", socket, error)
             if container is not None:
                 container.remove(force=True, v=True)
     return client.containers.get(AGENT)
 
 
 def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of the agent's container: those of `_VARIABLES` that the client has.
+    """Return those of `_VARIABLES` that are set in an environment.
 
     Raises:
-        InvalidArgument: one has another value.
+        InvalidArgument: a variable has an invalid value.
     """
     found = {name: environment[name] for name in _VARIABLES if environment.get(name)}
     for name, value in found.items():
@@ -229,12 +233,12 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sockets(client: docker.DockerClient) -> list[str | None]:
-    """Where the engine's host may have the engine's socket; None is to go without."""
+    """Return the possible paths of the engine's socket on its host, in the order to try; None means no socket."""
     return list(dict.fromkeys([socket_path(client) or _SOCKET, _SOCKET, None]))
 
 
 def _started_container(client: docker.DockerClient) -> DockerContainer | None:
-    """The agent's container; one that somebody else is just starting is given the time to."""
+    """Return the agent's container. Wait for one that another client has created but not yet started."""
     end = time.monotonic() + _STARTED_WITHIN
     while (container := _container(client)) is not None and container.status == "created" and time.monotonic() < end:
         time.sleep(0.1)
@@ -254,7 +258,7 @@ def _container(client: docker.DockerClient) -> DockerContainer | None:
 
 
 def _remove(container: DockerContainer) -> None:
-    """Stop it, so that it lets go of what it traces, and remove it; one that has gone meanwhile is success."""
+    """Stop the agent, so that it detaches from its targets, and remove its container."""
     with engine_errors(f"removing container {AGENT!r}"):
         try:
             container.stop(timeout=5)
@@ -274,7 +278,7 @@ def _wait_until_ready(agent: Agent, container: DockerContainer) -> None:
                 container.reload()
                 if container.status not in ("created", "running") or time.monotonic() > end:
                     said = container.logs(tail=5).decode(errors="replace").strip()
-                    raise AgentError(f"the agent did not get ready ({error}); it said: {said or 'nothing'}") from error
+                    raise AgentError(f"the agent did not become ready ({error}); its log ends with: {said or 'nothing'}") from error
         time.sleep(0.1)
 
 

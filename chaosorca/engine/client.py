@@ -1,4 +1,4 @@
-"""The connection to the Docker Engine, and its errors as ours."""
+"""The connection to the Docker Engine, and its errors as `EngineError`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from logzero import logger
 from chaosorca.exceptions import EngineError
 
 _LOCAL = ("http+docker://localhost", "http+docker://localnpipe")
-"""What the Docker client calls an engine that it reaches by a Unix socket or a named pipe."""
+"""Base URLs of the Docker client for a Unix socket and for a named pipe."""
 
 
 @contextmanager
 def engine_errors(doing: str) -> Iterator[None]:
-    """Turn what the Docker client raises into an `EngineError` that says what was being done."""
+    """Turn errors of the Docker client into an `EngineError`.
+
+    Arguments:
+        doing: the current step, for the message.
+    """
     try:
         yield
     except docker.errors.APIError as error:
@@ -40,24 +44,24 @@ def connect(configuration: Mapping[str, Any] | None = None) -> docker.DockerClie
         client.ping()
     except (docker.errors.DockerException, requests.RequestException, ValueError) as error:
         where = f"at {host!r} (chaosorca_docker_host)" if host else "where the docker command looks for one"
-        raise EngineError(f"no Docker Engine answers {where}: start it, or check who may use it ({_cause(error)})") from error
+        raise EngineError(f"no Docker Engine answers {where}: start it, or check that you may use it ({_cause(error)})") from error
     logger.debug("using the Docker Engine at %s", client.api.base_url)
     return client
 
 
 def is_local(client: docker.DockerClient) -> bool:
-    """Whether the engine's published ports are on this machine's 127.0.0.1."""
+    """Return whether the engine publishes ports on this machine's 127.0.0.1."""
     return client.api.base_url in _LOCAL
 
 
 def socket_path(client: docker.DockerClient) -> str | None:
-    """The Unix socket that the engine is reached by, None for any other way."""
+    """Return the path of the Unix socket to the engine; None for any other connection."""
     path = getattr(client.api.get_adapter(client.api.base_url), "socket_path", None)
     return str(path) if path else None
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system said, which is what tells; else what the client made of it."""
+    """Return the operating system's message, the most specific one; else the text of the error."""
     inner: BaseException | None = error
     reason = str(error)
     while inner is not None:

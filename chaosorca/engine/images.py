@@ -1,4 +1,4 @@
-"""Building the images of the agent and of Prometheus from what is in this package."""
+"""Build the images of the agent and of Prometheus from files of this package."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ DEFAULT_BASE = "debian:bookworm-slim"
 _FILES = {"agent": ("Dockerfile", "requirements.txt"), "prometheus": ("Dockerfile",)}
 _SUFFIXES = (".py", ".c", ".h", ".sh", ".tsv")
 _SHOWN = ("Step ", "Get:", "Note:", "Successfully")
-"""How the lines of a build begin that are shown to the user."""
+"""The first words of the build output's lines that are shown to the user."""
 
 
 def base_image(configuration: Mapping[str, Any] | None) -> str:
-    """The image that ours are built on: `chaosorca_base_image`, else Debian's slim one."""
+    """Return the base image: `chaosorca_base_image`, else `DEFAULT_BASE`."""
     return str((configuration or {}).get("chaosorca_base_image") or DEFAULT_BASE)
 
 
 def build_context(role: str) -> dict[str, bytes]:
-    """Everything that an image is built from, by path: its Dockerfile, and for the agent the sources that run in it."""
+    """Return the build context of an image as contents by path. The agent's includes all sources that run in it."""
     package = resources.files("chaosorca")
     files = {name: package.joinpath("engine", "images", role, name).read_bytes() for name in _FILES[role]}
     if role == "agent":
@@ -43,7 +43,7 @@ def build_context(role: str) -> dict[str, bytes]:
 
 
 def image_tag(role: str, files: Mapping[str, bytes]) -> str:
-    """The tag of an image: the version, and a digest of all that it is built from."""
+    """Return the tag of an image: the version, and a digest of its build context."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path}\0{len(files[path])}\0".encode())
@@ -52,7 +52,7 @@ def image_tag(role: str, files: Mapping[str, bytes]) -> str:
 
 
 def has_image(client: docker.DockerClient, name: str) -> bool:
-    """Whether the engine has an image."""
+    """Return whether the engine has an image."""
     with engine_errors(f"looking for image {name}"):
         try:
             client.images.get(name)
@@ -71,10 +71,10 @@ def image_created(client: docker.DockerClient, name: str) -> str | None:
 
 
 def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[str, Any] | None) -> str:
-    """Return the tag of the image of `agent` or `prometheus`, building it first where its sources have changed.
+    """Return the tag of the image of `agent` or `prometheus`; build the image first if the engine does not have it.
 
     Raises:
-        EngineError: it could not be built; the sentence ends with what the build said last.
+        EngineError: the image could not be built; the message includes the last output of the build.
     """
     files = build_context(role)
     tag = image_tag(role, files)
@@ -93,16 +93,16 @@ def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[
             buildargs={"BASE": base},
             labels={ROLE_LABEL: role},
         )
-        said = ""
+        last = ""
         for step in steps:
             text = str(step.get("stream") or step.get("status") or "").strip()
             if text.startswith(_SHOWN):
                 logger.info("  %s", text.splitlines()[0][:100])
-            said = text or said
+            last = text or last
             if "error" in step:
                 raise EngineError(
-                    f"image {tag} could not be built on {base!r}: {str(step['error']).strip()} (before that: {said[-300:]}); "
-                    "check the base image (chaosorca_base_image) and that its package sources can be reached"
+                    f"image {tag} could not be built on {base!r}: {str(step['error']).strip()} (before that: {last[-300:]}); "
+                    "check the base image (chaosorca_base_image) and its access to package sources"
                 )
     return tag
 

@@ -12,8 +12,8 @@ from chaosorca.model.contract import NETWORK, ROLE_LABEL
 
 
 def ensure_network(client: docker.DockerClient) -> str:
-    """Return the network's name, making it first where it does not exist."""
-    with engine_errors(f"making network {NETWORK!r}"):
+    """Return the network's name; create the network first if it does not exist."""
+    with engine_errors(f"creating network {NETWORK!r}"):
         if not client.networks.list(names=[f"^{NETWORK}$"], filters={"label": ROLE_LABEL}):
             with contextlib.suppress(docker.errors.APIError):
                 client.networks.create(NETWORK, driver="bridge", labels={ROLE_LABEL: "network"}, check_duplicate=True)
@@ -22,7 +22,7 @@ def ensure_network(client: docker.DockerClient) -> str:
 
 
 def remove_unused_network(client: docker.DockerClient) -> None:
-    """Remove the network if nothing is on it any more; whoever is on it keeps it."""
+    """Remove the network unless a container is connected to it."""
     with engine_errors(f"removing network {NETWORK!r}"):
         for network in client.networks.list(names=[f"^{NETWORK}$"], filters={"label": ROLE_LABEL}):
             with contextlib.suppress(docker.errors.APIError):

@@ -1,4 +1,4 @@
-"""Prometheus's container: scrapes the agent by name, listens on 127.0.0.1 only, and is found again by everything that asks."""
+"""Prometheus's container. It scrapes the agent by name, and its port is published on 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _PORT = "9090/tcp"
 _READY_WITHIN = 30.0
 
 _REMOTE = (
-    "the Docker Engine is on another machine, where Prometheus's port on 127.0.0.1 cannot be reached from here, which is not "
-    "supported yet: let a Prometheus of yours scrape the agent, and set prometheus_base_url"
+    "the Docker Engine is on another machine, and Prometheus's port on its 127.0.0.1 cannot be reached from this machine: "
+    "let a Prometheus of your own scrape the agent, and set prometheus_base_url"
 )
 
 _CONFIGURATION = """\
@@ -44,7 +44,7 @@ scrape_configs:
 
 
 def prometheus_configuration(interval: int) -> str:
-    """Prometheus's configuration file for a scrape interval in microseconds."""
+    """Return Prometheus's configuration file for a scrape interval in microseconds."""
     return _CONFIGURATION.format(interval=format_duration(interval), agent=AGENT, port=METRICS_PORT)
 
 
@@ -56,20 +56,20 @@ def start_prometheus(
     image: str | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Start Prometheus, or find it running already.
+    """Start Prometheus, unless it already runs.
 
     Arguments:
         port: the port on 127.0.0.1, 0 for a free one.
         interval: the scrape interval in microseconds.
-        image: a ready image instead of ours; its entry point has to be Prometheus.
+        image: an image to use instead of a built one; its entry point must be Prometheus.
         labels: further labels of the container.
 
     Returns:
-        its `url`, and whether it was `started` now.
+        `url`, and `started`: whether this call started it.
 
     Raises:
         EngineError: the port is taken, or the container could not be started; nothing is left.
-        PrometheusError: it runs already with another port or interval, or does not get ready.
+        PrometheusError: Prometheus already runs with another port or interval, or does not become ready.
     """
     if not is_local(client):
         raise PrometheusError(_REMOTE)
@@ -77,11 +77,11 @@ def start_prometheus(
     if running is not None and running.status == "running":
         url = _url(running)
         if port not in (0, int(url.rsplit(":", 1)[1])):
-            raise PrometheusError(f"Prometheus runs already, at {url}: stop it first, or leave its port as it is")
+            raise PrometheusError(f"Prometheus already runs at {url}: stop it first, or use its port")
         if running.labels.get(INTERVAL_LABEL) != format_duration(interval):
             raise PrometheusError(
-                f"Prometheus runs already, scraping every {running.labels.get(INTERVAL_LABEL)}: "
-                f"stop it first to have {format_duration(interval)}"
+                f"Prometheus already runs and scrapes every {running.labels.get(INTERVAL_LABEL)}: "
+                f"stop it first to scrape every {format_duration(interval)}"
             )
         return {"url": url, "started": False}
     if running is not None:
@@ -125,7 +125,7 @@ def start_prometheus(
 
 
 def stop_prometheus(client: docker.DockerClient, keep_data: bool) -> dict[str, Any]:
-    """Remove Prometheus's container, and its data unless they are to be kept; success if there is none."""
+    """Remove Prometheus's container, and its data unless `keep_data` is set. Without a container, there is nothing to do."""
     container = _container(client)
     if container is not None:
         _remove(container)
@@ -136,22 +136,22 @@ def stop_prometheus(client: docker.DockerClient, keep_data: bool) -> dict[str, A
 
 
 def is_running(client: docker.DockerClient) -> bool:
-    """Whether our own Prometheus runs."""
+    """Return whether chaosorca's own Prometheus runs."""
     container = _container(client)
     return container is not None and container.status == "running"
 
 
 def prometheus_label(client: docker.DockerClient, label: str) -> str | None:
-    """The value of a label of Prometheus's container; None if it does not run or has none."""
+    """Return the value of a label of Prometheus's container; None without such a container or label."""
     container = _container(client)
     return None if container is None else container.labels.get(label)
 
 
 def prometheus_url(client: docker.DockerClient) -> str:
-    """The address of our own Prometheus.
+    """Return the address of chaosorca's own Prometheus.
 
     Raises:
-        PrometheusError: it does not run, or on another machine.
+        PrometheusError: Prometheus does not run, or runs on another machine.
     """
     container = _container(client)
     if container is None or container.status != "running":
@@ -176,11 +176,11 @@ def _url(container: DockerContainer) -> str:
 
 
 def _wait_until_ready(url: str, container: DockerContainer) -> None:
-    """Wait until it answers and knows its target, which takes it five seconds after it has begun to answer."""
+    """Wait until Prometheus answers and has its target, which it gets five seconds after its first answer."""
     end = time.monotonic() + _READY_WITHIN
     while True:
         try:
-            # Not by a proxy: it is on this machine.
+            # No proxy, because the address is on this machine.
             if requests.get(f"{url}/api/v1/targets", timeout=2, proxies={"http": ""}).json()["data"]["activeTargets"]:
                 return
         except (requests.RequestException, KeyError):
@@ -189,7 +189,7 @@ def _wait_until_ready(url: str, container: DockerContainer) -> None:
             container.reload()
             if container.status != "running" or time.monotonic() > end:
                 said = container.logs(tail=3).decode(errors="replace").strip()
-                raise PrometheusError(f"Prometheus did not get ready; it said: {said or 'nothing'}")
+                raise PrometheusError(f"Prometheus did not become ready; its log ends with: {said or 'nothing'}")
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""Who starts a fault: each process of a user's is a run of its own, and ends only its own faults."""
+"""The id of this run. Each client process is a run, and ends only the faults that it started."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def test_everything_is_tried_and_nothing_stays(client: docker.DockerClient) -> N
     assert len(lines) == len(done.stdout.splitlines()), "one line for each"
     assert [name for name in DONE if not lines[name].startswith("ok ")] == []
     assert [line for line in lines.values() if line.startswith("no ") and ": " not in line] == [], "each says what to do"
-    assert lines["agent"].endswith("could be started, and is gone again")
+    assert lines["agent"].endswith("could be started and was removed again")
     assert "freezes" in lines["docker pause"]
     assert done.stdout.splitlines()[-1].startswith("ok    main job")
     assert leftovers(client) == []
@@ -35,7 +35,7 @@ def test_an_agent_that_is_at_work_is_used_and_goes_on(web: Web, client: docker.D
     told = json.loads(orca("doctor", "--json").stdout)
     checks = {check["name"]: check for check in told["checks"]}
     assert told["ok"] is True
-    assert checks["agent"]["found"].endswith("runs already, and is left as it is")
+    assert checks["agent"]["found"].endswith("was already running and is left unchanged")
     assert [name for name in DONE if checks[name]["mark"] != "ok"] == []
     assert client.containers.get(AGENT).attrs["State"] == agent.attrs["State"]
     assert [series for series in scrape() if AGENT in series] == [], "what is tried on the agent is in no figure"

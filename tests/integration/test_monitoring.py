@@ -134,7 +134,7 @@ def test_an_agent_of_another_version_is_replaced_only_when_it_is_idle(web: Web, 
     busy = start_other()
     wait_for(lambda: b"ready" in busy.logs())
     Agent(busy).ask("start_monitoring", container=find_container(client, web.name).to_json(), monitors=["resources"])
-    with pytest.raises(ActivityFailed, match=r"an agent of another version .* is at work"):
+    with pytest.raises(ActivityFailed, match=r"an agent of another version .* is busy"):
         start_monitoring(container=web.name)
     assert client.containers.get(AGENT).id == busy.id
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}

@@ -194,7 +194,7 @@ def test_an_older_kernel_has_its_probes_put_one_by_one(run_container: Callable[.
     container = {"name": target.name, "id": target.id, "pid": target.attrs["State"]["Pid"]}
     told = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
     ended = run_command(connect().containers.get(AGENT), ["python3", "-c", WITHOUT_UPROBE_MULTI, told])
-    assert ended.exit_code == 0, ended.complaint.decode()
+    assert ended.exit_code == 0, ended.errors.decode()
     warnings, injector, injected = json.loads(ended.output.splitlines()[-1])
     denied = said(target).count("Permission denied")
     assert (warnings, injector, injected) == ([], "uprobe", {"openat": denied})

@@ -39,7 +39,7 @@ WRONG = [
     ("monit start --name", "requires an argument"),
     ("fault start", "Missing option"),
     ("fault start --name x --error EACCES", "Missing option '--syscall'"),
-    ("fault start --syscall openat --error EACCES", "give either container or label"),
+    ("fault start --syscall openat --error EACCES", "give exactly one of container and label"),
     ("fault stop", "give either --name or --all"),
     ("fault stop --name x --all", "give either --name or --all"),
     ("doctor extra", "unexpected extra argument"),

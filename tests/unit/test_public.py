@@ -185,13 +185,13 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
             {"container": "x", "http": "false", "syscalls": False, "resources": "0"},
             "nothing is to be monitored",
         ),
-        ("actions.faults.start_fault", {"syscall": "openat", "error": "EIO"}, "give either container or label"),
-        ("actions.faults.stop_fault", {}, "give either container or label"),
+        ("actions.faults.start_fault", {"syscall": "openat", "error": "EIO"}, "give exactly one of container and label"),
+        ("actions.faults.stop_fault", {}, "give exactly one of container and label"),
         ("actions.faults.stop_fault", {"label": "ab"}, "label 'ab' is not written as key=value"),
         *[
             ("actions.faults.start_fault", {"syscall": "openat", "container": "x", "error": "EIO", key: value}, says)
             for key, value, says in (
-                ("label", "a=b", "give either container or label"),
+                ("label", "a=b", "give exactly one of container and label"),
                 ("placebo", "maybe", "placebo 'maybe' is not a boolean"),
                 ("dry_run", 2, "dry_run 2 is not a boolean"),
             )

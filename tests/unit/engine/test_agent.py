@@ -145,7 +145,7 @@ class Visited:
         monkeypatch.setattr(agent, "retire_agent", lambda _: self.done.append("retired"))
 
     def visit(self) -> None:
-        with agent.visited_agent(self, None):
+        with agent.temporary_agent(self, None):
             self.done.append("visited")
 
 
@@ -164,7 +164,7 @@ def test_an_agent_that_runs_is_visited_and_left_and_another_goes_again(
 @pytest.mark.parametrize(
     ("status", "image", "says"),
     [
-        ("running", "older", r"an agent of another version \(older\) is there: .* `docker rm -f chaosorca-agent`"),
+        ("running", "older", r"an agent of another version \(older\) is running: .* `docker rm -f chaosorca-agent`"),
         ("paused", "image", "is paused: unpause it with `docker unpause chaosorca-agent`"),
         ("paused", "older", "is paused"),
     ],
@@ -178,7 +178,7 @@ def test_an_agent_that_cannot_be_asked_is_left_alone(status: str, image: str, sa
 
 def test_an_agent_that_was_started_goes_even_if_the_visit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Visited(monkeypatch, None)
-    with pytest.raises(KeyboardInterrupt), agent.visited_agent(engine, None):
+    with pytest.raises(KeyboardInterrupt), agent.temporary_agent(engine, None):
         raise KeyboardInterrupt
     assert engine.done == ["started", "retired"]
 

@@ -27,7 +27,9 @@ def test_an_engine_that_cannot_be_reached_is_one_sentence(host: str, cause: str)
     with pytest.raises(EngineError) as caught:
         connect({"chaosorca_docker_host": host})
     text = str(caught.value)
-    assert text.startswith(f"no Docker Engine answers at '{host}' (chaosorca_docker_host): start it, or check who may use it (")
+    assert text.startswith(
+        f"no Docker Engine answers at '{host}' (chaosorca_docker_host): start it, or check that you may use it ("
+    )
     assert cause in text
     assert "\n" not in text
     assert "Traceback" not in text

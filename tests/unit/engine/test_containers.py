@@ -158,7 +158,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_of_all(reference: str, says
 
 @pytest.mark.parametrize("reference", ["", " ", None, 5, ["web"]])
 def test_what_is_no_name_is_refused_before_the_engine_is_asked(reference: Any) -> None:
-    with pytest.raises(InvalidArgument, match="is no name: give a container's name or id"):
+    with pytest.raises(InvalidArgument, match="is not a name: give a container's name or id"):
         find_container(FakeClient(error=AssertionError("asked")), reference)
 
 
@@ -177,8 +177,8 @@ def test_a_label_selects_all_containers_that_have_it_by_name() -> None:
 @pytest.mark.parametrize(
     ("container", "label", "kind", "says"),
     [
-        (None, None, InvalidArgument, "give either container or label"),
-        ("web", "app=shop", InvalidArgument, "give either container or label"),
+        (None, None, InvalidArgument, "give exactly one of container and label"),
+        ("web", "app=shop", InvalidArgument, "give exactly one of container and label"),
         (None, "app", InvalidArgument, "label 'app' is not written as key=value"),
         (None, "", InvalidArgument, "is not written as key=value"),
         (None, 5, InvalidArgument, "is not written as key=value"),

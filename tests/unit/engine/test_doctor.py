@@ -38,7 +38,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(doctor, "connect", lambda _: client)
         monkeypatch.setattr(doctor, "socket_path", lambda _: "/var/run/docker.sock")
         monkeypatch.setattr(doctor, "find_agent", lambda _: SimpleNamespace() if ran else None)
-        monkeypatch.setattr(doctor, "visited_agent", visited)
+        monkeypatch.setattr(doctor, "temporary_agent", visited)
         monkeypatch.setattr(doctor, "has_image", lambda _, name: name in (images or set()))
         monkeypatch.setattr(doctor, "image_created", lambda *_: datetime.now(UTC).isoformat())
         return doctor.examine({})
@@ -58,7 +58,7 @@ def test_all_is_well(examined: Any) -> None:
     assert doctor.works(findings)
 
 
-@pytest.mark.parametrize(("ran", "says"), [(False, "is gone again"), (True, "is left as it is")])
+@pytest.mark.parametrize(("ran", "says"), [(False, "was removed again"), (True, "is left unchanged")])
 def test_what_becomes_of_the_agent_is_told(examined: Any, ran: bool, says: str) -> None:
     assert says in by_name(examined(GOOD, ran=ran))["agent"].found
 
@@ -117,10 +117,10 @@ def test_the_age_of_the_agent_image_is_told(examined: Any) -> None:
     assert found.endswith("was built less than a day ago")
 
 
-@pytest.mark.parametrize("error", [AgentError("it did not get ready"), EngineError("image could not be built")])
+@pytest.mark.parametrize("error", [AgentError("it did not become ready"), EngineError("image could not be built")])
 def test_without_an_agent_it_does_not_work(examined: Any, error: Exception) -> None:
     findings = examined(error)
-    assert by_name(findings)["agent"] == no("agent", str(error), "it is what injects and measures: see to that first")
+    assert by_name(findings)["agent"] == no("agent", str(error), "solve this first, because the agent injects and measures")
     assert not doctor.works(findings)
     assert findings[-1].todo == "see agent"
 
