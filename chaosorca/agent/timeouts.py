@@ -92,3 +92,28 @@ ENGINE_RECONNECTED_AFTER = 0.5
 
 ENGINE_FIRST_TRY_WITHIN = 2.0
 """A question about the stream of events waits this long for the first connection."""
+
+# Monitors
+
+REQUEST_UNANSWERED_AFTER = 60.0
+"""A request without an answer is counted as unanswered (`code="none"`) after this time."""
+
+TLS_UNSEEN_AFTER = 5.0
+"""A TLS connection whose plaintext no probe has seen is counted as unparsed after this time."""
+
+SWEEP_EVERY = 5.0
+"""The least time between two sweeps over the HTTP connections in the kernel."""
+
+TLS_LIBRARIES_POLLED_EVERY = 0.5
+"""How often the agent polls whether processes of targets have loaded TLS libraries."""
+
+# Doctor
+
+DOCTOR_ANSWER_WITHIN = 5.0
+"""A process or server that the doctor tries something on answers within this time."""
+
+DOCTOR_REQUEST_SEEN_WITHIN = 2.0
+"""The HTTP monitor shows the doctor's own request within this time."""
+
+SECURITYFS_READ_WITHIN = 5.0
+"""The doctor reads securityfs within this time."""

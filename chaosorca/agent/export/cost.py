@@ -1,4 +1,4 @@
-"""What the agent itself costs."""
+"""Measures what the agent itself costs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from chaosorca.agent.linux.cgroups import Cgroup
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of processor time since its start, and bytes of memory in use."""
+    """Processor time since the agent's start in seconds, and memory in use in bytes."""
 
     cpu_seconds: float
     resident_bytes: float
 
 
 def own_cost(own: Cgroup | None, pid: int, proc: Path = Path("/proc")) -> Cost:
-    """What all of the agent's processes cost: itself, its tracers, and those that bring it requests.
+    """Return what all of the agent's processes cost: the agent, its tracers, and the commands that pass requests to it.
 
     Arguments:
-        own: its control group, if it has one.
-        pid: its process, which stands for all where it has none.
+        own: the agent's control group, None if it has none of its own.
+        pid: the agent's process, which is measured alone if there is no control group.
         proc: the proc file system.
     """
     pids = own.pids() if own else [pid]
@@ -33,7 +33,7 @@ def own_cost(own: Cgroup | None, pid: int, proc: Path = Path("/proc")) -> Cost:
 
 def _cpu_seconds(own: Cgroup | None) -> float:
     if own:
-        with contextlib.suppress(OSError):  # a host whose control groups do not count that
+        with contextlib.suppress(OSError):  # this host's control groups may not count processor time
             return own.cpu_seconds()
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)

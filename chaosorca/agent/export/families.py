@@ -13,8 +13,10 @@ from chaosorca.agent.monitors.resources import Resources
 
 
 def families(snapshot: Snapshot) -> Iterator[Any]:
-    """The metric families of a snapshot; names and labels are those that the documentation lists."""
-    monitored = GaugeMetricFamily("chaosorca_monitored", "1 while a monitor watches a container", labels=["container", "monitor"])
+    """Yield the metric families of a snapshot. docs/metrics.md lists their names and labels."""
+    monitored = GaugeMetricFamily(
+        "chaosorca_monitored", "1 while a monitor is attached to a container", labels=["container", "monitor"]
+    )
     for key in snapshot.monitored:
         monitored.add_metric(key, 1)
     yield monitored
@@ -25,19 +27,19 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield _counter(
         "chaosorca_http_requests",
-        "HTTP requests answered, or ended without an answer (none)",
+        "HTTP requests that were answered, or ended without an answer (code none)",
         ["container", "role", "method", "code", "tls"],
         snapshot.http,
     )
     yield Histograms(
         "chaosorca_http_request_duration_seconds",
-        "Time from a request's first packet to its answer's first packet",
+        "Time from the first packet of a request to the first packet of its answer",
         ["container", "role", "tls"],
         snapshot.http_durations,
     )
     yield _counter(
         "chaosorca_http_unparsed",
-        "HTTP messages, and connections with HTTP/2 or TLS of other libraries than OpenSSL's, that could not be followed",
+        "HTTP messages that could not be parsed, and connections with HTTP/2, or with TLS by other libraries than OpenSSL's",
         ["container", "reason"],
         snapshot.http_unparsed,
     )
@@ -46,13 +48,13 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield _counter(
         "chaosorca_faults_injected",
-        "System calls tampered with",
+        "System calls that a fault has hit",
         ["container", "syscall", "effect"],
         snapshot.injected,
     )
     yield _counter(
         "chaosorca_fault_calls",
-        "Calls of a faulted system call since its fault began: all (kernel), and those that came by a probe (probes)",
+        "Calls of a faulted system call since its fault began: all calls (kernel), and calls that passed a probe (probes)",
         ["container", "syscall", "seen_by"],
         snapshot.fault_calls,
     )
@@ -60,7 +62,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
 
     yield _counter(
         "chaosorca_agent_tracer_restarts",
-        "Tracers that had died, or did not answer, and were replaced",
+        "Tracers that were replaced because they had ended or did not answer",
         ["container"],
         snapshot.tracer_restarts,
     )
@@ -79,7 +81,12 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
             CounterMetricFamily,
             _of_io("reads"),
         ),
-        ("container_fs_writes", "Writes: as container_fs_reads", CounterMetricFamily, _of_io("writes")),
+        (
+            "container_fs_writes",
+            "Writes: requests to devices, or calls (chaosorca_io_source)",
+            CounterMetricFamily,
+            _of_io("writes"),
+        ),
     ]
     for name, what, kind, figure in figures:
         family = kind(name, what, labels=["name"])
@@ -90,7 +97,7 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
 
     yield _gauge(
         "chaosorca_io_source",
-        "1 for who counts what a container reads and writes; operations of /proc/PID/io are system calls",
+        "1 for the source of a container's storage figures; operations of /proc/PID/io are system calls",
         ["container", "source"],
         {(name, value.io_source): 1.0 for name, value in snapshot.resources.items()},
     )
@@ -100,15 +107,15 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     )
     yield _gauge(
         "chaosorca_agent_resident_bytes",
-        "Memory that the agent and its tracers have in use",
+        "Memory in use by the agent and its tracers",
         [],
         {(): snapshot.agent_resident_bytes},
     )
-    yield _gauge("chaosorca_agent_scrape_seconds", "Time to collect this answer", [], {(): snapshot.seconds})
-    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a kernel map", ["program", "map"], snapshot.map_entries)
+    yield _gauge("chaosorca_agent_scrape_seconds", "Time to collect the figures of this scrape", [], {(): snapshot.seconds})
+    yield _gauge("chaosorca_agent_map_entries", "Entries in use in a map of the kernel", ["program", "map"], snapshot.map_entries)
     yield _counter(
         "chaosorca_agent_dropped",
-        "Events that found a kernel map full, or what they belong to in use",
+        "Events that are not counted because a map was full or its entry was in use",
         ["program"],
         snapshot.dropped,
     )

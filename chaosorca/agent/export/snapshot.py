@@ -1,4 +1,4 @@
-"""All figures of one moment, as the exporter gives them out."""
+"""All figures of one scrape."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from chaosorca.agent.monitors.resources import Resources
 
 @dataclass
 class Snapshot:
-    """Figures by their labels' values, in the order in which the metrics list them."""
+    """Figures by the values of their labels, in the order in which the metrics list them."""
 
     monitored: list[tuple[str, str]] = field(default_factory=list)
     not_running: set[str] = field(default_factory=set)
-    """Containers that are monitored, but down: what is known of them waits for their return."""
+    """Monitored containers that are down. Their series end, and continue when the container is up again."""
     syscalls: dict[tuple[str, str, str], float] = field(default_factory=dict)
     syscall_durations: dict[tuple[str, str], Histogram] = field(default_factory=dict)
     http: dict[tuple[str, str, str, str, str], float] = field(default_factory=dict)

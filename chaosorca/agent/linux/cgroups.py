@@ -1,6 +1,7 @@
-"""Control groups of a container, version 1, 2 and both at once: where they are, who is in them, what they have used.
+"""Control groups of a container, in version 1, version 2, or both (hybrid): their directories, processes and figures.
 
-Formats: cgroups(7), proc_pid_mountinfo(5), the kernel's cgroup-v1/cpuacct, cgroup-v1/blkio-controller and cgroup-v2 documents.
+The formats are described in cgroups(7), proc_pid_mountinfo(5), and the kernel's documents cgroup-v1/cpuacct,
+cgroup-v1/blkio-controller and cgroup-v2.
 """
 
 from __future__ import annotations
@@ -15,49 +16,58 @@ from chaosorca.agent.linux.proc import Io
 
 _CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
 _DEVICES = Path("/sys/dev/block")
-_LINKS_OF_A_LEAF = 2  # its name and its own "."; file systems that do not count those of directories say 1
+_LINKS_OF_A_LEAF = 2  # its name and its own "."; a file system that does not count links of directories reports 1
 
 
 @dataclass(frozen=True)
 class Cgroup:
-    """The directories of one control group: of version 1 by controller, and of the unified hierarchy."""
+    """A control group.
+
+    Attributes:
+        v1: its directories in the hierarchies of version 1, by controller.
+        unified: its directory in the unified hierarchy, None if it has none.
+    """
 
     v1: dict[str, Path]
     unified: Path | None
 
     def exists(self) -> bool:
-        """Whether the control group is still there."""
+        """Tell whether the control group exists."""
         return any(path.is_dir() for path in self._roots())
 
     def ids(self) -> list[int]:
-        """What `bpf_get_current_cgroup_id()` says for processes in it and below it: the inodes of its directories."""
+        """Return what `bpf_get_current_cgroup_id()` returns for its processes: the inodes of the directories in its tree."""
         found = []
         for path in _tree(self.unified) if self.unified else []:
-            with contextlib.suppress(OSError):  # it went
+            with contextlib.suppress(OSError):  # removed meanwhile
                 found.append(path.stat().st_ino)
         return found
 
     def identity(self) -> int:
-        """What another control group at the same place does not have: the inode of its directory.
+        """Return the inode of its directory, which differs from that of a later control group at the same path.
 
         Raises:
-            OSError: it is gone.
+            OSError: the control group does not exist.
         """
         return next(path.stat().st_ino for path in self._roots())
 
     def pids(self) -> list[int]:
-        """The processes in it and below it."""
+        """Return the processes in its tree."""
         root = next(iter(self._roots()), None)
         found: set[int] = set()
         for path in _tree(root) if root else []:
             try:
                 found.update(int(word) for word in (path / "cgroup.procs").read_text().split())
             except OSError:
-                continue  # it went, or is a threaded one
+                continue  # removed meanwhile, or of type `threaded`
         return sorted(found - {0})
 
     def cpu_seconds(self) -> float:
-        """Processor time used, in seconds."""
+        """Return the processor time used, in seconds.
+
+        Raises:
+            OSError: the control group does not count it.
+        """
         if "cpuacct" in self.v1:
             return int((self.v1["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
         usage = re.search(r"^usage_usec (\d+)$", (self._unified() / "cpu.stat").read_text(), re.MULTILINE)
@@ -66,22 +76,29 @@ class Cgroup:
         return int(usage[1]) / 1e6
 
     def memory_bytes(self) -> int:
-        """Memory in use, page cache included, in bytes."""
+        """Return the memory in use in bytes, page cache included.
+
+        Raises:
+            OSError: the control group does not count it.
+        """
         if "memory" in self.v1:
             return int((self.v1["memory"] / "memory.usage_in_bytes").read_text())
         return int((self._unified() / "memory.current").read_text())
 
     def io_file(self) -> str:
-        """What counts its storage accesses: `blkio` or `io.stat`."""
+        """Return which file counts its storage accesses: `blkio` or `io.stat`."""
         return "blkio" if "blkio" in self.v1 else "io.stat"
 
     def io(self) -> Io:
-        """What it has read from and written to devices, and how many requests that took.
+        """Return the bytes read from and written to devices, and the number of requests.
 
-        A device that lies on others, as LVM's do, is left out: its requests are those of the others once more.
+        A device on top of others, for example of LVM, is left out: the other devices count the same requests.
+
+        Raises:
+            OSError: the control group does not count them.
         """
         counted = _blkio(self.v1["blkio"]) if "blkio" in self.v1 else _io_stat((self._unified() / "io.stat").read_text())
-        return sum((io for device, io in counted.items() if not _lies_on_others(_DEVICES / device)), Io())
+        return sum((io for device, io in counted.items() if not _is_stacked(_DEVICES / device)), Io())
 
     def _unified(self) -> Path:
         if self.unified is None:
@@ -98,12 +115,12 @@ def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
     Arguments:
         proc: a proc file system that shows the host's processes.
         pid: the process.
-        host: where the host's /sys/fs/cgroup is mounted: its own mount here shows a container its own part only.
-        owner: the container's id: only directories that have it in their path are its own, and hold no other's processes.
+        host: the mount point of the host's /sys/fs/cgroup. A container's own mount shows only its own part.
+        owner: the container's id. Directories without it in their path are left out, since they contain other processes.
 
     Raises:
-        FileNotFoundError: there is no such process.
-        ValueError: it is in no control group of its own.
+        FileNotFoundError: the process does not exist.
+        ValueError: the process is in no control group of its own.
     """
     mounts = _mounts((proc / "self" / "mountinfo").read_text(), host)
     v1: dict[str, Path] = {}
@@ -125,7 +142,7 @@ def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
 
 
 def _mounts(mountinfo: str, below: Path) -> dict[str, Path]:
-    """The mount point of each version 1 controller, and of the unified hierarchy under the empty name."""
+    """Return the mount point of each controller of version 1, and of the unified hierarchy under the empty name."""
     found: dict[str, Path] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -137,11 +154,11 @@ def _mounts(mountinfo: str, below: Path) -> dict[str, Path]:
 
 
 def _blkio(group: Path) -> dict[str, Io]:
-    """By device (`8:0`), from lines as `8:0 Read 4096`."""
+    """Return the I/O by device (`8:0`), from lines such as `8:0 Read 4096`."""
     counted: dict[str, Io] = {}
     for file, places in (("io_service_bytes", {"Read": 0, "Write": 1}), ("io_serviced", {"Read": 2, "Write": 3})):
         path = group / f"blkio.throttle.{file}_recursive"
-        text = (path if path.exists() else group / f"blkio.throttle.{file}").read_text()  # older kernels have no groups below
+        text = (path if path.exists() else group / f"blkio.throttle.{file}").read_text()  # older kernels lack the recursive figures
         for device, kind, value in (words for words in map(str.split, text.splitlines()) if len(words) == 3):
             if kind in places:
                 figures = [0, 0, 0, 0]
@@ -151,7 +168,7 @@ def _blkio(group: Path) -> dict[str, Io]:
 
 
 def _io_stat(text: str) -> dict[str, Io]:
-    """By device, from lines as `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`; one may have none of these."""
+    """Return the I/O by device, from lines such as `8:0 rbytes=4096 wbytes=0 rios=1 wios=0`. Fields can be missing."""
     counted = {}
     for device, *words in filter(None, map(str.split, text.splitlines())):
         found = dict(word.split("=", 1) for word in words if "=" in word)
@@ -159,7 +176,7 @@ def _io_stat(text: str) -> dict[str, Io]:
     return counted
 
 
-def _lies_on_others(device: Path) -> bool:
+def _is_stacked(device: Path) -> bool:
     try:
         return any((device / "slaves").iterdir())
     except OSError:
@@ -167,10 +184,10 @@ def _lies_on_others(device: Path) -> bool:
 
 
 def _tree(root: Path) -> list[Path]:
-    """A directory and those below it. They are asked for all the time: one without any below says so by its number of links."""
+    """Return a directory and its subdirectories. This runs often: a directory with the link count of a leaf is not read."""
     found = [root] if root.is_dir() else []
     for path in found:
-        with contextlib.suppress(OSError):  # it went
+        with contextlib.suppress(OSError):  # removed meanwhile
             if path.stat().st_nlink == _LINKS_OF_A_LEAF:
                 continue
             with os.scandir(path) as entries:

@@ -1,6 +1,6 @@
-"""Readers of /proc: each takes the root of a proc file system, so that tests can give it files.
+"""Reads /proc. Each function takes the root of a proc file system, so that tests can use their own files.
 
-Formats: proc(5).
+The formats are described in proc(5).
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ FileId = tuple[int, int]
 
 @dataclass(frozen=True)
 class CodeFile:
-    """A file that a process may execute: what it is called there, and a path by which the agent can open it."""
+    """A file that a process has mapped as code.
+
+    Attributes:
+        id: its device and inode.
+        name: its path, as the process sees it.
+        path: a path by which the agent can open it.
+    """
 
     id: FileId
     name: str
@@ -26,7 +32,7 @@ class CodeFile:
 
 @dataclass(frozen=True)
 class Io:
-    """Bytes that reached, or came from, the storage layer, and operations; what counts as one depends on who counted."""
+    """Bytes to and from the storage layer, and operations: device requests or system calls, depending on the source."""
 
     read: int = 0
     written: int = 0
@@ -37,7 +43,7 @@ class Io:
         return Io(self.read + other.read, self.written + other.written, self.reads + other.reads, self.writes + other.writes)
 
     def __or__(self, other: Io) -> Io:
-        """The larger one of each."""
+        """Return the larger value of each field."""
         return Io(
             max(self.read, other.read),
             max(self.written, other.written),
@@ -47,7 +53,7 @@ class Io:
 
 
 def threads(proc: Path, pid: int) -> list[int]:
-    """The threads of a process, none if it is gone."""
+    """Return the threads of a process; none if it has ended."""
     try:
         return sorted(int(entry.name) for entry in Path(f"{proc}/{pid}/task").iterdir())
     except _GONE:
@@ -64,24 +70,24 @@ def _status(proc: Path, pid: int, tid: int) -> dict[str, str]:
 
 
 def tracer_of(proc: Path, pid: int, tid: int) -> int | None:
-    """The process that traces a thread, 0 for none; None when the thread is gone or a zombie, which nobody can trace."""
+    """Return the process that traces a thread, 0 for none. Return None for a thread that has ended or is a zombie."""
     status = _status(proc, pid, tid)
     return int(status["TracerPid"]) if status and status["State"][0] not in _ENDED else None
 
 
 def state_of(proc: Path, pid: int) -> str:
-    """The letter of a process's state, as in "S" or "T"; empty if it is gone."""
+    """Return the letter of a process's state, for example "S" or "T"; empty if it has ended."""
     return _status(proc, pid, pid).get("State", "")[:1]
 
 
 def signals(proc: Path, pid: int, tid: int, field: str) -> set[int]:
-    """The signals that a thread has blocked (`SigBlk`), or that it catches (`SigCgt`); none if it is gone."""
+    """Return the signals of a mask of a thread, as `SigBlk` (blocked) or `SigCgt` (caught); none if it has ended."""
     mask = int(_status(proc, pid, tid).get(field, "0"), 16)
     return {number + 1 for number in range(mask.bit_length()) if mask >> number & 1}
 
 
 def command_name(proc: Path, pid: int) -> str:
-    """The short name of a process, empty if it is gone."""
+    """Return the short name of a process; empty if it has ended."""
     try:
         return Path(f"{proc}/{pid}/comm").read_text(errors="replace").strip()
     except _GONE:
@@ -89,7 +95,7 @@ def command_name(proc: Path, pid: int) -> str:
 
 
 def children(proc: Path, pid: int) -> list[int]:
-    """The child processes of a process's first thread."""
+    """Return the child processes of a process's first thread."""
     try:
         return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except _GONE:
@@ -97,7 +103,7 @@ def children(proc: Path, pid: int) -> list[int]:
 
 
 def uses_io_uring(proc: Path, pid: int) -> bool:
-    """Whether a process has an io_uring open: what it does by it are no system calls."""
+    """Tell whether a process has an io_uring open, whose operations are not system calls."""
     try:
         return any("[io_uring]" in entry.readlink().name for entry in (proc / str(pid) / "fd").iterdir())
     except OSError:
@@ -105,12 +111,18 @@ def uses_io_uring(proc: Path, pid: int) -> bool:
 
 
 def namespace(proc: Path, pid: int, kind: str) -> int:
-    """The inode of a process's namespace; kind as in /proc/PID/ns."""
+    """Return the inode of a process's namespace.
+
+    Arguments:
+        proc: the root of the proc file system.
+        pid: the process.
+        kind: a name in /proc/PID/ns.
+    """
     return (proc / str(pid) / "ns" / kind).stat().st_ino
 
 
 def thread_io(proc: Path, pid: int) -> Io:
-    """What the living threads of a process have done themselves, without their ended threads and children."""
+    """Return the I/O of a process's living threads, without that of its ended threads and its children."""
     total = Io()
     for tid in threads(proc, pid):
         if tracer_of(proc, pid, tid) is not None:
@@ -119,8 +131,10 @@ def thread_io(proc: Path, pid: int) -> Io:
 
 
 def process_io(proc: Path, pid: int) -> Io:
-    """What a process has done, with its ended threads and the children that it has waited for. Operations are system calls that
-    read or write, on whatever: files, pipes, sockets."""
+    """Return the I/O of a process, including its ended threads and the children that it has waited for.
+
+    Operations are system calls that read or write, on files, pipes and sockets alike.
+    """
     return _io(proc / str(pid) / "io")
 
 
@@ -134,7 +148,7 @@ def _io(path: Path) -> Io:
 
 
 def resident_bytes(proc: Path, pid: int) -> int:
-    """The memory that a process has in use, none if it is gone."""
+    """Return the memory that a process has in use, in bytes; 0 if it has ended."""
     try:
         return int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     except _GONE:
@@ -142,7 +156,7 @@ def resident_bytes(proc: Path, pid: int) -> int:
 
 
 def virtual_pages(proc: Path, pid: int) -> int:
-    """How large a process's address space is, 0 if it is gone: one that has loaded something is larger than before."""
+    """Return the size of a process's address space in pages; 0 if it has ended. A process that loads a library grows."""
     try:
         return int((proc / str(pid) / "statm").read_text().split()[0])
     except _GONE:
@@ -150,7 +164,7 @@ def virtual_pages(proc: Path, pid: int) -> int:
 
 
 def code_files(proc: Path, pid: int) -> list[CodeFile]:
-    """The files that a process has mapped to execute them, none if it is gone."""
+    """Return the files that a process has mapped as code; none if it has ended."""
     try:
         lines = (proc / str(pid) / "maps").read_text(errors="replace").splitlines()
     except OSError:
@@ -161,19 +175,19 @@ def code_files(proc: Path, pid: int) -> list[CodeFile]:
         if "x" in permissions and inode != "0":
             major, minor = (int(number, 16) for number in device.split(":"))
             begin, end = (int(address, 16) for address in span.split("-"))
-            path = proc / str(pid) / "map_files" / f"{begin:x}-{end:x}"  # which has no leading zeros
+            path = proc / str(pid) / "map_files" / f"{begin:x}-{end:x}"  # without leading zeros
             file = (os.makedev(major, minor), int(inode))
             found.setdefault(file, CodeFile(file, "".join(name), path))
     return list(found.values())
 
 
 def network_devices(proc: Path, pid: int) -> set[str]:
-    """Names of the devices in a process's network namespace."""
+    """Return the names of the devices in a process's network namespace."""
     return {line.split(":", 1)[0].strip() for line in (proc / str(pid) / "net" / "dev").read_text().splitlines()[2:]}
 
 
 def network_bytes(proc: Path, pid: int) -> tuple[int, int]:
-    """Bytes received and transmitted in a process's network namespace, on all devices but loopback."""
+    """Return the bytes received and transmitted in a process's network namespace, on all devices except loopback."""
     received = transmitted = 0
     for line in (proc / str(pid) / "net" / "dev").read_text().splitlines()[2:]:
         device, figures = line.split(":", 1)

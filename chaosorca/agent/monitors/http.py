@@ -1,6 +1,6 @@
-"""HTTP/1.x of each target, followed in the kernel by a socket filter in its network namespace (bpf/http.c).
+"""Monitors HTTP/1.x of each target: a socket filter in its network namespace parses the packets in the kernel (bpf/http.c).
 
-What is inside TLS comes from tls.py; the kernel counts it as if for another target, by `_TARGETS` higher.
+HTTP inside TLS comes from tls.py. The kernel counts it under a second target number, which is higher by `_TARGETS`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.ebpf.program import Program
 from chaosorca.agent.histogram import SLOTS, Histogram
 from chaosorca.agent.linux import proc as procfs
@@ -25,7 +26,7 @@ from chaosorca.model.errors import AgentError
 
 
 class _Figures:
-    """What the kernel keeps for each target (`struct figures`)."""
+    """What the kernel counts for a target (`struct figures` of bpf/http_exchange.h), summed over the processors."""
 
     NUMBERS = 7 + 6 + 2 * (1 + SLOTS)
 
@@ -41,12 +42,9 @@ class _Figures:
 _METHODS = ["", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "OTHER"]
 _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined", "reordered", "malformed", "HTTP/2", "TLS"]
-_UNANSWERED_AFTER = 60.0
-_TLS_UNTOLD_AFTER = 5.0
-_LOOK_EVERY = 5.0
 _TARGETS = 512
-_NOWHERE = 0
-"""In place of the number of a network namespace."""
+_NO_NAMESPACE = 0
+"""The network namespace of a target that does not run."""
 _LAYOUTS = {
     "connections": ("=4Q2HI", "=424s"),
     "counts": ("=IHBB", "=Q"),
@@ -54,18 +52,21 @@ _LAYOUTS = {
     "parser": ("=I", "=I"),
     "tls_unseen": ("=I", "=Q"),
 }
-"""Of the maps in bpf/http.c and bpf/http_exchange.h."""
+"""The layouts of the maps in bpf/http.c and bpf/http_exchange.h."""
 _BY_TLS = ["false", "true"]
 
 
 @dataclass(frozen=True)
 class HttpFigures:
-    """What was counted of all targets.
+    """The figures of all targets.
 
-    `counts` are requests by container, role, method, code (`none`: never answered) and whether they came by TLS (`true`, `false`);
-    `durations` are their latencies, by container, role and TLS; `unparsed` is what could not be followed, by container and reason;
-    `in_flight` are requests that wait for their answer, by container and role; `entries` are those in use, by map (connections:
-    when it was last looked); `dropped` are events that found a map full or a connection in use.
+    Attributes:
+        counts: requests by container, role, method, code (`none`: never answered) and TLS (`true` or `false`).
+        durations: latencies by container, role and TLS.
+        unparsed: messages and connections that could not be parsed, by container and reason.
+        in_flight: requests without an answer yet, by container and role.
+        entries: entries in use by map. Those of connections are from the last sweep.
+        dropped: events that found a map full, or their connection in use.
     """
 
     counts: dict[tuple[str, str, str, str, str], int]
@@ -77,14 +78,16 @@ class HttpFigures:
 
 
 @dataclass
-class _Watched:
+class _Monitored:
+    """A target, with its number in the kernel, its network namespace, and the filter with a socket for each device."""
+
     number: int
     namespace: int
     filter: Program
     sockets: dict[str, PacketSocket] = field(default_factory=dict)
 
-    def follow_devices(self, proc: Path, pid: int) -> None:
-        """Have a socket on each device that the network namespace has now."""
+    def update_sockets(self, proc: Path, pid: int) -> None:
+        """Open a socket on each new device of the network namespace, and close those of removed devices."""
         names = procfs.network_devices(proc, pid)
         for name in [name for name, one in self.sockets.items() if name not in names or not one.is_current()]:
             self.sockets.pop(name).close()
@@ -92,34 +95,41 @@ class _Watched:
             try:
                 self.sockets[name] = PacketSocket(proc / str(pid) / "ns" / "net", name, self.filter.fd("http_target"))
             except OSError as error:
-                if error.errno != errno.ENODEV:  # it may be gone again
+                if error.errno != errno.ENODEV:  # the device may have been removed meanwhile
                     raise
 
     def close(self) -> None:
+        """Detach the filter from all devices."""
         for one in self.sockets.values():
             one.close()
         self.filter.close()
 
 
 class HttpMonitor:
-    """Counts and times HTTP requests; one program for all targets, with a filter for each that tells it whose packets these are."""
+    """Counts and times HTTP requests. One program parses for all targets; each target has a filter that passes its number to it."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._changing = threading.Lock()  # who is watched: taken before `_lock`, and for long
-        self._lock = threading.Lock()  # what readers need, who are not to wait
-        self._preparing = threading.Lock()
-        self._lost: Counter[tuple[int, int]] = Counter()
-        self._dropped_before = 0  # of those that are watched no longer
+        # Serialises changes of targets. Held while libraries are read, and taken before `_lock`.
+        self._changing = threading.Lock()
+        # Guards `_targets`, `_lost`, `_dropped_before` and the results of the last sweep. Held only briefly, since scrapes take it.
+        self._lock = threading.Lock()
+        self._preparing = threading.Lock()  # guards `_program` and `_no_tls` while the program is loaded
+        self._lost: Counter[tuple[int, int]] = Counter()  # requests in flight whose connection is gone, by number and role
+        self._dropped_before = 0  # by targets that are no longer monitored
         self._connections = self._secured = 0
-        self._looked_for_old = 0.0
+        self._last_sweep = 0.0
         self._program: Program | None = None
-        self._targets: dict[str, _Watched] = {}
+        self._targets: dict[str, _Monitored] = {}
         self._tls = TlsProbes(proc)
         self._no_tls = ""
 
     def prepare(self) -> Program:
-        """Load the program, if that has not been done, and return it."""
+        """Load the program unless it is loaded already, and return it.
+
+        Raises:
+            AgentError: the kernel refuses the program.
+        """
         with self._preparing:
             if self._program is None:
                 program = Program("http", _LAYOUTS)
@@ -129,101 +139,102 @@ class HttpMonitor:
             return self._program
 
     def no_tls(self) -> str:
-        """Why this host lets nobody look into TLS, empty if it does.
+        """Return why HTTPS cannot be monitored on this host; empty if it can.
 
         Raises:
-            AgentError: the kernel does not take the program.
+            AgentError: the kernel refuses the program.
         """
         self.prepare()
         return self._no_tls
 
     def attach(self, target: Target) -> None:
-        """Begin to follow a target's requests, or follow it to the network namespace that it has now.
+        """Start to monitor a target, or attach to its current network namespace.
 
         Raises:
-            AgentError: the container is on the host's network, where its requests cannot be told from others', or the kernel
-                refuses it.
+            AgentError: the container uses the host's network, where its requests cannot be told apart from others, or the
+                kernel refuses it.
         """
         if target.host_network:
             raise AgentError(
                 f"HTTP of container {target.name!r} is not monitored: it is on the host's network, "
-                "where its requests cannot be told from others'"
+                "where its requests cannot be told apart from others"
             )
         program = self.prepare()
         try:
             with self._changing:
-                target.ask_one(lambda pid: self._watch_by(program, target, pid))
+                target.ask_one(lambda pid: self._attach_by(program, target, pid))
         except ProcessLookupError:
             return
         except OSError as error:
             if target.name in self._targets:
-                return  # it is about to end: the next time tells
+                return  # the container is probably ending, and attach is called again
             raise AgentError(
-                f"HTTP of container {target.name!r} is not monitored: its network cannot be listened to: {error}"
+                f"HTTP of container {target.name!r} is not monitored: the agent cannot listen on its network: {error}"
             ) from error
 
-    def _watch_by(self, program: Program, target: Target, pid: int) -> None:
+    def _attach_by(self, program: Program, target: Target, pid: int) -> None:
+        """Attach to the network namespace of a target's process."""
         namespace = procfs.namespace(self._proc, pid, "net")
-        watched = self._targets.get(target.name)
-        if watched and watched.namespace == namespace:
-            watched.follow_devices(self._proc, pid)
+        monitored = self._targets.get(target.name)
+        if monitored and monitored.namespace == namespace:
+            monitored.update_sockets(self._proc, pid)
         else:
-            watched = self._open(program, watched, namespace, pid)
+            monitored = self._open(program, monitored, namespace, pid)
             with self._lock:
-                before, self._targets[target.name] = self._targets.get(target.name), watched
+                before, self._targets[target.name] = self._targets.get(target.name), monitored
             if before:
                 before.close()
-        self._tls.attach(watched.number, target)
+        self._tls.attach(monitored.number, target)
 
-    def _open(self, program: Program, before: _Watched | None, namespace: int, pid: int) -> _Watched:
-        """Follow a network namespace, which may be another one of a target that is watched already."""
+    def _open(self, program: Program, before: _Monitored | None, namespace: int, pid: int) -> _Monitored:
+        """Attach a filter to a network namespace. A target that was monitored `before` keeps its number and counts."""
         number = before.number if before else self._free_number()
         if not before:
             table = program["per_target"]
             for one in (number, number + _TARGETS):
                 table.put(one, [[0] * _Figures.NUMBERS for _processor in table.get(one)])
             program["tls_unseen"].put(number, 0)
-        watched = _Watched(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
+        monitored = _Monitored(number, namespace, Program("http_target", {}, {"TARGET": number}, maps_of=program))
         try:
-            watched.follow_devices(self._proc, pid)
+            monitored.update_sockets(self._proc, pid)
         except OSError:
-            watched.close()
+            monitored.close()
             raise
-        return watched
+        return monitored
 
     def programs(self) -> dict[str, Program | None]:
         """Return the loaded programs, by name."""
         return {"http": self._program, "tls": self._tls.program()}
 
     def suspend(self, name: str) -> None:
-        """Let go of the network of a target, which has ended; what was counted waits for its return."""
+        """Detach from the network of a target that has ended. Its counts stay for its return."""
         with self._changing:
-            watched = self._targets.get(name)
-            if watched is not None and watched.namespace != _NOWHERE:
-                watched.close()
-                watched.namespace = _NOWHERE
+            monitored = self._targets.get(name)
+            if monitored is not None and monitored.namespace != _NO_NAMESPACE:
+                monitored.close()
+                monitored.namespace = _NO_NAMESPACE
 
     def detach(self, name: str) -> None:
-        """Stop following a target's requests and forget its counts."""
+        """Stop monitoring a target, and delete its counts."""
         with self._changing:
-            watched = self._targets.get(name)
-            if watched is None or self._program is None:
+            monitored = self._targets.get(name)
+            if monitored is None or self._program is None:
                 return
-            watched.close()
-            self._tls.detach(watched.number)
+            monitored.close()
+            self._tls.detach(monitored.number)
             with self._lock:
                 del self._targets[name]
-                lost = sum(count for (number, _role), count in self._lost.items() if number % _TARGETS == watched.number)
-                self._dropped_before += sum(one.dropped for one in self._both(watched.number)) + lost
-                self._program["counts"].delete_those(lambda key: key[0] % _TARGETS == watched.number)
-                self._program["connections"].delete_those(lambda key: key[-1] == watched.number)
-                self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != watched.number})
+                lost = sum(count for (number, _role), count in self._lost.items() if number % _TARGETS == monitored.number)
+                self._dropped_before += sum(one.dropped for one in self._both(monitored.number)) + lost
+                self._program["counts"].delete_those(lambda key: key[0] % _TARGETS == monitored.number)
+                self._program["connections"].delete_those(lambda key: key[-1] == monitored.number)
+                self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != monitored.number})
 
     def figures(self) -> HttpFigures:
-        """All that there is now, by one reading of each map."""
+        """Return all current figures. Each map is read once."""
         with self._lock:
             names = self._names_of_targets()
-            both = {name: self._both(watched.number) for name, watched in self._targets.items()}
+            both = {name: self._both(monitored.number) for name, monitored in self._targets.items()}
             counts = self._entries("counts")
             dropped = sum(one.dropped for by_tls in both.values() for one in by_tls) + self._dropped_before + self._lost.total()
             return HttpFigures(
@@ -244,7 +255,7 @@ class HttpMonitor:
                 unparsed={(name, reason): count for name, by_tls in both.items() for reason, count in _unparsed(by_tls).items()},
                 in_flight={
                     (name, role_name): sum(
-                        self._waiting(figures, self._targets[name].number + by_tls * _TARGETS, role)
+                        self._in_flight(figures, self._targets[name].number + by_tls * _TARGETS, role)
                         for by_tls, figures in enumerate(both[name])
                     )
                     for name in both
@@ -255,47 +266,51 @@ class HttpMonitor:
             )
 
     def warnings(self, name: str) -> list[str]:
-        """What of a target's HTTP cannot be followed: of now, and what was counted since it is watched."""
+        """Return what of a target's HTTP cannot be monitored, at present and since its monitoring began."""
         with self._lock:
-            watched = self._targets.get(name)
-            if watched is None:
+            monitored = self._targets.get(name)
+            if monitored is None:
                 return []
-            unparsed = _unparsed(self._both(watched.number))
-        told = [self._no_tls] if self._no_tls else self._tls.problems(watched.number)
-        strangers = self._tls.strangers(watched.number)
+            unparsed = _unparsed(self._both(monitored.number))
+        warnings = [self._no_tls] if self._no_tls else self._tls.problems(monitored.number)
+        processes = self._tls.unprobed(monitored.number)
         if count := unparsed.get("TLS", 0):
-            who = f"processes: {', '.join(strangers)}" if strangers else "by whom is not known"
-            told.append(f"TLS connections that could not be looked into, not being by OpenSSL's libssl: {count} ({who})")
+            where = f"processes: {', '.join(processes)}" if processes else "processes unknown"
+            warnings.append(f"TLS connections that do not use OpenSSL's libssl and are not monitored: {count} ({where})")
         if count := unparsed.get("HTTP/2", 0):
-            told.append(f"connections with HTTP/2, which is not followed: {count}")
-        return told
+            warnings.append(f"HTTP/2 connections, which are not monitored: {count}")
+        return warnings
 
     def give_up_on_old(self) -> None:
-        """Count requests that have waited for their answer for a minute as never answered. Looks every few seconds at the most."""
+        """Sweep over the connections, every few seconds at most.
+
+        A request that has waited too long is counted as unanswered, and a TLS connection without seen plaintext as unparsed.
+        """
         with self._lock:
             now = time.monotonic()
-            if self._program is None or now - self._looked_for_old < _LOOK_EVERY:
+            if self._program is None or now - self._last_sweep < timeouts.SWEEP_EVERY:
                 return
-            self._looked_for_old = now
-            numbers = [one for watched in self._targets.values() for one in (watched.number, watched.number + _TARGETS)]
+            self._last_sweep = now
+            numbers = [one for monitored in self._targets.values() for one in (monitored.number, monitored.number + _TARGETS)]
             before = {number: self._figures_of(number) for number in numbers}
-            before_these = (int(max(0.0, now - seconds) * 1e9) for seconds in (_UNANSWERED_AFTER, _TLS_UNTOLD_AFTER))
-            asked = SWEEP.pack(*before_these, 0)
-            self._connections = SWEEP.unpack(self._program.run("sweep", asked))[2]
-            self._secured = self._tls.sweep(asked)
+            limits = (timeouts.REQUEST_UNANSWERED_AFTER, timeouts.TLS_UNSEEN_AFTER)
+            request = SWEEP.pack(*(int(max(0.0, now - seconds) * 1e9) for seconds in limits), 0)
+            self._connections = SWEEP.unpack(self._program.run("sweep", request))[2]
+            self._secured = self._tls.sweep(request)
             for number in numbers:
                 after = self._figures_of(number)
                 for role in range(len(_ROLES)):
                     begun, _, swept_before = before[number].by_role[role]
                     _, ended, swept = after.by_role[role]
-                    # Never more than there are: what has begun since is missing, what has ended since is not.
+                    # The sweep finds each request in flight whose connection exists; the others are lost. This is a lower bound:
+                    # `begun` leaves out requests that began during the sweep, and `ended` includes those that ended during it.
                     lost = begun - ended - (swept - swept_before)
                     self._lost[number, role] = max(self._lost[number, role], lost)
 
     def _both(self, number: int) -> tuple[_Figures, _Figures]:
         return self._figures_of(number), self._figures_of(number + _TARGETS)
 
-    def _waiting(self, figures: _Figures, number: int, role: int) -> int:
+    def _in_flight(self, figures: _Figures, number: int, role: int) -> int:
         begun, ended, _swept = figures.by_role[role]
         return int(max(0, begun - ended - self._lost[number, role]))
 
@@ -304,21 +319,23 @@ class HttpMonitor:
         return _Figures(none if self._program is None else self._program["per_target"].get(number))
 
     def _free_number(self) -> int:
-        used = {watched.number for watched in self._targets.values()}
+        used = {monitored.number for monitored in self._targets.values()}
         number = next(number for number in itertools.count() if number not in used)
         if number >= _TARGETS:
-            raise AgentError(f"the HTTP of {_TARGETS} containers is monitored already: stop the monitoring of another one first")
+            raise AgentError(
+                f"the HTTP of {_TARGETS} containers is monitored already: stop the monitoring of another container first"
+            )
         return number
 
     def _entries(self, table: str) -> list[Any]:
-        """A map's keys and values; none before the program runs."""
+        """Return a map's keys and values; none before the program is loaded."""
         return [] if self._program is None else self._program[table].entries()
 
     def _names_of_targets(self) -> dict[int, str]:
-        return {watched.number: name for name, watched in self._targets.items()}
+        return {monitored.number: name for name, monitored in self._targets.items()}
 
 
 def _unparsed(by_tls: tuple[_Figures, _Figures]) -> dict[str, int]:
-    """What could not be followed, by reason."""
+    """Return how many messages and connections could not be parsed, by reason."""
     sums = zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
     return {reason: sum(numbers) for reason, *numbers in sums if any(numbers)}

@@ -1,7 +1,8 @@
-"""Who is asked what a container reads and writes: its control group, where that is seen to count, else /proc/PID/io.
+"""Chooses the source of storage figures: control groups if they count accurately on this host, else /proc/PID/io.
 
-`blkio.*` of version 1 may count nothing on a device that nobody throttles, and leaves out what the kernel writes back later for
-a container; `io.stat` is there only where the engine has the io controller. So it is tried out, by what the agent writes and reads.
+`blkio.*` of version 1 may count nothing on a device without a throttling rule, and leaves out what the kernel writes back later for
+a container. `io.stat` exists only where the engine enables the io controller. The agent therefore writes and reads, and checks
+whether its own control group counts that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class IoSource:
-    """Who is asked, and why."""
+    """The source of storage figures, and the reason for it."""
 
     name: str
     why: str
@@ -32,15 +33,15 @@ class IoSource:
 def choose_io_source(
     own: Cgroup | None, write_and_read: Callable[[int], None] | None = None, write_later: Callable[[int], None] | None = None
 ) -> IoSource:
-    """Choose the source for all containers.
+    """Choose the source of all containers' storage figures.
 
     Arguments:
         own: the agent's control group.
-        write_and_read: writes so many bytes to a device, and reads them from it.
-        write_later: writes so many bytes, and has the kernel bring them to the device.
+        write_and_read: writes a number of bytes to a device, and reads them from it.
+        write_later: writes a number of bytes to the page cache, and makes the kernel write them back to the device.
     """
     if own is None:
-        return IoSource(PROC, "the agent is in no control group of its own, to try out whether those count")
+        return IoSource(PROC, "the agent has no control group of its own to check whether control groups count")
     file = own.io_file()
     try:
         before = own.io()
@@ -48,22 +49,22 @@ def choose_io_source(
         after = own.io()
         read, written = after.read - before.read, after.written - before.written
         if min(read, written) < _BYTES:
-            return IoSource(PROC, f"of {_BYTES} bytes that the agent wrote and read itself, {file} counted {written} and {read}")
+            return IoSource(PROC, f"{file} counted {written} and {read} of {_BYTES} bytes that the agent wrote and read")
         if file == "blkio":
             (write_later or write_through_cache)(_BYTES)
             if own.io().written - after.written < _BYTES:
-                return IoSource(PROC, "blkio does not count what the kernel writes back later for a container")
+                return IoSource(PROC, "blkio does not count what the kernel writes back later")
     except OSError as error:
-        return IoSource(PROC, f"{file} could not be tried out: {error}")
-    return IoSource(file, "it counted what the agent wrote and read itself")
+        return IoSource(PROC, f"{file} cannot be checked: {error}")
+    return IoSource(file, "it counted all that the agent wrote and read")
 
 
 def write_and_read_past_cache(size: int, directory: Path | None = None) -> None:
-    """Write so many bytes to a file, and read them back from the device."""
+    """Write a number of bytes to a file, and read them back from the device."""
     with _own_file(directory) as file, mmap.mmap(-1, size) as page_aligned:
         try:
             fd = os.open(file, os.O_RDWR | os.O_DIRECT)
-        except OSError:  # a file system that has none but cached ones
+        except OSError:  # the file system does not support direct I/O
             fd = os.open(file, os.O_RDWR)
         try:
             os.pwrite(fd, page_aligned, 0)
@@ -75,7 +76,7 @@ def write_and_read_past_cache(size: int, directory: Path | None = None) -> None:
 
 
 def write_through_cache(size: int, directory: Path | None = None) -> None:
-    """Write so many bytes to a file, and have the file system written back."""
+    """Write a number of bytes to a file, and make the kernel write its file system back."""
     with _own_file(directory) as file, file.open("r+b") as opened:
         opened.write(bytes(size))
         opened.flush()

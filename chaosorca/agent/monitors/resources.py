@@ -1,4 +1,4 @@
-"""Processor, memory, network and storage figures of each target, from control groups and /proc."""
+"""Monitors processor, memory, network and storage of each target, from control groups and /proc."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ _Figure = TypeVar("_Figure")
 
 @dataclass(frozen=True)
 class Resources:
-    """What a container uses: seconds since its start, and bytes. What this host does not tell is None, as are network figures of a
-    container that is on the host's network.
+    """What a container uses. Figures that this host does not provide are None.
 
-    `io_source` says who told `io`: `blkio`, `io.stat`, or `/proc/PID/io`, whose operations are system calls.
+    Attributes:
+        cpu_seconds: processor time in seconds.
+        memory_bytes: memory in use, page cache included.
+        received, transmitted: bytes; None for a container on the host's network.
+        io: what it has read and written.
+        io_source: the source of `io`: `blkio`, `io.stat`, or `/proc/PID/io`, whose operations are system calls.
     """
 
     cpu_seconds: float | None
@@ -33,12 +37,12 @@ class Resources:
 
 
 class ResourceMonitor:
-    """Reads figures when asked.
+    """Reads figures at each call, and keeps what a counter needs to never decrease.
 
-    What a container reads and writes is what its control group tells, where that is seen to count (io_source.py). Elsewhere it is
-    the sum over the container's threads; what ended threads did comes from the kernel at their end (`ended_io`). Where the
-    kernel cannot tell, a process's own figure stands in, which has its ended threads and the children that it waited for, but
-    not what `docker exec` started.
+    The figures of storage come from the container's control group where that is accurate (io_source.py). Otherwise they are the sum
+    over the container's living threads, plus those of ended threads from the system call monitor (`ended_io`). Without that monitor
+    they are the sum over its processes. A process's figure includes its ended threads and the children that it has waited
+    for, but not the processes of `docker exec` that have ended.
     """
 
     def __init__(
@@ -49,9 +53,9 @@ class ResourceMonitor:
     ) -> None:
         """
         Arguments:
-            ended_io: what ended threads of each container had read and written; not of those that the kernel does not tell it of.
+            ended_io: returns the I/O of ended threads by container, without containers for which the kernel does not provide it.
             proc: the proc file system.
-            choose: tells who is to be asked for what containers read and write, the first time that it matters.
+            choose: chooses the source of storage figures. It is called once, before the first reading.
         """
         self._ended_io = ended_io
         self._proc = proc
@@ -61,49 +65,51 @@ class ResourceMonitor:
         self.io_source = functools.cache(choose)
 
     def read(self, targets: list[Target]) -> dict[str, Resources]:
-        """Figures by container; one that does not run has none."""
-        ended = self._ended_io()  # before the living: a thread that ends in between is in neither sum, for one reading
+        """Return figures by container, without containers that do not run."""
+        ended = self._ended_io()  # first: a thread that ends before its own figure is read is then in neither sum, not in both
         figures = {target.name: self._read(target, ended.get(target.name)) for target in targets}
         return {target.name: figures[target.name] for target in targets if target.cgroup.exists()}
 
     def warnings(self, target: Target) -> list[str]:
-        """What is not told of a container that runs."""
-        told = []
+        """Return which figures of a running container cannot be read."""
+        warnings = []
         for what, ask in (("processor time", target.cgroup.cpu_seconds), ("memory in use", target.cgroup.memory_bytes)):
             try:
                 ask()
             except OSError as error:
-                told.append(f"its {what} cannot be told, and is left out: {error}")
-        return told if target.cgroup.exists() else []
+                warnings.append(f"its {what} cannot be read and is left out: {error}")
+        return warnings if target.cgroup.exists() else []
 
     def forget(self, name: str) -> None:
-        """Drop what is kept of a container."""
+        """Delete what is kept of a container."""
         self._io.pop(name, None)
         self._runs.pop(name, None)
         self._sources.pop(name, None)
 
     def _read(self, target: Target, ended: Io | None) -> Resources:
         source = self.source(target)
-        network = None if target.host_network else _told(lambda: target.ask_one(lambda pid: procfs.network_bytes(self._proc, pid)))
+        network = (
+            None if target.host_network else _or_none(lambda: target.ask_one(lambda pid: procfs.network_bytes(self._proc, pid)))
+        )
         received, transmitted = network or (None, None)
         return Resources(
-            cpu_seconds=_told(target.cgroup.cpu_seconds),
-            memory_bytes=_told(target.cgroup.memory_bytes),
+            cpu_seconds=_or_none(target.cgroup.cpu_seconds),
+            memory_bytes=_or_none(target.cgroup.memory_bytes),
             received=received,
             transmitted=transmitted,
-            io=_told(lambda: self._io_of_processes(target, ended) if source == PROC else target.cgroup.io()),
+            io=_or_none(lambda: self._io_of_processes(target, ended) if source == PROC else target.cgroup.io()),
             io_source=source,
         )
 
     def source(self, target: Target) -> str:
-        """Who is asked what a container reads and writes: always the same one, or a counter would jump."""
+        """Return the source of a container's storage figures. It stays the same during its monitoring, so no counter jumps."""
         if target.name not in self._sources:
             source = self.io_source().name
             if source != PROC:
                 try:
                     target.cgroup.io()
                 except OSError:
-                    source = PROC  # its group has no such controller
+                    source = PROC  # its control group lacks the controller
             self._sources[target.name] = source
         return self._sources[target.name]
 
@@ -111,10 +117,10 @@ class ResourceMonitor:
         name, pids = target.name, target.pids()
         last = self._io.get(name, Io())
         if ended is None:
-            # What it did before it was restarted is in no process's figure any more.
+            # After a restart, no process's figure includes what the container did before: a new control group starts from there.
             group = target.cgroup.identity()
-            known, before = self._runs.get(name, (group, Io()))
-            self._runs[name] = group, before if known == group else last
+            last_group, before = self._runs.get(name, (group, Io()))
+            self._runs[name] = group, before if last_group == group else last
             io = sum((procfs.process_io(self._proc, pid) for pid in pids), self._runs[name][1])
         else:
             io = sum((procfs.thread_io(self._proc, pid) for pid in pids), ended)
@@ -122,8 +128,8 @@ class ResourceMonitor:
         return self._io[name]
 
 
-def _told(ask: Callable[[], _Figure]) -> _Figure | None:
-    """A figure, None if there is none."""
+def _or_none(ask: Callable[[], _Figure]) -> _Figure | None:
+    """Return a figure, None if it cannot be read."""
     try:
         return ask()
     except OSError:

@@ -1,4 +1,4 @@
-"""System calls of all targets, counted and timed by one set of programs in the kernel (bpf/syscalls.c)."""
+"""Monitors system calls: one set of eBPF programs counts and times the calls of all targets (bpf/syscalls.c)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from chaosorca.model.syscalls import syscall_names, syscall_numbers
 TIMED_BY_CALL, TIMED_BY_THREAD = 1, 2
 _OF_32_BIT, _OF_X32 = 1 << 31, 1 << 30
 _CODE_SEGMENT_AT = {"x86_64": 17 * 8}
-"""Where `struct pt_regs` has it."""
+"""The offset of the code segment in `struct pt_regs`, in bytes."""
 _GROUPS = 4096
-"""Of how many last bits of a control group's id the kernel looks whether it may be watched; see bpf/syscalls.c."""
+"""The kernel takes a control group's id modulo this number to look up whether it may be monitored; see bpf/syscalls.c."""
 _FIGURES = "=QQ" + SLOTS * "Q"
 _LAYOUTS = {
     "monitored_cgroups": ("=Q", "=II"),
@@ -36,39 +36,40 @@ _LAYOUTS = {
     "ended_io": ("=I", "=QQQQ"),
     "dropped": ("=I", "=Q"),
 }
-"""Of the maps in bpf/syscalls.c; what a thread is in is the kernel's alone,"""
+"""The layouts of the maps in bpf/syscalls.c. The calls in flight are not among them, since only the kernel reads them."""
 _OWN_LAYOUTS = {"syscalls_plain": {"in_flight": ("=I", "=QQ6I")}}
-"""but where it is in a map that can be full."""
+"""Further layouts by program. `in_flight` is here only to count its entries, because it can be full."""
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
-"""How many system calls of all targets are kept, by target and number; fewer where they would take more bytes than that."""
+"""The number of pairs of target and system call at most and at least, and the bytes that decide between the two."""
 _PROGRAMS = ("syscalls", "syscalls_plain")
-"""The second is for kernels that do not tell their types."""
+"""The second is for kernels without type information (BTF)."""
 _COUNTING = ("on_sys_exit", "on_sys_enter")
-"""What every system call of the host pays for, and is attached only while somebody's are counted."""
+"""Functions that run at every system call of the host. They are attached only while calls of a target are counted."""
 _log = logging.getLogger("chaosorca.agent")
 
 
 class SyscallMonitor:
-    """Counts system calls; the first target loads the programs, each further one is an entry of a map."""
+    """Counts system calls. The first target loads the programs; each further target is an entry of a map."""
 
     def __init__(self, arch: str, capacities: dict[str, int] | None = None) -> None:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
-            capacities: how many entries the kernel's maps have; as many as this machine's processors let them have if not given.
+            capacities: the numbers of entries by map; the default depends on the number of processors.
         """
         self._capacities = capacities
         self._code_segment_at = _CODE_SEGMENT_AT.get(arch, 0)
         self._names = syscall_names(arch)
         self._numbers = syscall_numbers(arch)
-        self._lock = threading.Lock()
-        self._preparing = threading.Lock()
+        self._preparing = threading.Lock()  # guards `_program` while the programs are loaded
+        self._lock = threading.Lock()  # guards all of the following, and the order of changes and readings of the maps
         self._program: Program | None = None
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
-        self._counted: set[str] = set()
-        self._version = self._told = self._epoch = 0
+        self._counted: set[str] = set()  # targets whose calls are counted; of the others only the I/O of ended threads is kept
+        self._version = self._published = 0  # of what is monitored, and that which the kernel has
+        self._epoch = 0  # how often counting has started
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
@@ -76,7 +77,11 @@ class SyscallMonitor:
         self.io_of_ended_threads = False
 
     def prepare(self) -> None:
-        """Load and attach the programs, if that has not been done."""
+        """Load the programs unless they are loaded already.
+
+        Raises:
+            AgentError: the kernel refuses them.
+        """
         with self._preparing:
             if self._program is None:
                 offsets = io_accounting_offsets()
@@ -87,19 +92,19 @@ class SyscallMonitor:
                 self._program = program
 
     def attach(self, target: Target, counting: bool = True) -> None:
-        """Begin to count a target's calls, or follow it to the control groups that it has now.
+        """Start to count a target's calls, or register its current control groups.
 
         Arguments:
             target: the container.
-            counting: else only what its ended threads had read and written is kept, which costs its calls nothing.
+            counting: whether to count calls. If not, only the I/O of its ended threads is kept, which adds no cost to its calls.
 
         Raises:
-            AgentError: the kernel refuses it; what its ended threads had read and written may be kept nevertheless.
+            AgentError: the kernel refuses it. The I/O of its ended threads may be kept nevertheless.
         """
         ids = set(target.cgroup.ids())
         if 1 in ids or target.cgroup.unified is None:
             raise AgentError(
-                f"the system calls of container {target.name!r} cannot be told apart: "
+                f"the system calls of container {target.name!r} cannot be told apart from others: "
                 "it has no control group of its own in the unified hierarchy"
             )
         self.prepare()
@@ -112,25 +117,25 @@ class SyscallMonitor:
                 self._version += 1
             try:
                 self._set_cgroups(target.name, ids)
-                self._tell()
+                self._publish()
             except AgentError:
                 if target.name in self._counted:
                     self._counted.remove(target.name)
                     self._version += 1
-                    with contextlib.suppress(AgentError):  # it is told already
-                        self._tell()
+                    with contextlib.suppress(AgentError):  # the first error is raised
+                        self._publish()
                 raise
 
     def suspend(self, name: str) -> None:
-        """Have the kernel look for a target no more, which has ended; what was counted waits for its return."""
+        """Remove the control groups of a target that has ended. Its counts stay for its return."""
         with self._lock:
             if self._cgroups.get(name):
                 self._set_cgroups(name, set())
-                with contextlib.suppress(AgentError):  # of another target, whose calls could not be counted before either
-                    self._tell()
+                with contextlib.suppress(AgentError):  # the calls of other targets could not be counted before, either
+                    self._publish()
 
     def detach(self, name: str) -> None:
-        """Stop counting a target's calls and forget its counts."""
+        """Stop counting a target's calls, and delete its counts."""
         with self._lock:
             if name not in self._targets or self._program is None:
                 return
@@ -138,8 +143,8 @@ class SyscallMonitor:
             self._cgroups.pop(name, None)
             self._counted.discard(name)
             self._version += 1
-            with contextlib.suppress(AgentError):  # of another target, whose calls could not be counted before either
-                self._tell()
+            with contextlib.suppress(AgentError):  # the calls of other targets could not be counted before, either
+                self._publish()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
             self._timed_by.pop(name, None)
@@ -148,40 +153,40 @@ class SyscallMonitor:
             self._program["ended_io"].delete(number)
 
     def marks(self) -> int | None:
-        """The kernel's number of the map in which a tracer marks threads whose call it times; None before the programs run."""
+        """Return the id of the map in which a tracer marks threads whose call it times; None before the programs are loaded."""
         return self._program["marks"].id() if self._program is not None else None
 
     def leave_timing_to_tracer(self, name: str, syscalls: tuple[str, ...], by_thread: bool = False) -> None:
-        """Do not time what a tracer does, which sees the delays that it makes.
+        """Leave the timing of calls to the target's tracer, which knows the delays that it injects.
 
         Arguments:
             name: the target.
-            syscalls: all calls of these names.
-            by_thread: calls of threads that are marked while they make them.
+            syscalls: system calls that the tracer times.
+            by_thread: whether the tracer also times the calls of threads that it marks.
         """
         with self._lock:
             numbers = {self._numbers[syscall] for syscall in syscalls}
             timed_by = bool(numbers) * TIMED_BY_CALL + by_thread * TIMED_BY_THREAD
-            known = (self._untimed.get(name, set()), self._timed_by.get(name, 0))
-            if name not in self._targets or self._program is None or known == (numbers, timed_by):
+            current = (self._untimed.get(name, set()), self._timed_by.get(name, 0))
+            if name not in self._targets or self._program is None or current == (numbers, timed_by):
                 return
             table = self._program["untimed"]
             before = self._untimed.get(name, set())
-            self._untimed[name] = before | numbers  # what may be there if it gets full
+            self._untimed[name] = before | numbers  # the entries that may exist if the map becomes full
             for number in numbers:
                 table.put((self._targets[name], number), 1)
             for number in before - numbers:
                 table.delete((self._targets[name], number))
             self._untimed[name], self._timed_by[name] = numbers, timed_by
             self._set_cgroups(name, self._cgroups.get(name, set()), rewrite=True)
-            self._tell()
+            self._publish()
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """Calls by container, system call and errno (empty: success)."""
+        """Return the number of calls by container, system call and errno (empty: success)."""
         return self.figures()[0]
 
     def figures(self) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str], Histogram]]:
-        """Calls by container, system call and errno (empty: success), and latency histograms by container and system call."""
+        """Return the number of calls by container, system call and errno (empty: success), and latencies by container and call."""
         with self._lock:
             names = self._names_of_targets()
             counts: dict[tuple[str, str, str], int] = {}
@@ -199,14 +204,14 @@ class SyscallMonitor:
             return counts, durations
 
     def ended_io(self) -> dict[str, Io]:
-        """What ended threads of each container had read and written while it was watched, of those that the kernel tells it of."""
+        """Return the I/O of ended threads by container since its monitoring began; empty if the kernel has no type information."""
         with self._lock:
             names = self._names_of_targets() if self.io_of_ended_threads else {}
-            told = dict(self._entries_of("ended_io", names))
-            return {name: Io(*told.get(target, ())) for target, name in names.items()}
+            by_target = dict(self._entries_of("ended_io", names))
+            return {name: Io(*by_target.get(target, ())) for target, name in names.items()}
 
     def program(self) -> Program | None:
-        """What is loaded, for what it costs; None before that."""
+        """Return the loaded program, None before it is loaded."""
         return self._program
 
     def _name(self, number: int) -> str:
@@ -219,9 +224,9 @@ class SyscallMonitor:
         return {number: name for name, number in self._targets.items()}
 
     def _entries_of(self, table: str, names: dict[int, str]) -> Iterator[tuple[Any, Any]]:
-        """A map's keys and values; none before the programs run.
+        """Yield a map's entries of some targets, and delete the others.
 
-        A call that a container was in when it stopped being watched is still counted when it ends: that goes.
+        Calls in flight when the monitoring of their container stops are still counted at their exit, which creates such entries.
         """
         if self._program is None:
             return
@@ -232,7 +237,7 @@ class SyscallMonitor:
                 self._program[table].delete(key)
 
     def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
-        """Have a target be in these control groups. Threads that remember by whom they are watched hear of it by `_tell`."""
+        """Register the control groups of a target. `_publish` then makes threads look their target up again."""
         if self._program is None:
             return
         before = self._cgroups.get(name, set())
@@ -249,21 +254,21 @@ class SyscallMonitor:
             self._cgroups[name].add(cgroup)
             self._version += 1
 
-    def _tell(self) -> None:
-        """Tell the kernel whose calls may be counted, and have it count while there is anybody."""
-        if self._program is None or self._version == self._told:
+    def _publish(self) -> None:
+        """Give the kernel the control groups whose calls may be counted. Attach the programs while there are any."""
+        if self._program is None or self._version == self._published:
             return
-        watched = [0] * _GROUPS
+        monitored = [0] * _GROUPS
         for cgroup in set().union(*(self._cgroups.get(name, ()) for name in self._counted)):
-            watched[cgroup % _GROUPS] = 1
-        if not any(watched):
+            monitored[cgroup % _GROUPS] = 1
+        if not any(monitored):
             self._stop_counting(self._program)
         elif not self._links:
             self._epoch += 1
-        self._program[".bss"].put(0, (*watched, self._version % (1 << 32), self._epoch))
-        if any(watched) and not self._links:
+        self._program[".bss"].put(0, (*monitored, self._version % (1 << 32), self._epoch))
+        if any(monitored) and not self._links:
             self._begin_counting(self._program)
-        self._told = self._version
+        self._published = self._version
 
     def _begin_counting(self, program: Program) -> None:
         try:
@@ -271,7 +276,7 @@ class SyscallMonitor:
                 self._links.append(program.attach(function))
         except OSError as error:
             self._stop_counting(program)
-            raise AgentError(f"system calls cannot be counted: this kernel lets no program see them ({error.strerror})") from error
+            raise AgentError(f"system calls cannot be counted: the kernel refuses the tracepoints ({error.strerror})") from error
 
     def _stop_counting(self, program: Program) -> None:
         for link in self._links:
@@ -280,7 +285,7 @@ class SyscallMonitor:
 
 
 def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
-    """The first program that this kernel takes."""
+    """Load the first of the programs that this kernel accepts."""
     *better, last = _PROGRAMS
 
     def load(name: str) -> Program:
@@ -291,11 +296,11 @@ def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
         try:
             return load(name)
         except AgentError as error:
-            _log.info("%s: a slower one is taken", error)
+            _log.info("%s: a slower program is loaded instead", error)
     return load(last)
 
 
 def _capacities(processors: int) -> dict[str, int]:
-    """How many entries maps have in which each processor has values of its own."""
+    """Return the capacities of the per-CPU maps."""
     calls = min(_CALLS, max(_LEAST_CALLS, _MEMORY // (struct.calcsize(_FIGURES) * processors)))
     return {"calls": calls, "errors": 2 * calls}

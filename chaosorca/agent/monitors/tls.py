@@ -1,4 +1,4 @@
-"""HTTP inside TLS, read where processes of targets give it to OpenSSL's library, by uprobes (bpf/tls.c)."""
+"""Monitors HTTP inside TLS: uprobes on OpenSSL's library read the plaintext that processes of targets pass to it (bpf/tls.c)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.code import openssl
 from chaosorca.agent.code.elf import Elf
 from chaosorca.agent.ebpf.program import Program
@@ -24,9 +25,9 @@ from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")
-_LOOK_EVERY = 0.5
+"""`struct sweep` of bpf/http_exchange.h: two points in time in nanoseconds since boot, and the number of connections."""
 _FOLDERS = ("lib", "usr/lib", "usr/lib/*", "usr/lib64", "usr/local/lib", "usr/local/lib64", "opt/*/lib")
-"""Where images have the library: who uses it for a moment only is met by probes that are there before."""
+"""Where images install the library. Its files there are probed ahead, for processes that use it only for a moment."""
 _ON_CALL, _ON_RETURN = "on_call", "on_return"
 _OFFSETS = {
     "SOCK_FAMILY": "skc_family",
@@ -40,112 +41,131 @@ _LAYOUTS = {
     "unprobed": ("=II", "=16s"),
     "calls": ("=I", "=QQQQQIHH"),
 }
-"""Of the maps in bpf/tls.c."""
+"""The layouts of the maps in bpf/tls.c."""
 _COUNTED = ("tls_cgroups", "processes", "unprobed", "calls")
-"""What is counted at each scrape; `secured` is large, and `sweep` tells of it."""
+"""The maps whose entries are counted at each scrape. `secured` is large, so `sweep` counts its entries."""
+_ROOT_CGROUP = 1
+"""The id of the root of the unified hierarchy, which contains the processes of the whole host."""
 _GONE = (FileNotFoundError, ProcessLookupError)
 _log = logging.getLogger("chaosorca.agent")
 
 
 @dataclass
-class _Watched:
+class _Monitored:
+    """A target, with its control groups and TLS libraries."""
+
     target: Target
     cgroups: set[int] = field(default_factory=set)
     processes: dict[int, tuple[int, frozenset[FileId]]] = field(default_factory=dict)
-    """By number of each process how large it was when its files were looked at, and its TLS libraries."""
-    first: int = 0
-    """The process in whose root folder libraries were looked for,"""
-    usual: frozenset[FileId] = frozenset()
-    """and what was there."""
-    trouble: str = ""
-    """Why it is not followed, if it is not."""
+    """By process its number of virtual pages when its mapped files were read, and its TLS libraries."""
+    root_pid: int = 0
+    """The process whose root directory was searched for libraries."""
+    installed: frozenset[FileId] = frozenset()
+    """The TLS libraries in that root directory."""
+    problem: str = ""
+    """Why HTTPS of the target is not monitored, if it is not."""
 
     def files(self) -> set[FileId]:
-        """Its TLS libraries."""
-        return {file for _, files in self.processes.values() for file in files} | self.usual
+        """Return its TLS libraries."""
+        return {file for _, files in self.processes.values() for file in files} | self.installed
 
 
 class TlsProbes:
-    """Puts probes on the TLS libraries of targets: on each file once, since containers of one image share it."""
+    """Attaches probes to the TLS libraries of targets. Each file is probed once, since containers of one image share it."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._lock = threading.RLock()
         self._uprobes: Uprobes | None = None
-        self._looker: threading.Thread | None = None
-        self._targets: dict[int, _Watched] = {}
+        self._lock = threading.RLock()  # guards all of the following; `HttpMonitor` takes `_changing` before it
+        self._poller: threading.Thread | None = None
+        self._targets: dict[int, _Monitored] = {}
         self._identities = Identities()
-        self._attached: dict[FileId, Callable[[], None] | None] = {}
+        self._attached: dict[FileId, Callable[[], None] | None] = {}  # by file what detaches the probes; None if it has none
         self._problems: dict[FileId, str] = {}
 
     def prepare(self, http: Program) -> str:
-        """Load the program, which shares the maps of that for packets; return why that cannot be done, empty if it can."""
+        """Load the program.
+
+        Arguments:
+            http: the program that parses packets; both share its maps.
+
+        Returns:
+            why HTTPS cannot be monitored; empty if it can.
+        """
         if self._program is not None:
             return ""
         if platform.machine() != "x86_64":
-            return f"HTTPS is followed on x86-64 only, and this is {platform.machine()}"
+            return f"HTTPS is monitored on x86-64 only, and this host is {platform.machine()}"
         try:
             found = member_offsets(Path("/sys/kernel/btf/vmlinux").read_bytes(), {"sock_common": set(_OFFSETS.values())})
             offsets = {constant: found["sock_common"][member] for constant, member in _OFFSETS.items()}
         except (OSError, ValueError, KeyError):
-            return "HTTPS is not followed: this kernel has no type information (BTF)"
+            return "HTTPS is not monitored: this kernel has no type information (BTF)"
         try:
             self._uprobes = Uprobes(lambda types: Program("tls", _LAYOUTS, offsets, types, maps_of=http), [_ON_CALL, _ON_RETURN])
         except AgentError as error:
-            return f"HTTPS is not followed: {error}"
+            return f"HTTPS is not monitored: {error}"
         return ""
 
     def attach(self, number: int, target: Target) -> None:
-        """Follow a target's processes: now, and from now on by a thread of its own."""
+        """Start to monitor a target. A thread then polls for new libraries and control groups.
+
+        Arguments:
+            number: the target's number in the kernel.
+            target: the target, which replaces another of the same number.
+        """
         with self._lock:
             if self._program is None:
                 return
-            watched = self._targets.get(number)
-            if watched is not None:
-                watched.target = target
+            monitored = self._targets.get(number)
+            if monitored is not None:
+                monitored.target = target
                 return
-            self._targets[number] = _Watched(target)
-            self._look_at(number)
-            if self._looker is None:
-                self._looker = threading.Thread(target=self._keep_looking, name="tls", daemon=True)
-                self._looker.start()
+            self._targets[number] = _Monitored(target)
+            self._update(number)
+            if self._poller is None:
+                self._poller = threading.Thread(target=self._poll, name="tls", daemon=True)
+                self._poller.start()
 
     def detach(self, number: int) -> None:
-        """Give a target's probes up, and forget its connections."""
+        """Stop monitoring a target, and delete its connections."""
         with self._lock:
-            watched = self._targets.pop(number, None)
-            if watched is None or self._program is None:
+            monitored = self._targets.pop(number, None)
+            if monitored is None or self._program is None:
                 return
-            for cgroup in watched.cgroups:
+            for cgroup in monitored.cgroups:
                 self._program["tls_cgroups"].delete(cgroup)
             self._program["secured"].delete_those(lambda key: key[2] == number)
             self._program["unprobed"].delete_those(lambda key: key[0] == number)
-            self._take_unused_away()
+            self._detach_unused()
 
     def program(self) -> Program | None:
         """Return the loaded program, None before that."""
         return self._program
 
-    def sweep(self, asked: bytes) -> int:
-        """Give up on old requests; return how many connections there are."""
-        return int(SWEEP.unpack(self._program.run("sweep_tls", asked))[2]) if self._program else 0
+    def sweep(self, request: bytes) -> int:
+        """Give up on old requests, and return the number of connections.
+
+        Arguments:
+            request: packed as `SWEEP`.
+        """
+        return int(SWEEP.unpack(self._program.run("sweep_tls", request))[2]) if self._program else 0
 
     def entries(self) -> dict[str, int]:
-        """How many entries are in use, by map; those of connections are told by `sweep`."""
+        """Return the number of entries by map, without those of connections, which `sweep` counts."""
         return {table: len(self._program[table]) for table in _COUNTED} if self._program else {}
 
     def problems(self, number: int) -> list[str]:
-        """What is wrong with following a target now, and with the libraries that its processes use."""
+        """Return why a target, or one of its libraries, is not monitored at present."""
         with self._lock:
-            watched = self._targets.get(number)
-            if watched is None:
+            monitored = self._targets.get(number)
+            if monitored is None:
                 return []
-            return [watched.trouble] * bool(watched.trouble) + sorted(
-                {self._problems[file] for file in watched.files() & self._problems.keys()}
-            )
+            files = monitored.files() & self._problems.keys()
+            return [monitored.problem] * bool(monitored.problem) + sorted({self._problems[file] for file in files})
 
-    def strangers(self, number: int) -> list[str]:
-        """Names of a target's processes that have received by TLS and were never seen to call the library."""
+    def unprobed(self, number: int) -> list[str]:
+        """Return the names of a target's processes that have received TLS, but never called a probed library."""
         if self._program is None:
             return []
         return sorted({_text(name) for (target, _process), name in self._program["unprobed"].entries() if target == number})
@@ -157,61 +177,64 @@ class TlsProbes:
     @property
     def _prepared(self) -> Uprobes:
         if self._uprobes is None:
-            raise AgentError("the program for TLS has not been loaded")
+            raise AgentError("the eBPF program for TLS is not loaded: prepare it first")
         return self._uprobes
 
-    def _keep_looking(self) -> None:
+    def _poll(self) -> None:
         while True:
-            time.sleep(_LOOK_EVERY)
+            time.sleep(timeouts.TLS_LIBRARIES_POLLED_EVERY)
             for number in list(self._targets):
                 try:
                     with self._lock:
                         if number in self._targets:
-                            self._look_at(number)
+                            self._update(number)
                 except Exception:
-                    _log.exception("looking for TLS libraries")
+                    _log.exception("cannot look for TLS libraries")
 
-    def _look_at(self, number: int) -> None:
-        """Follow a target to its control groups, and put probes on what its processes have loaded since."""
-        watched = self._targets[number]
-        program = self._prepared.program
-        now = set(watched.target.cgroup.ids()) - {1}  # 1 would be everybody's
-        for cgroup in watched.cgroups - now:
-            program["tls_cgroups"].delete(cgroup)
-        watched.cgroups &= now
-        watched.trouble = ""
-        try:
-            for cgroup in now - watched.cgroups:
-                program["tls_cgroups"].put(cgroup, number)
-                watched.cgroups.add(cgroup)
-        except AgentError as error:
-            watched.trouble = f"not all of its HTTPS is followed: {error}"
-        pids = watched.target.pids()
+    def _update(self, number: int) -> None:
+        """Register a target's current control groups, and probe the libraries that its processes have loaded meanwhile."""
+        monitored = self._targets[number]
+        now = set(monitored.target.cgroup.ids()) - {_ROOT_CGROUP}
+        self._update_cgroups(monitored, number, now)
+        pids = monitored.target.pids()
         if pids and not now:
-            watched.trouble = "HTTPS is not followed: the container has no control group of its own in the unified hierarchy"
-        if watched.first and not pids and not now:  # it has ended
-            watched.first, watched.usual = 0, frozenset()
-            self._take_unused_away()
-        if pids and watched.first not in pids:
-            found = self._usual(pids[0])
+            monitored.problem = "HTTPS is not monitored: the container has no control group of its own in the unified hierarchy"
+        if monitored.root_pid and not pids and not now:  # the container has ended
+            monitored.root_pid, monitored.installed = 0, frozenset()
+            self._detach_unused()
+        if pids and monitored.root_pid not in pids:
+            found = self._installed(pids[0])
             self._attach_all(found)
-            watched.first, watched.usual = pids[0], frozenset(found)
-        # Whoever has loaded a library has grown: only then are all of its files looked through.
+            monitored.root_pid, monitored.installed = pids[0], frozenset(found)
+        # A process that loads a library grows. Reading its mapped files is expensive, and done only then.
         sizes = {pid: procfs.virtual_pages(self._proc, pid) for pid in pids}
         for pid, size in sizes.items():
-            if size != watched.processes.get(pid, (0,))[0]:
+            if size != monitored.processes.get(pid, (0,))[0]:
                 libraries = self._libraries(pid)
                 self._attach_all(libraries)
                 is_done = libraries.keys() <= self._attached.keys()
-                watched.processes[pid] = (size if is_done else 0, frozenset(libraries))
-        gone = [pid for pid in watched.processes if not sizes.get(pid)]
+                monitored.processes[pid] = (size if is_done else 0, frozenset(libraries))
+        gone = [pid for pid in monitored.processes if not sizes.get(pid)]
         for pid in gone:
-            del watched.processes[pid]
+            del monitored.processes[pid]
         if gone:
-            self._take_unused_away()
+            self._detach_unused()
 
-    def _usual(self, pid: int) -> dict[FileId, CodeFile]:
-        """The TLS libraries in a process's root folder."""
+    def _update_cgroups(self, monitored: _Monitored, number: int, now: set[int]) -> None:
+        table = self._prepared.program["tls_cgroups"]
+        for cgroup in monitored.cgroups - now:
+            table.delete(cgroup)
+        monitored.cgroups &= now
+        monitored.problem = ""
+        try:
+            for cgroup in now - monitored.cgroups:
+                table.put(cgroup, number)
+                monitored.cgroups.add(cgroup)
+        except AgentError as error:
+            monitored.problem = f"HTTPS is not monitored completely: {error}"
+
+    def _installed(self, pid: int) -> dict[FileId, CodeFile]:
+        """Return the TLS libraries in a process's root directory."""
         root = self._proc / str(pid) / "root"
         with contextlib.suppress(OSError):
             return self._by_identity(
@@ -223,7 +246,7 @@ class TlsProbes:
         return {}
 
     def _libraries(self, pid: int) -> dict[FileId, CodeFile]:
-        """The TLS libraries that a process has loaded."""
+        """Return the TLS libraries that a process has loaded."""
         return self._by_identity(one for one in procfs.code_files(self._proc, pid) if "libssl" in one.name)
 
     def _attach_all(self, libraries: dict[FileId, CodeFile]) -> None:
@@ -233,13 +256,17 @@ class TlsProbes:
                 self._attached[file] = self._attach(library.path)
             except _GONE:
                 continue
-            except Exception as error:  # whatever is odd about a file of somebody else's
+            except Exception as error:  # a file from a container can be malformed in any way
                 self._attached[file] = None
                 why = error.strerror if isinstance(error, OSError) else error
-                self._problems[file] = f"HTTPS by {library.name} is not followed: no probes could be put on it: {why}"
+                self._problems[file] = f"HTTPS by {library.name} is not monitored: the library cannot be probed: {why}"
 
     def _attach(self, path: Path) -> Callable[[], None] | None:
-        """Put probes on the functions of a library; return what takes them away, None if it has none of them."""
+        """Attach probes to the functions of a library.
+
+        Returns:
+            a function that detaches them; None if the library has none of the functions.
+        """
         found = openssl.places(Elf(path.read_bytes()))
         if not found:
             return None
@@ -257,13 +284,14 @@ class TlsProbes:
                 found[self._identities.of(one.path, self._attached.__contains__)] = one
         return found
 
-    def _take_unused_away(self) -> None:
-        used = set().union(*(watched.files() for watched in self._targets.values()))
+    def _detach_unused(self) -> None:
+        """Detach the probes from files that no target uses."""
+        used = set().union(*(monitored.files() for monitored in self._targets.values()))
         unused = self._attached.keys() - used
         closers = [close for close in map(self._attached.pop, unused) if close is not None]
         for file in unused:
             self._problems.pop(file, None)
-        if closers:  # the kernel takes its time for that
+        if closers:  # the kernel is slow at it, and callers hold locks
             threading.Thread(target=lambda: [close() for close in closers], name="closer", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""HTTP in the kernel: its parser, compiled for this machine, and what the agent reads of its counts."""
+"""The HTTP monitor: the kernel's parser, compiled for this machine, and the figures that the agent reads from the maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chaosorca.agent.histogram import SLOTS
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.linux.cgroups import Cgroup
 from chaosorca.agent.monitors import http
-from chaosorca.agent.monitors.http import HttpMonitor, _Watched
+from chaosorca.agent.monitors.http import HttpMonitor, _Monitored
 from chaosorca.agent.monitors.tls import SWEEP
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
@@ -29,8 +29,8 @@ BPF = Path(http.__file__).parents[1] / "bpf"
 HEADERS = (BPF / "http_exchange.h").read_text() + (BPF / "http_parse.h").read_text()
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the parser's own test needs gcc")
-def test_the_parser_finds_messages_however_they_are_cut(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="the test of the parser needs gcc")
+def test_the_parser_finds_messages_however_they_are_segmented(tmp_path: Path) -> None:
     compile_ = ["gcc", "-std=gnu17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-I{BPF}"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     source = ROOT / "tests" / "native" / "http" / "test_parse.c"
@@ -40,13 +40,13 @@ def test_the_parser_finds_messages_however_they_are_cut(tmp_path: Path) -> None:
 
 
 def names(enum: str, prefix: str) -> list[str]:
-    """The names of an enumeration, without their prefix."""
+    """Return the names of an enumeration without their prefix."""
     inside = re.search(rf"enum {enum} {{(.*?)}}", re.sub(r"/\*.*?\*/", "", HEADERS), re.DOTALL)
     assert inside is not None
     return [name.strip().removeprefix(prefix) for name in inside[1].split(",") if name.strip()]
 
 
-def test_numbers_mean_the_same_to_the_kernel_and_to_the_agent() -> None:
+def test_kernel_and_agent_use_the_same_numbers() -> None:
     assert ["NO_METHOD", *http._METHODS[1:], "PRI"] == names("http_method", "HTTP_")
     assert [role.upper() for role in http._ROLES] == names("role", "")
     reasons = [reason.split(" ")[0].replace("/", "_").upper() for reason in http._REASONS]
@@ -55,7 +55,7 @@ def test_numbers_mean_the_same_to_the_kernel_and_to_the_agent() -> None:
 
 
 class Map:
-    """A map without a kernel."""
+    """A map without a kernel. A key that is missing has empty figures."""
 
     def __init__(self, entries: dict[Any, Any]) -> None:
         self.content = entries
@@ -74,20 +74,20 @@ class Map:
 
 
 class Kernel:
-    """The program without a kernel: two processors, and what a look for old requests finds."""
+    """A program without a kernel, on two processors. A sweep finds a given number of requests in flight."""
 
     def __init__(self) -> None:
         self.maps = {name: Map({}) for name in ("counts", "connections", "per_target", "tls_unseen")}
-        self.found_waiting = 0
-        self.asked = 0
+        self.swept = 0
+        self.sweeps = 0
 
     def __getitem__(self, name: str) -> Map:
         return self.maps[name]
 
     def run(self, function: str, context: bytes) -> bytes:
         assert function == "sweep"
-        self.asked += 1
-        self.maps["per_target"].content[3][0][4] += self.found_waiting
+        self.sweeps += 1
+        self.maps["per_target"].content[3][0][4] += self.swept
         return SWEEP.pack(0, 0, 12)
 
     def fd(self, function: str) -> int:
@@ -98,24 +98,24 @@ class Kernel:
 
 
 def figures(**values: Any) -> list[int]:
-    """One processor's `struct figures`."""
+    """Return one processor's `struct figures`."""
     numbers = [*values.get("begun", (0, 0)), *values.get("ended", (0, 0)), 0, 0, *values.get("unparsed", [0] * 6)]
     server = [values.get("sum", 0), *values.get("slots", [0] * SLOTS)]
     return [*numbers, values.get("dropped", 0), *server, *[0] * (1 + SLOTS)]
 
 
 @pytest.fixture
-def watching() -> tuple[HttpMonitor, Kernel]:
-    """A monitor of one target, number 3."""
+def monitored() -> tuple[HttpMonitor, Kernel]:
+    """A monitor with one target, number 3."""
     monitor, program = HttpMonitor(), Kernel()
     monitor._program = program  # type: ignore[assignment]
-    monitor._targets["web"] = _Watched(3, 1, program)  # type: ignore[arg-type]
+    monitor._targets["web"] = _Monitored(3, 1, program)  # type: ignore[arg-type]
     program.maps["per_target"].content = {3: [figures(), figures()], 3 + http._TARGETS: [figures(), figures()]}
     return monitor, program
 
 
-def test_what_processors_have_counted_is_added_up(watching: tuple[HttpMonitor, Kernel]) -> None:
-    monitor, program = watching
+def test_the_counts_of_all_processors_are_added_up(monitored: tuple[HttpMonitor, Kernel]) -> None:
+    monitor, program = monitored
     slots = [0] * SLOTS
     slots[4] = 2
     program.maps["counts"].content = {(3, 200, 0, 1): [2, 3], (3, 0, 1, 10): [0, 1], (4, 200, 0, 1): [9, 9]}
@@ -138,8 +138,8 @@ def test_what_processors_have_counted_is_added_up(watching: tuple[HttpMonitor, K
     }
     assert monitor.figures().in_flight == {("web", "server"): 3, ("web", "client"): 0}
     assert monitor.warnings("web") == [
-        "TLS connections that could not be looked into, not being by OpenSSL's libssl: 4 (by whom is not known)",
-        "connections with HTTP/2, which is not followed: 1",
+        "TLS connections that do not use OpenSSL's libssl and are not monitored: 4 (processes unknown)",
+        "HTTP/2 connections, which are not monitored: 1",
     ]
     assert monitor.warnings("other") == []
     ((key, histogram),) = monitor.figures().durations.items()
@@ -147,10 +147,10 @@ def test_what_processors_have_counted_is_added_up(watching: tuple[HttpMonitor, K
     assert monitor.figures().dropped == 7
 
 
-def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watching: tuple[HttpMonitor, Kernel]) -> None:
-    monitor, program = watching
+def test_requests_that_are_lost_with_their_connection_are_dropped(monitored: tuple[HttpMonitor, Kernel]) -> None:
+    monitor, program = monitored
     program.maps["per_target"].content[3] = [figures(begun=(100, 0)), figures(ended=(60, 0))]
-    program.found_waiting = 30
+    program.swept = 30
     assert monitor.figures().in_flight["web", "server"] == 40
     monitor.give_up_on_old()
     assert monitor.figures().in_flight["web", "server"] == 30
@@ -158,22 +158,22 @@ def test_requests_that_went_with_their_connection_are_dropped_not_in_flight(watc
     assert monitor.figures().entries == {"connections": 12, "secured": 0, "counts": 2}
     assert monitor.figures().dropped == 10
     monitor.give_up_on_old()
-    assert program.asked == 1, "it looks every few seconds only"
+    assert program.sweeps == 1, "it sweeps every few seconds only"
 
 
-def test_a_machine_that_was_just_booted_has_no_old_requests(
-    watching: tuple[HttpMonitor, Kernel], monkeypatch: pytest.MonkeyPatch
+def test_the_first_sweep_after_a_boot_has_no_negative_times(
+    monitored: tuple[HttpMonitor, Kernel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor, program = watching
-    told = []
-    monkeypatch.setattr(program, "run", lambda _, asked: told.append(SWEEP.unpack(asked)) or asked)
+    monitor, program = monitored
+    requests: list[Any] = []
+    monkeypatch.setattr(program, "run", lambda _, request: requests.append(SWEEP.unpack(request)) or request)
     monkeypatch.setattr("time.monotonic", lambda: 20.0)
     monitor.give_up_on_old()
-    assert told == [(0, 15_000_000_000, 0)]
+    assert requests == [(0, 15_000_000_000, 0)]
 
 
-def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Kernel]) -> None:
-    monitor, program = watching
+def test_detaching_deletes_the_counts_of_the_target(monitored: tuple[HttpMonitor, Kernel]) -> None:
+    monitor, program = monitored
     by_tls = 3 + http._TARGETS
     program.maps["counts"].content = {(3, 200, 0, 1): [1, 0], (4, 200, 0, 1): [1, 0], (by_tls, 200, 0, 1): [1, 0]}
     program.maps["connections"].content = {(0, 0, 0, 0, 80, 1, 3): b"", (0, 0, 0, 0, 80, 1, 4): b""}
@@ -184,7 +184,7 @@ def test_what_is_no_longer_watched_is_forgotten(watching: tuple[HttpMonitor, Ker
     assert list(program.maps["counts"].content) == [(4, 200, 0, 1)]
     assert list(program.maps["connections"].content) == [(0, 0, 0, 0, 80, 1, 4)]
     assert monitor.figures().counts == monitor.figures().unparsed == monitor.figures().in_flight == {}
-    assert monitor.figures().dropped == 3, "a counter never falls"
+    assert monitor.figures().dropped == 3, "a counter never decreases"
 
 
 def test_nothing_is_counted_before_the_first_target() -> None:
@@ -214,7 +214,7 @@ class Socket:
         self.closed = True
 
 
-def test_there_is_a_socket_on_each_device_as_it_comes_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_current_device_has_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "7" / "net").mkdir(parents=True)
 
     def devices(*names: str) -> None:
@@ -223,25 +223,25 @@ def test_there_is_a_socket_on_each_device_as_it_comes_and_goes(tmp_path: Path, m
 
     monkeypatch.setattr(http, "PacketSocket", Socket)
     monkeypatch.setattr(Socket, "opened", [])
-    watched = _Watched(1, 2, Kernel())  # type: ignore[arg-type]
+    one = _Monitored(1, 2, Kernel())  # type: ignore[arg-type]
     devices("lo", "eth0")
     assert procfs.network_devices(tmp_path, 7) == {"lo", "eth0"}
-    watched.follow_devices(tmp_path, 7)
-    watched.follow_devices(tmp_path, 7)
+    one.update_sockets(tmp_path, 7)
+    one.update_sockets(tmp_path, 7)
     assert sorted(Socket.opened) == ["eth0", "lo"]
-    first: Any = watched.sockets["eth0"]
-    first.current = False  # another one of this name
+    first: Any = one.sockets["eth0"]
+    first.current = False  # another device has this name now
     devices("lo", "eth0", "eth1")
     monkeypatch.setattr(Socket, "gone", {"eth1"})
-    watched.follow_devices(tmp_path, 7)
-    assert (first.closed, sorted(watched.sockets), Socket.opened.count("eth0")) == (True, ["eth0", "lo"], 2)
+    one.update_sockets(tmp_path, 7)
+    assert (first.closed, sorted(one.sockets), Socket.opened.count("eth0")) == (True, ["eth0", "lo"], 2)
     devices("lo")
-    watched.follow_devices(tmp_path, 7)
-    assert list(watched.sockets) == ["lo"]
+    one.update_sockets(tmp_path, 7)
+    assert list(one.sockets) == ["lo"]
 
 
 class Host:
-    """Process 7 of a container, whose network has one device; nothing of it is in a kernel."""
+    """A container with process 7 and one network device, without a kernel."""
 
     def __init__(self, proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (proc / "7" / "ns").mkdir(parents=True)
@@ -262,7 +262,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(tmp_path, monkeypatch)
 
 
-def test_a_scrape_does_not_wait_for_libraries_to_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scrape_does_not_wait_while_libraries_are_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, figures_were_read = threading.Event(), threading.Event()
 
     def slow(*_: Any) -> list[str]:
@@ -270,8 +270,8 @@ def test_a_scrape_does_not_wait_for_libraries_to_be_read(host: Host, monkeypatch
         assert figures_were_read.wait(5)
         return []
 
-    for slow_one in ("attach", "problems", "detach"):
-        monkeypatch.setattr(host.monitor._tls, slow_one, slow)
+    for function in ("attach", "problems", "detach"):
+        monkeypatch.setattr(host.monitor._tls, function, slow)
     for do in (lambda: host.monitor.attach(host.target), lambda: host.monitor.warnings("web"), lambda: host.monitor.detach("web")):
         reading.clear()
         figures_were_read.clear()
@@ -288,33 +288,35 @@ def test_a_scrape_does_not_wait_for_libraries_to_be_read(host: Host, monkeypatch
 
 
 @pytest.mark.parametrize("refused", [errno.EAFNOSUPPORT, errno.EINVAL, errno.ENOMEM, errno.EPERM])
-def test_whatever_the_kernel_refuses_is_told_of_http(host: Host, refused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_kernel_is_in_the_message(host: Host, refused: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(refused, os.strerror(refused))
 
     monkeypatch.setattr(http, "PacketSocket", refuse)
     why = re.escape(f"[Errno {refused}] {os.strerror(refused)}")
-    with pytest.raises(AgentError, match=f"^HTTP of container 'web' is not monitored: its network cannot be listened to: {why}$"):
+    with pytest.raises(
+        AgentError, match=f"^HTTP of container 'web' is not monitored: the agent cannot listen on its network: {why}$"
+    ):
         host.monitor.attach(host.target)
     assert host.monitor._targets == {}
     monkeypatch.setattr(http, "PacketSocket", Socket)
     host.monitor.attach(host.target)
     monkeypatch.setattr(http, "PacketSocket", refuse)
     host.monitor._targets["web"].namespace = 1
-    host.monitor.attach(host.target)  # of one that is followed the next time tells
+    host.monitor.attach(host.target)  # no error: the container may be ending
     assert list(host.monitor._targets) == ["web"]
 
 
-def test_the_network_of_a_container_that_has_ended_is_let_go_and_its_figures_stay(host: Host) -> None:
+def test_a_suspended_target_keeps_its_figures_and_no_socket(host: Host) -> None:
     host.monitor.attach(host.target)
     host.kernel.maps["counts"].content = {(0, 200, 0, 1): [2]}
     before: Any = host.monitor._targets["web"].sockets["eth0"]
     host.monitor.suspend("web")
     host.monitor.suspend("web")
-    host.monitor.suspend("nobody")
+    host.monitor.suspend("unknown")
     assert before.closed
     assert host.monitor.figures().counts == {("web", "server", "GET", "200", "false"): 2}
     host.monitor.attach(host.target)
-    watched = host.monitor._targets["web"]
-    assert (watched.number, watched.sockets["eth0"].closed, len(Socket.opened)) == (0, False, 2)  # type: ignore[attr-defined]
+    again = host.monitor._targets["web"]
+    assert (again.number, again.sockets["eth0"].closed, len(Socket.opened)) == (0, False, 2)  # type: ignore[attr-defined]
     assert host.monitor.figures().counts == {("web", "server", "GET", "200", "false"): 2}

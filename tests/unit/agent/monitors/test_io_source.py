@@ -1,4 +1,4 @@
-"""Who is asked what containers read and write: tried out on files of control groups."""
+"""The choice of the source of storage figures, on files of control groups."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIB = 1 << 20
 
 
 class Group:
-    """A control group whose figures grow by what is written and read, as far as it counts that."""
+    """A control group whose figures grow by a share of what is written and read."""
 
     def __init__(self, root: Path, version: int, counts: tuple[float, float], later: float = 0.0) -> None:
         self.root, self.version, self.counts, self.later = root, version, counts, later
         self.read = self.written = 5.0
-        self.asked: list[str] = []
+        self.steps: list[str] = []
         self.cgroup = Cgroup({"blkio": root}, None) if version == 1 else Cgroup({}, root)
         self.show()
 
@@ -32,12 +32,12 @@ class Group:
             (self.root / "io.stat").write_text(f"8:0 rbytes={self.read:.0f} wbytes={self.written:.0f} rios=1 wios=1\n")
 
     def write_and_read(self, size: int) -> None:
-        self.asked.append("past the cache")
+        self.steps.append("past the cache")
         self.read, self.written = self.read + size * self.counts[0], self.written + size * self.counts[1]
         self.show()
 
     def write_later(self, size: int) -> None:
-        self.asked.append("through the cache")
+        self.steps.append("through the cache")
         self.written += size * self.later
         self.show()
 
@@ -45,9 +45,9 @@ class Group:
 @pytest.mark.parametrize(
     ("version", "counts", "later", "name", "why"),
     [
-        (2, (1, 1), 0, "io.stat", "it counted what the agent wrote and read itself"),
+        (2, (1, 1), 0, "io.stat", "it counted all that the agent wrote and read"),
         (2, (1, 1.1), 0, "io.stat", "it counted"),
-        (2, (0, 0), 0, PROC, "of 1048576 bytes that the agent wrote and read itself, io.stat counted 0 and 0"),
+        (2, (0, 0), 0, PROC, "io.stat counted 0 and 0 of 1048576 bytes that the agent wrote and read"),
         (2, (0, 1), 0, PROC, "io.stat counted 1048576 and 0"),
         (2, (1, 0), 0, PROC, "io.stat counted 0 and 1048576"),
         (2, (0.5, 0.5), 0, PROC, "io.stat counted 524288 and 524288"),
@@ -56,7 +56,7 @@ class Group:
         (1, (1, 1), 1, "blkio", "it counted"),
     ],
 )
-def test_a_control_group_is_asked_where_it_counts(
+def test_a_control_group_is_the_source_where_it_counts(
     version: int, counts: tuple[float, float], later: float, name: str, why: str, tmp_path: Path
 ) -> None:
     group = Group(tmp_path, version, counts, later)
@@ -65,32 +65,32 @@ def test_a_control_group_is_asked_where_it_counts(
     assert why in chosen.why
 
 
-@pytest.mark.parametrize(("version", "asked"), [(1, ["past the cache", "through the cache"]), (2, ["past the cache"])])
-def test_a_file_system_is_written_back_only_where_that_tells_something(version: int, asked: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "steps"), [(1, ["past the cache", "through the cache"]), (2, ["past the cache"])])
+def test_write_back_is_checked_only_for_version_1(version: int, steps: list[str], tmp_path: Path) -> None:
     group = Group(tmp_path, version, (1, 1), 1)
     choose_io_source(group.cgroup, group.write_and_read, group.write_later)
-    assert group.asked == asked
+    assert group.steps == steps
 
 
-def test_without_a_control_group_or_its_files_processes_are_asked(tmp_path: Path) -> None:
+def test_processes_are_the_source_without_a_control_group_or_files(tmp_path: Path) -> None:
     def never(size: int) -> None:
         raise AssertionError
 
     assert choose_io_source(None, never).name == PROC
-    assert choose_io_source(Cgroup({}, tmp_path), never).why.startswith("io.stat could not be tried out: ")
-    assert choose_io_source(Cgroup({"blkio": tmp_path}, None), never).why.startswith("blkio could not be tried out: ")
+    assert choose_io_source(Cgroup({}, tmp_path), never).why.startswith("io.stat cannot be checked: ")
+    assert choose_io_source(Cgroup({"blkio": tmp_path}, None), never).why.startswith("blkio cannot be checked: ")
 
 
-def test_a_disk_that_is_full_is_no_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_an_error(tmp_path: Path) -> None:
     def full(size: int) -> None:
         raise OSError(28, "No space left on device")
 
     chosen = choose_io_source(Group(tmp_path, 2, (1, 1)).cgroup, full)
-    assert (chosen.name, chosen.why) == (PROC, "io.stat could not be tried out: [Errno 28] No space left on device")
+    assert (chosen.name, chosen.why) == (PROC, "io.stat cannot be checked: [Errno 28] No space left on device")
 
 
 @pytest.mark.parametrize("do", [write_and_read_past_cache, write_through_cache])
-def test_what_is_written_is_counted_by_the_kernel_and_leaves_no_file(do: Callable[[int, Path], None], tmp_path: Path) -> None:
+def test_the_kernel_counts_the_write_and_no_file_remains(do: Callable[[int, Path], None], tmp_path: Path) -> None:
     def written() -> int:
         lines = Path("/proc/self/io").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))

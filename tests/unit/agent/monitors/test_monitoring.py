@@ -131,7 +131,7 @@ def test_a_resource_without_a_figure_is_a_warning(host: Host) -> None:
     (host.group / "memory.current").unlink()
     monitors, (warning,) = host.monitor("resources")
     assert monitors == ["resources"]
-    assert warning.startswith("its memory in use cannot be told, and is left out: ")
+    assert warning.startswith("its memory in use cannot be read and is left out: ")
 
 
 @pytest.mark.parametrize(

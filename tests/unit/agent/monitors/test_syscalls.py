@@ -1,4 +1,4 @@
-"""Whose system calls are counted, and what they are called, by programs without a kernel."""
+"""The system call monitor, with programs without a kernel."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.support.fakes import FakeMap
 
 
 class Kernel:
-    """A program that nothing else than the test counts for."""
+    """A program without a kernel. Each map has room for four entries."""
 
     def __init__(self) -> None:
         self.maps = {name: FakeMap(room=4) for name in syscalls._LAYOUTS}
         self.attached: list[str] = []
-        self.asked: Counter[str] = Counter()
+        self.attempts: Counter[str] = Counter()
         self.refuses = False
 
     def __getitem__(self, name: str) -> FakeMap:
         return self.maps[name]
 
     def attach(self, function: str) -> str:
-        self.asked[function] += 1
+        self.attempts[function] += 1
         if self.refuses:
             raise OSError(errno.EPERM, "Operation not permitted")
         self.attached.append(function)
@@ -38,8 +38,8 @@ class Kernel:
     def detach(self, link: str) -> None:
         self.attached.remove(link)
 
-    def watched(self) -> dict[int, int]:
-        """Targets by control group."""
+    def monitored(self) -> dict[int, int]:
+        """Return the targets by control group."""
         return {cgroup: target for cgroup, (target, _timed_by) in self["monitored_cgroups"].content.items()}
 
 
@@ -68,12 +68,13 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 def monitor(kernel: Kernel) -> SyscallMonitor:
+    """A monitor whose program is loaded."""
     made = SyscallMonitor("x86_64")
     made._program = kernel  # type: ignore[assignment]
     return made
 
 
-def test_control_groups_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, kernel: Kernel) -> None:
+def test_a_map_that_is_full_of_control_groups_recovers(monitor: SyscallMonitor, kernel: Kernel) -> None:
     web = container("web", 5, 6, 7)
     monitor.attach(web)
     web.cgroup.inodes = [7, 8, 9, 10, 11]
@@ -81,12 +82,12 @@ def test_control_groups_that_there_is_no_room_for_leave_nothing(monitor: Syscall
         monitor.attach(web)
     web.cgroup.inodes = [8, 11]
     monitor.attach(web)
-    assert kernel.watched() == {8: 1, 11: 1}
+    assert kernel.monitored() == {8: 1, 11: 1}
     monitor.detach("web")
-    assert (kernel.watched(), kernel.attached) == ({}, [])
+    assert (kernel.monitored(), kernel.attached) == ({}, [])
 
 
-def test_calls_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, kernel: Kernel) -> None:
+def test_a_map_that_is_full_of_untimed_calls_recovers(monitor: SyscallMonitor, kernel: Kernel) -> None:
     monitor.attach(container("web", 5))
     with pytest.raises(AgentError, match="is full"):
         monitor.leave_timing_to_tracer("web", ("read", "write", "openat", "close", "sendto"))
@@ -95,22 +96,22 @@ def test_calls_that_there_is_no_room_for_leave_nothing(monitor: SyscallMonitor, 
     assert kernel["untimed"].content == {}
 
 
-def test_who_has_no_control_group_in_the_unified_hierarchy_is_refused(monitor: SyscallMonitor) -> None:
+def test_a_container_without_a_unified_control_group_is_refused(monitor: SyscallMonitor) -> None:
     web = container("web")
     web.cgroup.unified = None
-    with pytest.raises(AgentError, match="the system calls of container 'web' cannot be told apart"):
+    with pytest.raises(AgentError, match="the system calls of container 'web' cannot be told apart from others"):
         monitor.attach(web)
-    monitor.attach(container("db"))  # it is about to end: the control groups of version 1 go last
+    monitor.attach(container("db"))  # it is ending: its control groups of version 1 are removed last
 
 
-def test_whose_calls_cannot_be_counted_has_the_io_of_its_ended_threads(monitor: SyscallMonitor, kernel: Kernel) -> None:
+def test_io_of_ended_threads_is_kept_without_counts_of_calls(monitor: SyscallMonitor, kernel: Kernel) -> None:
     monitor.io_of_ended_threads = True
     kernel.refuses = True
-    with pytest.raises(AgentError, match="system calls cannot be counted: this kernel lets no program see them"):
+    with pytest.raises(AgentError, match="system calls cannot be counted: the kernel refuses the tracepoints"):
         monitor.attach(container("web", 5))
-    tried = kernel.asked.total()
+    attempts = kernel.attempts.total()
     monitor.attach(container("db", 6), counting=False)
-    assert kernel.asked.total() == tried
+    assert kernel.attempts.total() == attempts
     kernel["ended_io"].content = {1: (1, 2, 3, 4), 9: (5, 5, 5, 5)}
     assert monitor.ended_io() == {"web": Io(1, 2, 3, 4), "db": Io()}
     assert list(kernel["ended_io"].content) == [1]
@@ -119,26 +120,26 @@ def test_whose_calls_cannot_be_counted_has_the_io_of_its_ended_threads(monitor: 
     assert kernel.attached == ["on_sys_exit", "on_sys_enter"]
 
 
-def test_without_type_information_the_io_of_ended_threads_is_nobodys(monitor: SyscallMonitor) -> None:
+def test_without_type_information_there_is_no_io_of_ended_threads(monitor: SyscallMonitor) -> None:
     monitor.attach(container("web", 5))
     assert monitor.ended_io() == {}
 
 
-def test_nothing_is_attached_for_who_has_ended_and_the_counts_go_on(monitor: SyscallMonitor, kernel: Kernel) -> None:
+def test_the_counts_of_a_suspended_target_continue(monitor: SyscallMonitor, kernel: Kernel) -> None:
     web, db = container("web", 5), container("db", 6)
     monitor.attach(web)
     monitor.attach(db)
     kernel["errors"].content = {(1, 0, 2): [3]}
     counted = {("web", "read", "ENOENT"): 3}
     monitor.suspend("web")
-    assert (kernel.watched(), len(kernel.attached), monitor.counts()) == ({6: 2}, 2, counted)
+    assert (kernel.monitored(), len(kernel.attached), monitor.counts()) == ({6: 2}, 2, counted)
     for _ in range(2):
         monitor.suspend("db")
-    monitor.suspend("nobody")
-    assert (kernel.watched(), kernel.attached, monitor.counts()) == ({}, [], counted)
+    monitor.suspend("unknown")
+    assert (kernel.monitored(), kernel.attached, monitor.counts()) == ({}, [], counted)
     web.cgroup.inodes = [7]
     monitor.attach(web)
-    assert (kernel.watched(), len(kernel.attached), monitor.counts()) == ({7: 1}, 2, counted)
+    assert (kernel.monitored(), len(kernel.attached), monitor.counts()) == ({7: 1}, 2, counted)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Probes on TLS libraries: on each file once, as long as a process of a target uses it."""
+"""Probes on TLS libraries: each file has one set of probes while a process of a target uses it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ LIBRARY = "/usr/lib/libssl.so.3"
 
 
 class Kernel:
+    """A program without a kernel."""
+
     def __init__(self) -> None:
         self.maps = {name: FakeMap() for name in ("tls_cgroups", "secured", "unprobed", "processes", "calls")}
 
@@ -34,7 +36,7 @@ class Kernel:
 
 
 class Target:
-    """A container without an engine: its own control group."""
+    """A container that is its own control group."""
 
     def __init__(self, *pids: int, cgroups: tuple[int, ...] = (7,)) -> None:
         self.running, self.groups = list(pids), list(cgroups)
@@ -49,9 +51,10 @@ class Target:
 
 @pytest.fixture
 def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TlsProbes:
+    """Probes that only record the content of files to which they were `attached`, and from which they were detached (`closed`)."""
     one = TlsProbes(tmp_path)
     one._uprobes = SimpleNamespace(program=Kernel())  # type: ignore[assignment]
-    one._looker = object()  # type: ignore[assignment]  # which does not look: tests do
+    one._poller = object()  # type: ignore[assignment]  # tests poll
     one.attached, one.closed = [], []  # type: ignore[attr-defined]
 
     def attach(path: Path) -> Any:
@@ -65,7 +68,7 @@ def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TlsProbes:
 
 
 def process(proc: Path, pid: int, pages: int, *files: tuple[str, Path]) -> None:
-    """A process that has mapped files."""
+    """Create a process that has mapped files."""
     folder = proc / str(pid) / "map_files"
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -79,14 +82,16 @@ def process(proc: Path, pid: int, pages: int, *files: tuple[str, Path]) -> None:
 
 
 def file(folder: Path, content: str) -> Path:
+    """Create a file that is named after its content."""
     path = folder / f"file-{content}"
     path.write_text(content)
     return path
 
 
-def look(probes: TlsProbes) -> None:
+def poll(probes: TlsProbes) -> None:
+    """Poll once."""
     for number in list(probes._targets):
-        probes._look_at(number)
+        probes._update(number)
 
 
 def wait_for(condition: Any) -> None:
@@ -96,15 +101,15 @@ def wait_for(condition: Any) -> None:
     assert condition()
 
 
-def test_a_file_that_containers_share_has_one_attachment_as_long_as_one_uses_it(probes: Any, tmp_path: Path) -> None:
+def test_a_file_that_containers_share_has_one_set_of_probes(probes: Any, tmp_path: Path) -> None:
     shared, own = file(tmp_path, "shared"), file(tmp_path, "own")
     process(tmp_path, 10, 100, (LIBRARY, shared), ("/bin/nginx", own))
-    process(tmp_path, 20, 100, (LIBRARY, shared))  # the same file, on a device of its own
+    process(tmp_path, 20, 100, (LIBRARY, shared))  # the same file on another device
     process(tmp_path, 30, 100, ("/opt/libssl.so.1.1", own))
     probes.attach(1, Target(10))
     probes.attach(2, Target(20, 30, cgroups=(8, 9, 1)))
     assert probes.attached == ["shared", "own"]
-    assert probes._program["tls_cgroups"].content == {7: 1, 8: 2, 9: 2}, "1 would be everybody's"
+    assert probes._program["tls_cgroups"].content == {7: 1, 8: 2, 9: 2}, "1 is the root control group"
     probes.detach(1)
     assert probes.closed == []
     probes._program["secured"].content = {(99, 20, 2): 0, (99, 20, 3): 0}
@@ -114,73 +119,73 @@ def test_a_file_that_containers_share_has_one_attachment_as_long_as_one_uses_it(
     assert list(probes._program["secured"].content) == [(99, 20, 3)]
 
 
-def test_a_library_that_is_loaded_later_is_found_by_the_size_of_the_process(probes: Any, tmp_path: Path) -> None:
+def test_a_process_that_grows_is_searched_for_libraries_again(probes: Any, tmp_path: Path) -> None:
     target, late = Target(10), file(tmp_path, "late")
     process(tmp_path, 10, 100)
     probes.attach(1, target)
     process(tmp_path, 10, 100, (LIBRARY, late))
-    look(probes)
-    assert probes.attached == [], "nothing is read of a process that has not grown"
+    poll(probes)
+    assert probes.attached == [], "a process that has not grown is not read"
     process(tmp_path, 10, 150, (LIBRARY, late))
-    look(probes)
+    poll(probes)
     assert probes.attached == ["late"]
-    target.running, target.groups = [11], [70]  # it was restarted
+    target.running, target.groups = [11], [70]  # a restart
     process(tmp_path, 11, 150, (LIBRARY, late))
-    look(probes)
+    poll(probes)
     assert (probes.attached, probes.closed) == (["late"], [])
     assert probes._program["tls_cgroups"].content == {70: 1}
 
 
-def test_libraries_of_the_image_have_probes_before_anybody_loads_them(probes: Any, tmp_path: Path) -> None:
+def test_installed_libraries_are_probed_before_a_process_loads_them(probes: Any, tmp_path: Path) -> None:
     target = Target(10)
     process(tmp_path, 10, 100)
     folder = tmp_path / "10" / "root" / "usr" / "lib" / "x86_64-linux-gnu"
     folder.mkdir(parents=True)
-    (folder / "libssl.so.3").write_text("usual")
+    (folder / "libssl.so.3").write_text("installed")
     (folder / "libssl.so").symlink_to("/elsewhere/libssl.so.3")
     (folder / "libz.so.1").write_text("other")
     probes.attach(1, target)
-    assert probes.attached == ["usual"]
+    assert probes.attached == ["installed"]
     process(tmp_path, 10, 150, (LIBRARY, folder / "libssl.so.3"))
-    look(probes)
-    target.running = [11]  # it was restarted with another root folder
+    poll(probes)
+    target.running = [11]  # a restart with another root directory
     process(tmp_path, 11, 100)
-    look(probes)
-    assert probes.attached == ["usual"]
-    wait_for(lambda: probes.closed == ["usual"])
+    poll(probes)
+    assert probes.attached == ["installed"]
+    wait_for(lambda: probes.closed == ["installed"])
 
 
-def test_libraries_of_the_image_have_none_while_nobody_runs_it(probes: Any, tmp_path: Path) -> None:
+def test_installed_libraries_are_not_probed_after_the_containers_end(probes: Any, tmp_path: Path) -> None:
     target = Target(10)
     process(tmp_path, 10, 100)
     folder = tmp_path / "10" / "root" / "usr" / "lib"
     folder.mkdir(parents=True)
-    (folder / "libssl.so.3").write_text("usual")
+    (folder / "libssl.so.3").write_text("installed")
     probes.attach(1, target)
-    target.running = []  # those of a container that is just beginning
-    look(probes)
+    target.running = []  # as for a container that is starting
+    poll(probes)
     assert probes.closed == []
     target.groups = []
-    look(probes)
-    wait_for(lambda: probes.closed == ["usual"])
+    poll(probes)
+    wait_for(lambda: probes.closed == ["installed"])
     target.running, target.groups = [10], [8]
-    look(probes)
-    assert probes.attached == ["usual", "usual"]
+    poll(probes)
+    assert probes.attached == ["installed", "installed"]
 
 
-def test_what_cannot_be_probed_is_told_once_and_as_long_as_it_is_used(probes: Any, tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_probed_is_reported_while_in_use(probes: Any, tmp_path: Path) -> None:
     target = Target(10)
     process(tmp_path, 10, 100, (LIBRARY, file(tmp_path, "odd")))
     probes.attach(1, target)
-    look(probes)
-    said = f"HTTPS by {LIBRARY} is not followed: no probes could be put on it: not an ELF file of 64 bits"
-    assert (probes.problems(1), probes.problems(2)) == ([said], [])
+    poll(probes)
+    problem = f"HTTPS by {LIBRARY} is not monitored: the library cannot be probed: not an ELF file of 64 bits"
+    assert (probes.problems(1), probes.problems(2)) == ([problem], [])
     target.running = []
-    look(probes)
+    poll(probes)
     assert probes.problems(1) == []
 
 
-def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_map_is_reported_until_there_is_room(probes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = probes._program["tls_cgroups"]
 
     def put(key: Any, value: Any) -> None:
@@ -191,47 +196,47 @@ def test_a_map_that_is_full_is_told_until_there_is_room(probes: Any, monkeypatch
     monkeypatch.setattr(groups, "put", put)
     target = Target(10, cgroups=(7, 8, 9))
     probes.attach(1, target)
-    assert probes.problems(1) == ["not all of its HTTPS is followed: the kernel's map 'tls_cgroups' is full"]
+    assert probes.problems(1) == ["HTTPS is not monitored completely: the kernel's map 'tls_cgroups' is full"]
     target.groups = [7, 8]
-    look(probes)
+    poll(probes)
     assert (groups.content, probes.problems(1)) == ({7: 1, 8: 1}, [])
     target.groups = [8, 9]
-    look(probes)
+    poll(probes)
     assert (groups.content, probes.problems(1)) == ({8: 1, 9: 1}, [])
     probes.detach(1)
     assert groups.content == {}
 
 
-def test_without_unified_control_groups_that_is_told(probes: Any, tmp_path: Path) -> None:
+def test_missing_unified_control_groups_are_reported(probes: Any, tmp_path: Path) -> None:
     process(tmp_path, 10, 100)
     target = Target(10, cgroups=())
     probes.attach(1, target)
-    said = "HTTPS is not followed: the container has no control group of its own in the unified hierarchy"
-    assert probes.problems(1) == [said]
-    target.running = []  # it has ended
-    look(probes)
+    problem = "HTTPS is not monitored: the container has no control group of its own in the unified hierarchy"
+    assert probes.problems(1) == [problem]
+    target.running = []  # the container has ended
+    poll(probes)
     assert probes.problems(1) == []
 
 
-def test_strangers_are_told_by_name(probes: Any) -> None:
+def test_unprobed_processes_are_listed_by_name(probes: Any) -> None:
     names = {(1, 10): b"docker", (1, 11): b"docker", (1, 13): b"curl", (2, 12): b"java"}
     probes._program["unprobed"].content = {key: name.ljust(16, b"\0") for key, name in names.items()}
-    assert (probes.strangers(1), probes.strangers(2), probes.strangers(3)) == (["curl", "docker"], ["java"], [])
+    assert (probes.unprobed(1), probes.unprobed(2), probes.unprobed(3)) == (["curl", "docker"], ["java"], [])
 
 
-def test_before_the_program_runs_there_is_nothing() -> None:
+def test_nothing_is_monitored_before_the_program_is_loaded() -> None:
     probes = TlsProbes()
     probes.attach(1, Target(10))  # type: ignore[arg-type]
     probes.detach(1)
-    assert (probes.problems(1), probes.strangers(1), probes.sweep(b"")) == ([], [], 0)
+    assert (probes.problems(1), probes.unprobed(1), probes.sweep(b"")) == ([], [], 0)
 
 
-def test_where_it_cannot_run_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_is_returned_where_the_program_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert TlsProbes().prepare(None) == "HTTPS is followed on x86-64 only, and this is aarch64"  # type: ignore[arg-type]
+    assert TlsProbes().prepare(None) == "HTTPS is monitored on x86-64 only, and this host is aarch64"  # type: ignore[arg-type]
 
 
-def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
+def test_code_files_and_size_of_a_process(tmp_path: Path) -> None:
     process(tmp_path, 10, 100, ("/opt/with space", file(tmp_path, "a")))
     (one,) = procfs.code_files(tmp_path, 10)
     assert (one.name, one.path) == ("/opt/with space", tmp_path / "10" / "map_files" / "1000-2000")
@@ -239,7 +244,7 @@ def test_files_of_a_process_and_its_size(tmp_path: Path) -> None:
     assert (procfs.code_files(tmp_path, 11), procfs.virtual_pages(tmp_path, 11)) == ([], 0)
 
 
-def test_what_is_in_use_of_its_maps_is_told(probes: TlsProbes) -> None:
+def test_the_entries_of_each_map_are_counted(probes: TlsProbes) -> None:
     assert TlsProbes().entries() == {}
     probes.attach(3, Target(cgroups=(7, 8)))  # type: ignore[arg-type]
     assert probes._program is not None
