@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How fast a fault begins and ends, and how fast the kill switch is: many rounds on a real nginx, median and spread.
+"""Measure how fast a fault begins and ends, and how fast the kill switch is, in many rounds on a real nginx.
 
     .venv/bin/python benchmarks/timing.py [ROUNDS]
 
-For each round, with the agent running: `start_fault` until the first request that it hits has been answered by 403; `stop_fault`
-until the last 403; once more `start_fault`, then `docker rm -f chaosorca-agent` until the first 200. Needs what `scripts/setup`
-makes. Requests go to 127.0.0.1, one at a time.
+Each round runs with the agent already started. It measures from `start_fault` to the first 403, from `stop_fault` to the last 403,
+and, after another `start_fault`, from `docker rm -f chaosorca-agent` to the first 200. Requests go to 127.0.0.1, one at a time. The
+benchmark needs what `scripts/setup` installs, and prints medians and extremes.
 """
 
 import statistics
@@ -48,7 +48,7 @@ def main() -> int:
             _until(lambda: _status(url) == 403)
             begins.append((time.monotonic() - began, returned))
             if not faults_injected(NAME):
-                raise AssertionError("a 403 without an injected call")
+                raise AssertionError("there was a 403 without an injected call")
             stops.append(_until_the_last(url, 403, lambda: stop_fault(container=NAME)))
             start_fault(container=NAME, syscall="openat", error="EACCES")
             _until(lambda: _status(url) == 403)
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _until_the_last(url: str, status: int, end: Callable[[], object]) -> float:
-    """Seconds from the beginning of an action until the last answer of a status, under requests all the time."""
+    """Return the seconds from the beginning of an action to the last answer with a status; requests are made all the time."""
     answers: list[tuple[float, int]] = []
     over = threading.Event()
 
@@ -84,7 +84,7 @@ def _until_the_last(url: str, status: int, end: Callable[[], object]) -> float:
     over.set()
     asking.join()
     if answers[-1][1] == status:
-        raise AssertionError(f"{status} goes on after the end")
+        raise AssertionError(f"answers of {status} continue after the end")
     return max(0.0, max((at for at, answer in answers if answer == status), default=began) - began)
 
 
@@ -107,7 +107,7 @@ def _until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LONGEST
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"nothing happened in {LONGEST} s")
+            raise TimeoutError(f"the condition did not hold within {LONGEST} s")
         time.sleep(0.005)
 
 

@@ -1,5 +1,5 @@
 /* Makes getppid, or poll, again and again as a board says, a file that it shares with the benchmark, and times that: `calls BOARD`.
- * The board's layout is in ../../injectors.py, too. */
+ * The board's layout is in ../../parts/calls.py, too. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
