@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A fault leaves nothing behind, however things end: many rounds of a crash at a random moment, on a real nginx under load.
+"""Check that a fault leaves nothing behind: many rounds of an event at a random moment, on a real nginx under load.
 
     .venv/bin/python benchmarks/crash_matrix.py [--rounds N] [--seed S] [--only EVENT ...] [--injector NAME]
 
-What happens, and what is expected of it, is the table `EVENTS` in tests/integration/crashes.py; each event is tried with each
-effect of a fault. Events of the Docker daemon happen to a second one that is started for them. Needs root and what `scripts/setup`
-makes; takes about four seconds a round. Exit code 1: something was left behind, or did not go on as it should have.
+The table `EVENTS` in tests/support/crashes/events.py lists the events and what must be true after each. Each event is tried with
+each effect of a fault. Events of the Docker daemon happen to a second one, which is started for them. The benchmark needs root and
+what `scripts/setup` installs; a round takes about four seconds. Exit code 1: something was left behind, or a fault did not end or
+stay as expected.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from pathlib import Path
 import docker
 from logzero import logger
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that this file also runs as a script
 
-from chaosorca.engine.images import ensure_image  # noqa: E402
-from tests.support.crashes import EFFECTS, EVENTS, INJECTORS, Engine, Event, FirstEngine, Outcome, Round, Target  # noqa: E402
-from tests.support.second_engine import second_engine  # noqa: E402
+from chaosorca.engine.images import ensure_image
+from tests.support.crashes.events import EVENTS
+from tests.support.crashes.model import Engine, Event, FirstEngine, Outcome
+from tests.support.crashes.round import EFFECTS, INJECTORS, Round
+from tests.support.crashes.target import Target
+from tests.support.project import ROOT
+from tests.support.second_engine import second_engine
 
 IMAGE = "chaosorca-bench-nginx"
 
@@ -40,9 +44,9 @@ IMAGE = "chaosorca-bench-nginx"
 def main() -> int:
     arguments = _arguments()
     if os.geteuid():
-        print("crash_matrix: only root may stop, kill and look at processes of containers", file=sys.stderr)
+        print("crash_matrix: run it as root, which may stop, kill and read processes of containers", file=sys.stderr)
         return 2
-    for how in (signal.SIGINT, signal.SIGTERM):  # also where it was started in the background, which ignores SIGINT
+    for how in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(how, signal.default_int_handler)
     logger.setLevel(logging.ERROR)
     print(f"seed {arguments.seed}, injector {arguments.injector}", flush=True)
@@ -54,7 +58,7 @@ def main() -> int:
                 words = "passed" if outcome.passed else "FAILED: " + "; ".join(outcome.complaints)
                 print(f"{len(outcomes):>4} {outcome.event:<22} {outcome.effect:<7} {outcome.seconds:6.2f} s  {words}", flush=True)
     except KeyboardInterrupt:
-        print("interrupted; what was there has been removed", file=sys.stderr)
+        print("interrupted; everything has been removed", file=sys.stderr)
         return 130
     finally:
         _print_table(outcomes)
@@ -62,7 +66,7 @@ def main() -> int:
 
 
 def rounds(number: int, only: list[str], seed: int, injector: str = "auto") -> Generator[Outcome]:
-    """Play rounds spread evenly over events and effects, in a random order; those of a second engine last."""
+    """Play rounds spread evenly over events and effects, in a random order; rounds on a second engine come last."""
     rng = random.Random(seed)
     events, effects = [event for event in EVENTS if not only or event.name in only], list(EFFECTS)
     rng.shuffle(events)
@@ -89,7 +93,7 @@ def _play(
         for event, effect in cells:
             target = target or Target(engine, IMAGE, restart)
             outcome = Round(engine, target, event, effect, rng, directory, injector).play()
-            if not outcome.passed:  # the next round begins with a target that nothing has happened to
+            if not outcome.passed:  # the next round needs an intact target
                 target.remove()
                 target = None
             yield outcome
@@ -103,10 +107,10 @@ def _print_table(outcomes: list[Outcome]) -> None:
     by_cell: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         by_cell.setdefault((outcome.event, outcome.effect), []).append(outcome)
-    print(f"\ninjected by {', '.join(sorted({one.injector for one in outcomes})) or 'nobody'}")
+    print(f"\ninjected by {', '.join(sorted({one.injector for one in outcomes})) or 'no injector'}")
     print("as expected: seconds from the event, or from the end of the fault's duration, until all was as the table says;")
-    print("  chaos-SIGTERM, chaos-SIGINT: until chaos had ended, which goes on after a signal that came during its action")
-    print("nothing left: seconds from stopping what goes on until nothing of ours was left\n")
+    print("  chaos-SIGTERM, chaos-SIGINT: until chaos had ended, which continues after a signal during its action")
+    print("nothing left: seconds from stopping everything until nothing of chaosorca was left\n")
     print(f"{'':<31}{'':>7}{'':>7}   as expected        nothing left")
     print(f"{'event':<23}{'effect':<8}{'rounds':>7}{'passed':>7}{'median':>9}{'max':>7}{'median':>11}{'max':>7}")
     for event, effect in itertools.product((one.name for one in EVENTS), EFFECTS):
@@ -125,11 +129,16 @@ def _spread(seconds: list[float], width: int) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Crash what takes part in a fault at random moments, and see what is left.")
-    parser.add_argument("--rounds", type=int, default=100, help="rounds in all, spread evenly over the matrix (default 100)")
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="of the random moments")
+    parser = argparse.ArgumentParser(description="Crash the parts of a fault at random moments, and check what is left.")
+    parser.add_argument("--rounds", type=int, default=100, help="number of rounds, spread evenly over the matrix (default 100)")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="seed of the random moments")
     parser.add_argument(
-        "--only", action="append", default=[], choices=[event.name for event in EVENTS], metavar="EVENT", help="only this event"
+        "--only",
+        action="append",
+        default=[],
+        choices=[event.name for event in EVENTS],
+        metavar="EVENT",
+        help="play only this event",
     )
     parser.add_argument("--injector", choices=INJECTORS, default="auto", help="how the faults are injected (default auto)")
     return parser.parse_args()

@@ -11,7 +11,10 @@ import docker
 import pytest
 
 from chaosorca.engine.images import ensure_image
-from tests.support.crashes import EFFECTS, EVENTS, Event, FirstEngine, Round, Target
+from tests.support.crashes.events import EVENTS
+from tests.support.crashes.model import Event, FirstEngine
+from tests.support.crashes.round import EFFECTS, Round
+from tests.support.crashes.target import Target
 from tests.support.project import needs_root
 from tests.support.second_engine import SecondEngine, second_engine
 
