@@ -90,7 +90,7 @@ def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_ca
     becomes(lambda: faults_injected(target.name), 100 - passed)
     (warning,) = last_fault()["warnings"]
     assert warning.startswith(
-        f"{passed} calls of openat were let pass, because the threads had just blocked the signals that stop them"
+        f"{passed} calls of openat were not hit, because their threads had just blocked the signals that stop them"
     )
 
 

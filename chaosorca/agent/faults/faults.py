@@ -340,7 +340,7 @@ class Faults:
             injection.session.remove(injection.key)
         else:
             injection.session.stop()
-            injection.warnings = list(dict.fromkeys([*injection.warnings, *injection.session.untold()]))
+            injection.warnings = list(dict.fromkeys([*injection.warnings, *injection.session.final_warnings()]))
         injection.ended, injection.reason = time.time(), reason
         self._update_timing(injection.target.name)
 

@@ -1,8 +1,7 @@
-"""Faults by strace(1): one process for a fault and the processes that it attaches to.
+"""Faults by strace(1): one process of strace for a fault and the processes that it attaches to.
 
-strace traces, and so prints, the calls that the fault is on; a call that it has tampered with is marked `(INJECTED)` or
-`(DELAYED)`. Arguments are printed raw: that costs no reads of the target's memory, and leaves nothing in a line that could look
-like a mark.
+strace prints the calls that it traces, which are those of the fault. It marks the injected ones with `(INJECTED)` or `(DELAYED)`.
+Arguments are printed raw: this needs no reads of the target's memory, and no argument can look like a mark.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.histogram import Histogram
 from chaosorca.agent.injectors.session import Calls, OnCalls, Restarts
 from chaosorca.agent.linux import proc as procfs
@@ -32,14 +32,12 @@ _LINE = re.compile(
     r"(?P<thread>\d+) +(?:<\.\.\. )?(?P<name>\w+)(?: resumed>|\().*\) += (?P<result>.*?)"
     r"(?P<marks>(?: \((?:INJECTED|DELAYED)\))*)(?: <(?P<seconds>[\d.]+)>)?"
 )
-_ASKED_TO_END = 0.5
-_GRACE = 5.0
 _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A call that strace tells of the end of: what the program saw of it, but for a delay after it."""
+    """A call that strace reports the end of, as the program experienced it, without a delay at the exit."""
 
     syscall: str
     error: str
@@ -51,7 +49,7 @@ class Line:
 
 
 def parse_line(line: str) -> Line | None:
-    """Return the call that a line of strace's output tells of the end of; None for any other line."""
+    """Return the call whose end a line of strace's output reports; None for any other line."""
     match = _LINE.fullmatch(line.rstrip("\n"))
     if match is None:
         return None
@@ -69,7 +67,7 @@ def parse_line(line: str) -> Line | None:
 
 
 def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[str]:
-    """The command that attaches a fault to processes, all of their threads and their later children.
+    """Return the command that attaches a fault to processes, all of their threads and their later children.
 
     Arguments:
         fault: what to inject.
@@ -108,21 +106,24 @@ class Strace:
         on_call: Callable[[Line], None],
         proc: Path = Path("/proc"),
     ) -> None:
-        """Start strace. Has to be called by a thread that lives as long as the agent: that is whose death strace watches.
+        """Start strace. Call this from a thread that lives as long as the agent: the kernel kills strace when it ends.
 
         Arguments:
             fault, pids: see `strace_command`.
             deadline: seconds after which strace is killed in any case.
-            on_call: is told of each finished call, from a thread of this object's.
+            on_call: receives each finished call, on a thread of this object.
             proc: the proc file system.
+
+        Raises:
+            OSError: strace could not be started.
         """
         self.pids = tuple(pids)
         self._on_call = on_call
         self._proc = proc
-        self._complaints: list[str] = []
+        self._errors: list[str] = []
         reading, writing = os.pipe()
         try:
-            # `timeout` is the deadline; it and strace each have the kernel kill them when their parent dies.
+            # `timeout` enforces the deadline. The kernel kills it, and strace, when their parent ends.
             self._process = subprocess.Popen(
                 [
                     *_GUARD,
@@ -143,17 +144,17 @@ class Strace:
             os.close(writing)
         self._readers = [
             threading.Thread(target=self._read_calls, args=(os.fdopen(reading, errors="replace"),), daemon=True),
-            threading.Thread(target=self._read_complaints, args=(cast(IO[str], self._process.stderr),), daemon=True),
+            threading.Thread(target=self._read_errors, args=(cast(IO[str], self._process.stderr),), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether strace still runs."""
         return self._process.poll() is None
 
     def pid(self) -> int | None:
-        """strace's own process, None before it runs or after it has ended."""
+        """Return strace's own process; None before it runs and after it has ended."""
         pid = self._process.pid
         for _guard in range(2):
             if procfs.command_name(self._proc, pid) == "strace":
@@ -161,45 +162,45 @@ class Strace:
             pid = next(iter(procfs.children(self._proc, pid)), -1)
         return pid if procfs.command_name(self._proc, pid) == "strace" else None
 
-    def complaint(self) -> str:
-        """The last thing that strace said was wrong, empty if nothing."""
-        return self._complaints[-1].removeprefix("strace: ") if self._complaints else ""
+    def last_error(self) -> str:
+        """Return the last line that strace wrote to standard error, empty if none."""
+        return self._errors[-1].removeprefix("strace: ") if self._errors else ""
 
     def stop(self) -> None:
-        """End strace and wait for it: asked first, killed if it does not go. Idempotent."""
-        tracer = self.pid()
-        if tracer is not None and self.alive():
+        """End strace by SIGTERM, or by SIGKILL if it does not end in time, and wait for it. Idempotent."""
+        pid = self.pid()
+        if pid is not None and self.alive():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(tracer, signal.SIGTERM)
+                os.kill(pid, signal.SIGTERM)
         try:
-            self._process.wait(_ASKED_TO_END)
+            self._process.wait(timeouts.STRACE_ENDS_WITHIN)
         except subprocess.TimeoutExpired:
-            if tracer is not None:
+            if pid is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(tracer, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             self._process.wait()
         for reader in self._readers:
-            reader.join(_ASKED_TO_END)
+            reader.join(timeouts.STRACE_ENDS_WITHIN)
 
     def wait_attached(self, within: float) -> dict[int, str]:
-        """Wait until every thread of the processes is traced by this strace.
+        """Wait, for so many seconds, until this strace traces every thread of the processes.
 
         Returns:
-            for each process with a thread that is not, the reason; processes that have ended are not among them.
+            the reason for each process with a thread that is not traced; processes that have ended are left out.
         """
         end = time.monotonic() + within
         while True:
-            tracer = self.pid()
-            missing = [pid for pid in self.pids if not self._is_traced(pid, tracer)]
+            pid = self.pid()
+            missing = [one for one in self.pids if not self._is_traced(one, pid)]
             if not missing or not self.alive() or time.monotonic() > end:
-                return {pid: self.complaint() or "strace did not attach in time" for pid in missing}
-            time.sleep(0.002)
+                return {one: self.last_error() or "strace did not attach in time" for one in missing}
+            time.sleep(timeouts.STRACE_POLLED_EVERY)
 
-    def _is_traced(self, pid: int, tracer: int | None) -> bool:
+    def _is_traced(self, pid: int, strace: int | None) -> bool:
         tracers = [procfs.tracer_of(self._proc, pid, tid) for tid in procfs.threads(self._proc, pid)]
-        return all(found is None or found == tracer for found in tracers)
+        return all(found is None or found == strace for found in tracers)
 
     def _read_calls(self, lines: IO[str]) -> None:
         with lines:
@@ -208,15 +209,15 @@ class Strace:
                 if call is not None:
                     self._on_call(call)
 
-    def _read_complaints(self, lines: IO[str]) -> None:
+    def _read_errors(self, lines: IO[str]) -> None:
         with lines:
             for line in lines:
-                self._complaints.append(line.strip())
-                del self._complaints[:-10]
+                self._errors.append(line.strip())
+                del self._errors[:-10]
 
 
 class StraceSession:
-    """One fault on a container, by a strace for those who were there and one for each group that came later; see `Session`."""
+    """One fault on a container, by one strace for the first processes and one for each later group; see `session.Session`."""
 
     injector = "strace"
     timing = "by call"
@@ -224,20 +225,21 @@ class StraceSession:
     def __init__(self, on_calls: OnCalls, spawner: Executor, proc: Path = Path("/proc")) -> None:
         """
         Arguments:
-            on_calls: is told of the calls of the faulted system calls.
-            spawner: has a thread that lives as long as the agent, to start tracers by.
+            on_calls: receives the calls of the faulted system calls.
+            spawner: starts strace, by a thread that lives as long as the agent.
             proc: the proc file system.
         """
         self.restarts = Restarts()
         self._on_calls = on_calls
         self._spawner = spawner
         self._proc = proc
-        self._tracers: list[Strace] = []
+        self._running: list[Strace] = []
         self._key = 0
         self._fault: Fault | None = None
         self._ends = 0.0
+        # Guards `_made`: the output of each strace is read by a thread of its own.
+        self._lock = threading.Lock()
         self._made: Counter[tuple[int, str]] = Counter()
-        self._counting = threading.Lock()
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """See `Session.add`."""
@@ -257,41 +259,41 @@ class StraceSession:
         """See `Session.attach`."""
         if self._fault is None or not pids:
             return {}
-        left = self._ends - time.monotonic() + _GRACE
-        tracer = self._spawner.submit(Strace, self._fault, list(pids), left, self._on_line, self._proc).result()
-        self._tracers.append(tracer)
-        missing = tracer.wait_attached(within)
-        if not tracer.alive() or len(missing) == len(pids):
-            self._tracers.remove(tracer)
-            tracer.stop()
+        left = self._ends - time.monotonic() + timeouts.STRACE_GRACE
+        strace = self._spawner.submit(Strace, self._fault, list(pids), left, self._on_line, self._proc).result()
+        self._running.append(strace)
+        missing = strace.wait_attached(within)
+        if not strace.alive() or len(missing) == len(pids):
+            self._running.remove(strace)
+            strace.stop()
         return missing
 
     def is_attached(self, pid: int) -> bool:
         """See `Session.is_attached`."""
         tracer = procfs.tracer_of(self._proc, pid, pid)
-        return bool(tracer) and tracer in {one.pid() for one in self._tracers}
+        return bool(tracer) and tracer in {one.pid() for one in self._running}
 
     def ended(self) -> dict[int, str]:
         """See `Session.ended`."""
         return {}
 
     def supervise(self, pids: Collection[int]) -> str | None:
-        """See `Session.supervise`. The processes of a tracer that has ended are attached again as newcomers are."""
+        """See `Session.supervise`. The processes of a strace that has ended are attached again like new processes."""
         looping = None
-        for tracer in list(self._tracers):
-            pid = tracer.pid()
-            if tracer.alive() and pid is not None and procfs.state_of(self._proc, pid) in ("T", "t"):
+        for strace in list(self._running):
+            pid = strace.pid()
+            if strace.alive() and pid is not None and procfs.state_of(self._proc, pid) in ("T", "t"):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)  # it would not hear of anything less
-                tracer.stop()
-            if not tracer.alive():
-                self._tracers.remove(tracer)
-                if set(pids) & set(tracer.pids):
-                    looping = self.restarts.note(time.monotonic(), tracer.complaint()) or looping
+                    os.kill(pid, signal.SIGKILL)  # a stopped process does not react to SIGTERM
+                strace.stop()
+            if not strace.alive():
+                self._running.remove(strace)
+                if set(pids) & set(strace.pids):
+                    looping = self.restarts.note(time.monotonic(), strace.last_error()) or looping
         return looping
 
     def seen(self) -> dict[str, int]:
-        """See `Session.seen`: strace tells only of calls that the fault is on."""
+        """See `Session.seen`: strace reports only the calls of the fault."""
         return {}
 
     def probed(self) -> dict[str, int] | None:
@@ -302,15 +304,15 @@ class StraceSession:
         """See `Session.warnings`."""
         return []
 
-    def untold(self) -> list[str]:
-        """See `Session.untold`."""
+    def final_warnings(self) -> list[str]:
+        """See `Session.final_warnings`."""
         return []
 
     def stop(self) -> None:
         """See `Session.stop`."""
-        for tracer in self._tracers:
-            tracer.stop()
-        self._tracers = []
+        for strace in self._running:
+            strace.stop()
+        self._running = []
         self._fault = None
 
     def _on_line(self, line: Line) -> None:
@@ -325,7 +327,7 @@ class StraceSession:
                 key=self._key,
                 syscall=line.syscall,
                 error=line.error,
-                effects=fault.effects if self._is_tampered(fault, line) else (),
+                effects=fault.effects if self._is_injected(fault, line) else (),
                 replaced=line.injected,
                 timed=line.injected or delayed,
                 returned=line.returned,
@@ -334,10 +336,10 @@ class StraceSession:
             )
         )
 
-    def _is_tampered(self, fault: Fault, line: Line) -> bool:
-        """strace marks what it does to calls, but not the signals that it sends."""
+    def _is_injected(self, fault: Fault, line: Line) -> bool:
+        """Return whether strace has injected into a call. It marks such calls, except those where it only sends a signal."""
         if fault.effects != ("signal",) or fault.placebo:
             return line.injected or line.delayed
-        with self._counting:
+        with self._lock:
             self._made[line.thread, line.syscall] += 1
             return when_matches(fault.when, self._made[line.thread, line.syscall])

@@ -1,10 +1,11 @@
-"""One running tracer (native/tracer.c): commands go to it as lines, records come from it (native/report.h)."""
+"""One native tracer (native/tracer.c): the agent writes commands to it as lines, and reads its records (native/report.h)."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import itertools
+import logging
 import mmap
 import os
 import struct
@@ -16,32 +17,38 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
+from chaosorca.agent import timeouts
+from chaosorca.agent.injectors.records import CALL, DONE, RECORD, REFUSED
+
 PROGRAM = "orca-tracer"
 
-_RECORD = struct.Struct("=IIiiqQQII")
-_CALL, _DONE, _REFUSED, ENDED, FOREIGN, LOST, EXEC = range(1, 8)
 _TAKEN = struct.Struct("=Q")
 _KEPT = 1024
-_RING_SIZE = _TAKEN.size + _KEPT * _RECORD.size
-
-_ENDS_WITHIN = 0.6
-_HURRIED_EVERY = 0.02
-_READ_WITHIN = 0.5
+_RING_SIZE = _TAKEN.size + _KEPT * RECORD.size  # struct ring
 _PIPE_BYTES = 1 << 20
+_TRACE = "trace: "
+_log = logging.getLogger("chaosorca.agent.tracer")
 
 
 @dataclass
-class Asked:
-    """A command that a tracer has been given; `value` is an errno, `refused` those of threads."""
+class Command:
+    """A command that was sent to a tracer.
 
-    since: float
+    Attributes:
+        sent: the monotonic clock then, in seconds.
+        done: set when the tracer has answered.
+        error: the errno of the answer, 0 for success.
+        refused: the errno of each thread that could not be attached.
+    """
+
+    sent: float
     done: threading.Event = field(default_factory=threading.Event)
-    value: int = 0
+    error: int = 0
     refused: dict[int, int] = field(default_factory=dict)
 
 
 class Tracer:
-    """One running tracer."""
+    """One running tracer. With `CHAOSORCA_TRACE=1` in the environment it logs each of its decisions."""
 
     def __init__(
         self,
@@ -50,32 +57,34 @@ class Tracer:
         on_calls: Callable[[int, int, int, int, list[int]], None],
         on_event: Callable[[int, int, int, int], None],
     ) -> None:
-        """Start it. Has to be called by a thread that lives as long as the agent: that is whose death the tracer dies with.
+        """Start the tracer. Call this from a thread that lives as long as the agent: the kernel kills the tracer when it ends.
 
         Arguments:
             program: the executable.
-            state_fd: the memory that it shares with the other tracers of its container.
-            on_calls: is told of calls that ended alike (the rule, the system call's number, its result or 0, flags, and how many
-                nanoseconds each took), from a thread of this object's, as all else.
-            on_event: is told of every other record but the answers to commands (its kind, id, thread and value).
+            state_fd: the memory that the tracers of a container share.
+            on_calls: receives calls that ended alike: the rule, the system call's number, the result if it is negative and else 0,
+                flags, and the nanoseconds that each took. It is called by a thread of this object, as is `on_event`.
+            on_event: receives each record that is neither a call nor an answer to a command: its kind, id, thread and value.
 
         Raises:
-            OSError: it could not be started.
+            OSError: the tracer could not be started.
         """
         self._on_calls = on_calls
         self._on_event = on_event
-        self._read = 0
-        self._serial = 0
-        self._told = 0
-        self.untold = 0
-        """Once it has ended: calls that it had hit and not told of."""
+        self._reads = 0
+        self._last_serial = 0
+        self._reported = 0
+        self.unreported = 0
+        """How many calls it had injected and not reported when it ended."""
+
+        self._numbers = itertools.count(1)
+        # Guards `_unanswered`, and keeps the lines on the tracer's standard input whole.
+        self._lock = threading.Lock()
+        self._unanswered: dict[int, Command] = {}
+        self._errors: deque[str] = deque(maxlen=10)
         self._ring_fd = os.memfd_create("orca-ring", os.MFD_CLOEXEC)
         os.ftruncate(self._ring_fd, _RING_SIZE)
         self._ring = mmap.mmap(self._ring_fd, _RING_SIZE)
-        self._numbers = itertools.count(1)
-        self._asked: dict[int, Asked] = {}
-        self._lock = threading.Lock()
-        self._complaints: deque[str] = deque(maxlen=10)
         try:
             self._process = subprocess.Popen(
                 [program, str(os.getpid()), str(state_fd), str(self._ring_fd)],
@@ -88,9 +97,9 @@ class Tracer:
         except OSError:
             self._close_ring()
             raise
-        with contextlib.suppress(OSError):  # what is larger lets it say more before it has to keep it
+        with contextlib.suppress(OSError):  # a larger pipe lets the tracer write more before it has to buffer
             fcntl.fcntl(cast(IO[bytes], self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_records, self._read_complaints)]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_records, self._read_errors)]
         for reader in self._readers:
             reader.start()
 
@@ -100,95 +109,99 @@ class Tracer:
         return self._process.pid
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether the process runs."""
         return self._process.poll() is None
 
-    def complaint(self) -> str:
-        """The last thing that it said was wrong, empty if nothing."""
-        return self._complaints[-1] if self._complaints else ""
+    def last_error(self) -> str:
+        """Return the last line that the tracer wrote to standard error, empty if none."""
+        return self._errors[-1] if self._errors else ""
 
-    def ask(self, command: str) -> Asked:
-        """Give it a command, without waiting for the answer."""
-        number, asked = next(self._numbers), Asked(time.monotonic())
+    def send(self, command: str) -> Command:
+        """Send a command, and do not wait for the answer."""
+        number, sent = next(self._numbers), Command(time.monotonic())
         with self._lock:
-            self._asked[number] = asked
+            self._unanswered[number] = sent
             with contextlib.suppress(BrokenPipeError, ValueError):
                 cast(IO[bytes], self._process.stdin).write(f"{number} {command}\n".encode())
-        self._hurry()
-        return asked
+        self._restore_priority()
+        return sent
 
-    def tell(self, command: str, within: float) -> Asked | None:
-        """Give it a command, and wait for the answer; None if there was none in time, or it ended."""
-        asked = self.ask(command)
-        return asked if self.wait_for(asked, within) else None
+    def call(self, command: str, within: float) -> Command | None:
+        """Send a command, and wait for the answer for so many seconds; return None if there was none."""
+        sent = self.send(command)
+        return sent if self.wait_for(sent, within) else None
 
-    def wait_for(self, asked: Asked, within: float) -> bool:
-        """Wait until it has carried out a command; return whether it has."""
+    def wait_for(self, command: Command, within: float) -> bool:
+        """Wait until a command is answered, for so many seconds; return whether it is."""
         end = time.monotonic() + within
-        while not asked.done.wait(_HURRIED_EVERY):
-            self._hurry()
+        while not command.done.wait(timeouts.PRIORITY_RESTORED_EVERY):
+            self._restore_priority()
             if time.monotonic() > end or not self.alive():
-                return asked.done.is_set()
+                return command.done.is_set()
         return True
 
     def silent_for(self) -> float:
-        """Seconds since it was asked the oldest thing that it has not answered, 0 if it has answered all."""
+        """Return the seconds since the oldest unanswered command was sent, 0 if there is none."""
         with self._lock:
-            return time.monotonic() - min((asked.since for asked in self._asked.values()), default=time.monotonic())
+            return time.monotonic() - min((one.sent for one in self._unanswered.values()), default=time.monotonic())
 
     def kill(self) -> None:
-        """End it at once, and take what it had said and what it left. The kernel lets go of whom it traced. Idempotent."""
+        """Kill the process, which detaches its tracees, and take the records that it has left. Idempotent."""
         self._process.kill()
         self._wait(None)
         for reader in self._readers:
-            reader.join(_READ_WITHIN)
+            reader.join(timeouts.TRACER_READ_WITHIN)
         self._take_ring()
         with contextlib.suppress(BrokenPipeError):
             cast(IO[bytes], self._process.stdin).close()
 
     def stop(self) -> None:
-        """Wait until it has let go of all threads and ended, as it has been asked to (`detach`); it is killed if it does not."""
-        # Whom it traced it has let go of soon; it may have more to say than can be read in that time.
-        read, within = -1, _ENDS_WITHIN
-        while self.alive() and read != self._read:
-            read = self._read
+        """Wait until the tracer has detached and ended after the command `detach`; kill it if it does not."""
+        # It detaches soon, but may have more records than the agent can read in that time.
+        reads, within = -1, timeouts.TRACER_ENDS_WITHIN
+        while self.alive() and reads != self._reads:
+            reads = self._reads
             self._wait(within)
-            within = _READ_WITHIN
+            within = timeouts.TRACER_READ_WITHIN
         self.kill()
 
     def _wait(self, within: float | None) -> None:
-        """Wait until it has ended, for so many seconds or for ever."""
+        """Wait until the process has ended, for so many seconds, or for ever if None."""
         end = None if within is None else time.monotonic() + within
         while end is None or time.monotonic() < end:
-            self._hurry()
+            self._restore_priority()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_HURRIED_EVERY)
+                self._process.wait(timeouts.PRIORITY_RESTORED_EVERY)
                 return
 
-    def _hurry(self) -> None:
-        """Give it its share of the processors. Having given way to a thread (native/near.h), it would not come back, nor even end,
-        for seconds where others keep all of them busy."""
-        with contextlib.suppress(OSError):  # it has ended, or the agent may not do that: then it does not give way either
+    def _restore_priority(self) -> None:
+        """Give the tracer its share of the processors.
+
+        It lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors busy, it
+        would then not run for seconds, not even to end.
+        """
+        with contextlib.suppress(OSError):  # it has ended, or the agent may not do this, and then the tracer may not either
             if self._process.returncode is None and os.sched_getscheduler(self.pid) == os.SCHED_IDLE:
                 os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))
 
     def _read_records(self) -> None:
         with cast(IO[bytes], self._process.stdout) as records:
             left = b""
-            while data := records.read(_RECORD.size * 4096):
+            while data := records.read(RECORD.size * 4096):
                 data = left + data
-                whole = len(data) - len(data) % _RECORD.size
+                whole = len(data) - len(data) % RECORD.size
                 left = data[whole:]
-                self._take(_RECORD.iter_unpack(data[:whole]))
-                self._read += 1
+                self._take(RECORD.iter_unpack(data[:whole]))
+                self._reads += 1
 
     def _take_ring(self) -> None:
+        """Take the calls that are only in the ring buffer, which outlives the tracer."""
         if self._ring.closed:
             return
         (taken,) = _TAKEN.unpack_from(self._ring)
-        left = [record for record in _RECORD.iter_unpack(self._ring[_TAKEN.size :]) if record[-1] > self._serial]
+        left = [record for record in RECORD.iter_unpack(self._ring[_TAKEN.size :]) if record[-1] > self._last_serial]
         self._take(sorted(left, key=lambda record: int(record[-1])))
-        self.untold = max(0, taken - self._told)
+        self.unreported = max(0, taken - self._reported)
         self._close_ring()
 
     def _close_ring(self) -> None:
@@ -196,36 +209,40 @@ class Tracer:
         os.close(self._ring_fd)
 
     def _take(self, records: Iterable[tuple[Any, ...]]) -> None:
-        """Take records in their order. There may be a hundred thousand calls a second: those that ended alike are added up."""
+        """Take records in their order. Calls that ended alike are coalesced, as there may be a hundred thousand a second."""
         alike: dict[tuple[int, int, int, int], list[int]] = {}
         for kind, number, thread, nr, value, took, _held, flags, serial in records:
-            if kind == _CALL:
-                self._told += 1
-                self._serial = serial
+            if kind == CALL:
+                self._reported += 1
+                self._last_serial = serial
                 alike.setdefault((number, nr, min(value, 0), flags), []).append(took)
                 continue
-            self._tell(alike)
+            self._hand_on(alike)
             alike = {}
-            if kind in (_DONE, _REFUSED):
-                self._answer(kind, number, thread, value)
+            if kind in (DONE, REFUSED):
+                self._take_answer(kind, number, thread, value)
             else:
                 self._on_event(kind, number, thread, value)
-        self._tell(alike)
+        self._hand_on(alike)
 
-    def _tell(self, alike: dict[tuple[int, int, int, int], list[int]]) -> None:
+    def _hand_on(self, alike: dict[tuple[int, int, int, int], list[int]]) -> None:
         for (key, nr, value, flags), took in alike.items():
             self._on_calls(key, nr, value, flags, took)
 
-    def _answer(self, kind: int, number: int, thread: int, value: int) -> None:
+    def _take_answer(self, kind: int, number: int, thread: int, value: int) -> None:
         with self._lock:
-            asked = self._asked.get(number) if kind == _REFUSED else self._asked.pop(number, None)
-        if asked and kind == _REFUSED:
-            asked.refused[thread] = value
-        elif asked:
-            asked.value = value
-            asked.done.set()
+            command = self._unanswered.get(number) if kind == REFUSED else self._unanswered.pop(number, None)
+        if command and kind == REFUSED:
+            command.refused[thread] = value
+        elif command:
+            command.error = value
+            command.done.set()
 
-    def _read_complaints(self) -> None:
+    def _read_errors(self) -> None:
         with cast(IO[bytes], self._process.stderr) as lines:
             for line in lines:
-                self._complaints.append(line.decode(errors="replace").strip())
+                text = line.decode(errors="replace").strip()
+                if text.startswith(_TRACE):
+                    _log.info("tracer %d: %s", self.pid, text.removeprefix(_TRACE))
+                else:
+                    self._errors.append(text)

@@ -1,4 +1,4 @@
-"""Faults by our own tracer, woken by uprobes only for the calls that it shall touch; see arming.py and native/tracer.c."""
+"""Faults by native tracers whose tracees run freely until a uprobe arms a call; see arming.py and native/tracer.c."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from pathlib import Path
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.injectors.arming import SIGNALS, Arming, ArmRule
-from chaosorca.agent.injectors.ptrace import PtraceSession, threshold_of
+from chaosorca.agent.injectors.pool import TracerPool
+from chaosorca.agent.injectors.records import ENDED, EXEC, Records
+from chaosorca.agent.injectors.rules import threshold_of
 from chaosorca.agent.injectors.session import OnCalls
-from chaosorca.agent.injectors.tracer import ENDED, EXEC, PROGRAM, Tracer
+from chaosorca.agent.injectors.tracer import PROGRAM, Tracer
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.when import when_bounds
 
-_DISARMED_WITHIN = 0.1
-_LOOKS_EVERY, _LOOKS_AT_ALL_EVERY = 0.02, 2.0
-_IN_A_HANDLER = 0.005  # a thread may block all signals for a moment
 _numbers = itertools.count(1)
 
 
-class UprobeSession(PtraceSession):
-    """All faults of a container, by tracers whose threads run freely until they are armed; see `session.Session`."""
+class UprobeSession:
+    """All faults of a container, whose threads stop only at the calls that are armed; see `session.Session`."""
 
     injector = "uprobe"
+    timing = "by thread"
 
     def __init__(
         self,
@@ -41,31 +42,46 @@ class UprobeSession(PtraceSession):
         proc: Path = Path("/proc"),
         program: str = PROGRAM,
     ) -> None:
-        """
+        """Start a tracer.
+
         Arguments:
-            arming: the probes, and the kernel's part of the decision.
-            cgroups: the ids of the target's control groups now.
+            arming: attaches the probes, and holds the kernel's part of the decision.
+            cgroups: returns the ids of the target's control groups at this moment.
             others: see `PtraceSession`.
+
+        Raises:
+            AgentError: the program could not be loaded, or the tracer not be started; nothing is left.
         """
         arming.prepare()
+        self._numbers = numbers
+        self._names = {number: name for name, number in numbers.items()}
+        self._proc = proc
         self._arming = arming
         self._cgroups_now = cgroups
         self._cgroups: list[int] = []
         self._number = next(_numbers)
         self._new_programs: queue.Queue[int | None] = queue.Queue()
-        self._looked_at = time.monotonic()
+        self._all_checked = time.monotonic()
         self._traced: set[int] = set()
-        self._stops_at_calls: set[int] = set()
-        self._passed_by = 0
+        self._stopped_at_calls: set[int] = set()
+        self._blocked = 0
         self._unprobed = self._uncovered = ""
-        self._probing = threading.Lock()  # a probe of a fault that has ended meanwhile would stay
-        super().__init__(numbers, on_calls, spawner, marks, proc, program)
-        self._looker = threading.Thread(target=self._look_at_new_code, name="looker", daemon=True)
-        self._looker.start()
+        # Held while probes are attached or released, as else a probe of a fault that has just ended would stay. Guards no data.
+        # Taken before the lock of `Arming`.
+        self._probing = threading.Lock()
+        self._records = Records(self._names, on_calls, self._on_event)
+        self._pool = TracerPool(numbers, self._records, spawner, marks, proc, program, self._prepare_tracer)
+        self.restarts = self._pool.restarts
+        self._prober = threading.Thread(target=self._probe_new_code, name="prober", daemon=True)
+        try:
+            self._prober.start()
+        except RuntimeError:  # the kernel has no room for another thread
+            self._pool.stop()
+            raise
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """See `Session.add`."""
-        super().add(key, fault, seconds, seed)
+        self._pool.add(key, fault, seconds, seed)
         first, last, step = when_bounds(fault.when)
         rule = ArmRule(key, bool(fault.path or fault.process), first, last, step, threshold_of(fault) or 0, seed & (2**64 - 1))
         self._follow_cgroups()
@@ -74,44 +90,53 @@ class UprobeSession(PtraceSession):
 
     def remove(self, key: int) -> None:
         """See `Session.remove`."""
-        rule = self._rules.get(key)
-        if rule is not None:
-            self._disarm([key])
-        super().remove(key)
-        if rule is not None:
+        fault = self._pool.faults().get(key)
+        if fault is not None:
+            self._disarm({key: fault})
+        self._pool.remove(key)
+        if fault is not None:
             with self._probing:
-                self._arming.release(self._number, self._numbers_of(rule.fault))
-        self._probe_on(self._traced)  # what the others need of it stays
+                self._arming.release(self._number, self._numbers_of(fault))
+        self._try_probe(self._traced)  # for the other faults
 
     def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
         """See `Session.attach`."""
         self._follow_cgroups()
-        reasons = super().attach(pids, within)
-        if not self._traced:  # until now nobody could be hit, and nobody was told otherwise
+        reasons = self._pool.attach(pids, within)
+        if not self._traced:  # no call could be hit before this, and none was missed
             self._arming.reset_untraced(self._number)
-        self._traced = self._traced | set(pids)  # a new one: the looker may be going through the old one
+        self._traced = self._traced | set(pids)  # a new set, since the prober may be iterating over the old one
         self._probe(pids)
         self._stop_blocked_at_calls(pids)
         return reasons
 
+    def is_attached(self, pid: int) -> bool:
+        """See `Session.is_attached`."""
+        return self._pool.is_attached(pid)
+
+    def ended(self) -> dict[int, str]:
+        """See `Session.ended`."""
+        active = self._pool.faults()
+        return {key: why for key, why in self._records.ended.items() if key in active}
+
     def supervise(self, pids: Collection[int]) -> str | None:
-        """See `Session.supervise`. Looks for code that has been mapped since, too."""
-        if self._stopped:
+        """See `Session.supervise`. Attach probes to newly mapped code, too."""
+        if self._pool.is_stopped:
             return None
         self._follow_cgroups()
         new, self._traced = set(pids) - self._traced, set(pids)
-        if time.monotonic() - self._looked_at > _LOOKS_AT_ALL_EVERY:
-            self._looked_at, new = time.monotonic(), self._traced
-        self._probe_on(new)
-        self._judge(new)
-        reason = super().supervise(pids)
-        if (blocked := sum(self._arming.blocked(self._number).values())) != self._passed_by:
-            self._passed_by = blocked
+        if time.monotonic() - self._all_checked > timeouts.ALL_CODE_CHECKED_EVERY:
+            self._all_checked, new = time.monotonic(), self._traced
+        self._try_probe(new)
+        self._check_coverage(new)
+        reason = self._pool.supervise(pids, self.attach)
+        if (blocked := sum(self._arming.blocked(self._number).values())) != self._blocked:
+            self._blocked = blocked
             self._stop_blocked_at_calls(self._traced)
         return reason
 
     def seen(self) -> dict[str, int]:
-        """See `Session.seen`: only the calls that faults are on."""
+        """See `Session.seen`: tracers see only the calls that are armed."""
         return {}
 
     def probed(self) -> dict[str, int] | None:
@@ -121,36 +146,40 @@ class UprobeSession(PtraceSession):
     def warnings(self) -> list[str]:
         """See `Session.warnings`."""
         blocked = [
-            f"{count} calls of {self._names[nr]} were let pass, because the threads had just blocked the signals that stop them: "
-            "injector 'ptrace' would hit them"
+            f"{count} calls of {self._names[nr]} were not hit, because their threads had just blocked the signals that stop them: "
+            "injector 'ptrace' hits such calls"
             for nr, count in self._arming.blocked(self._number).items()
         ]
         untraced = [
-            f"{count} calls of {self._names[nr]} were let pass, because no tracer of ours had their threads: "
-            "these had only just come, their tracer had ended and was replaced, or somebody else traces them"
+            f"{count} calls of {self._names[nr]} were not hit, because their threads had no tracer of the agent: "
+            "the threads were new, their tracer was being replaced, or another process traces them"
             for nr, count in self._arming.untraced(self._number).items()
         ]
         unprobed = [f"{why}: calls from there are not hit" for why in (self._unprobed, self._uncovered) if why]
-        return super().warnings() + blocked + untraced + unprobed
+        return self._records.warnings(self._proc) + self.final_warnings() + blocked + untraced + unprobed
+
+    def final_warnings(self) -> list[str]:
+        """See `Session.final_warnings`."""
+        return self._pool.final_warnings()
 
     def stop(self) -> None:
         """See `Session.stop`."""
-        if self._stopped:
+        if self._pool.is_stopped:
             return
-        self._disarm(list(self._rules))
+        self._disarm(self._pool.faults())
         self._new_programs.put(None)
-        super().stop()
-        self._looker.join()
+        self._pool.stop()
+        self._prober.join()
         self._arming.set_cgroups(self._number, self._cgroups, [])
         self._arming.release(self._number)
         self._arming.forget(self._number)
-        for tid in self._stops_at_calls:
+        for tid in self._stopped_at_calls:
             self._arming.set_syscall_stops(tid, False)
 
     def _prepare_tracer(self, tracer: Tracer) -> None:
         self._arming.register_tracer(tracer.pid)
-        answer = tracer.tell(f"arm {self._arming.armed_map()}", 0.5)
-        if answer is None or answer.value:
+        answer = tracer.call(f"arm {self._arming.armed_map()}", timeouts.ANSWER_WITHIN)
+        if answer is None or answer.error:
             raise AgentError("the tracer could not open the map of armed threads")
 
     def _numbers_of(self, fault: Fault) -> list[int]:
@@ -164,74 +193,71 @@ class UprobeSession(PtraceSession):
 
     def _probe(self, pids: Collection[int]) -> None:
         with self._probing:
-            numbers = {nr for rule in list(self._rules.values()) for nr in self._numbers_of(rule.fault)}
+            numbers = {nr for fault in self._pool.faults().values() for nr in self._numbers_of(fault)}
             if numbers:
                 self._arming.probe(self._number, pids, numbers)
 
-    def _probe_on(self, pids: Collection[int]) -> None:
-        """As `_probe`, for code that comes while faults go on: that a place can have no probe is no reason to end them."""
+    def _try_probe(self, pids: Collection[int]) -> None:
+        """Attach probes to code that is mapped during a fault. If a site cannot have one, warn and keep the fault."""
         try:
             self._probe(pids)
         except AgentError as error:
             self._unprobed = str(error)
-        except OSError as error:  # whatever has become of a file
-            self._unprobed = f"a probe could not be put: {error}"
+        except OSError as error:  # a file may have changed in any way
+            self._unprobed = f"no uprobe could be attached: {error}"
 
-    def _judge(self, pids: Collection[int]) -> None:
-        """Look whether all calls of code that has come since the beginning come by a probe."""
+    def _check_coverage(self, pids: Collection[int]) -> None:
+        """Note whether code that was mapped during a fault makes calls that no probe sees."""
         why = self._arming.cannot(pids)
         if why or pids is self._traced:
             self._uncovered = why
 
     def _stop_blocked_at_calls(self, pids: Collection[int]) -> None:
-        """Have threads that keep the signals blocked which would stop them be stopped at each call; Redis's helpers are such."""
-        self._stops_at_calls = {tid for tid in self._stops_at_calls if self._arming.has_syscall_stops(tid)}
-        threads = [(pid, tid) for pid in pids for tid in procfs.threads(self._proc, pid) if tid not in self._stops_at_calls]
+        """Have the tracer stop threads at each call that keep the arming signals blocked, as Redis's helper threads do."""
+        self._stopped_at_calls = {tid for tid in self._stopped_at_calls if self._arming.has_syscall_stops(tid)}
+        threads = [(pid, tid) for pid in pids for tid in procfs.threads(self._proc, pid) if tid not in self._stopped_at_calls]
         blocking = [one for one in threads if self._blocks_signals(*one)]
         if blocking:
-            time.sleep(_IN_A_HANDLER)
+            time.sleep(timeouts.SIGNAL_HANDLER_WITHIN)
         for pid, tid in blocking:
             if self._blocks_signals(pid, tid):
                 self._arming.set_syscall_stops(tid, True)
-                self._stops_at_calls.add(tid)
-        for tid in self._stops_at_calls:
-            for tracer in self._tracers:  # all but one know no such thread; a new one has to be told again
-                tracer.ask(f"syscall-stops {tid}")
+                self._stopped_at_calls.add(tid)
+        for tid in self._stopped_at_calls:  # a tracer that was replaced needs all of them again
+            self._pool.send(f"syscall-stops {tid}")
 
     def _blocks_signals(self, pid: int, tid: int) -> bool:
         first, other = SIGNALS
         blocked = procfs.signals(self._proc, pid, tid, "SigBlk")
         return first in blocked and other in blocked | procfs.signals(self._proc, pid, tid, "SigCgt")
 
-    def _disarm(self, keys: list[int]) -> None:
-        """Have nobody be armed any more, and those who are meet their tracer."""
-        end = time.monotonic() + _DISARMED_WITHIN
-        for key in keys:
-            self._arming.drop_rule(self._number, self._numbers_of(self._rules[key].fault))
-        while any(self._arming.armed_by(key) for key in keys) and time.monotonic() < end:
-            time.sleep(0.001)
+    def _disarm(self, faults: dict[int, Fault]) -> None:
+        """Stop arming threads, and wait until those that are armed have reached their tracer."""
+        end = time.monotonic() + timeouts.DISARMED_WITHIN
+        for fault in faults.values():
+            self._arming.drop_rule(self._number, self._numbers_of(fault))
+        while any(self._arming.armed_by(key) for key in faults) and time.monotonic() < end:
+            time.sleep(timeouts.DISARMED_POLLED_EVERY)
 
-    def _take_event(self, kind: int, key: int, thread: int, value: int) -> None:
-        super()._take_event(kind, key, thread, value)
-        if kind == ENDED and (rule := self._rules.get(key)) is not None:
-            self._arming.drop_rule(self._number, self._numbers_of(rule.fault))
+    def _on_event(self, kind: int, key: int, thread: int) -> None:
+        if kind == ENDED and (fault := self._pool.faults().get(key)) is not None:
+            self._arming.drop_rule(self._number, self._numbers_of(fault))
         elif kind == EXEC:
             self._new_programs.put(thread)
 
-    def _look_at_new_code(self) -> None:
-        """Put probes into programs that begin and libraries that are loaded while the faults go on."""
+    def _probe_new_code(self) -> None:
+        """Attach probes to programs that are executed and libraries that are loaded during the faults."""
         mapped = 0
         while True:
             try:
-                tid = self._new_programs.get(timeout=_LOOKS_EVERY)
+                tid = self._new_programs.get(timeout=timeouts.NEW_CODE_POLLED_EVERY)
             except queue.Empty:
                 before, mapped = mapped, self._arming.new_code(self._number)
                 if mapped != before:
-                    self._probe_on(self._traced)
+                    self._try_probe(self._traced)
                 continue
             if tid is None:
                 return
-            self._probe_on([tid])
-            for tracer in self._tracers:  # all others know no such thread
-                tracer.ask(f"go {tid}")
-            self._judge([tid])
+            self._try_probe([tid])
+            self._pool.send(f"go {tid}")
+            self._check_coverage([tid])

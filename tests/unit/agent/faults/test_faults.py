@@ -60,7 +60,7 @@ class Session:
     def warnings(self) -> list[str]:
         return []
 
-    def untold(self) -> list[str]:
+    def final_warnings(self) -> list[str]:
         return self.lost
 
     def add(self, *_: Any) -> None:

@@ -1,6 +1,6 @@
-"""Telling our tracer what to do, taking its records, and seeing to it that it is well.
+"""Sending commands to tracers, taking their records, and replacing tracers that do not work.
 
-The tracer here is a stand-in that speaks its protocol and traces nobody: the real one is tested on real containers.
+The tracer of these tests is a stand-in that speaks the protocol and traces no process: the real one is tested on containers.
 """
 
 from __future__ import annotations
@@ -19,43 +19,15 @@ from typing import Any
 
 import pytest
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.histogram import Histogram, histogram_of
-from chaosorca.agent.injectors.ptrace import PtraceSession, rule_words
+from chaosorca.agent.injectors.ptrace import PtraceSession
 from chaosorca.agent.injectors.session import Calls, Restarts
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
 from chaosorca.model.syscalls import syscall_numbers
 
 X86 = syscall_numbers("x86_64")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"syscall": "openat", "error": "EACCES"}, "calls=257 error=13 first=1 step=1"),
-        ({"syscall": "openat,read", "retval": 0}, "calls=257,0 retval=0 first=1 step=1"),
-        ({"syscall": "read", "signal": "SIGUSR1", "when": "3"}, "calls=0 signal=10 first=3 last=3 step=1"),
-        ({"syscall": "read", "delay_enter": "250us", "when": "2..9+2"}, "calls=0 enter_ns=250000 first=2 last=9 step=2"),
-        ({"syscall": "read", "delay_exit": "1s", "when": "5+"}, "calls=0 exit_ns=1000000000 first=5 step=1"),
-        ({"syscall": "read", "error": "EIO", "probability": 0.5}, f"calls=0 error=5 first=1 step=1 threshold={2**63}"),
-        ({"syscall": "read", "error": "EIO", "probability": 1e-9}, "calls=0 error=5 first=1 step=1 threshold=18446744073"),
-        ({"syscall": "read", "error": "EIO", "max_faults": 3}, "calls=0 error=5 first=1 step=1 budget=3"),
-        ({"syscall": "read", "error": "EIO", "path": "/a:b"}, "calls=0/f0 error=5 first=1 step=1 path=2f613a62"),
-        (
-            {"syscall": "openat,statx,symlinkat,mmap", "error": "EIO", "path": "/é"},
-            "calls=257/p1@0,332/p1@0!2,266/l2@1,9/f4 error=5 first=1 step=1 path=2fc3a9",
-        ),
-        ({"syscall": "read", "error": "EIO", "process": "a b"}, "calls=0 error=5 first=1 step=1 process=612062"),
-        ({"syscall": "read", "error": "EIO", "placebo": True}, "calls=0 error=5 first=1 step=1 placebo=1"),
-    ],
-)
-def test_a_fault_in_the_tracers_words(arguments: dict[str, Any], words: str) -> None:
-    assert rule_words(7, 3, parse_fault("x86_64", **arguments), X86, 1500) == f"7 slot=3 deadline_ms=1500 {words}"
-
-
-def test_all_system_calls_of_a_path_have_their_arguments() -> None:
-    fault = parse_fault("x86_64", "%file,%desc", error="EIO", path="/x")
-    assert all("/" in call for call in rule_words(1, 0, fault, X86, 1).split("calls=")[1].split()[0].split(","))
 
 
 STAND_IN = """#!{python}
@@ -67,7 +39,7 @@ log = open({log!r}, "a")
 for line in sys.stdin:
     number, what, *words = line.split()
     print(what, *words, file=log, flush=True)
-    if what == {deaf!r}:
+    if what == {hangs!r}:
         continue
     if what == {dies!r}:
         sys.exit("it hurts")
@@ -91,19 +63,21 @@ for line in sys.stdin:
 
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., PtraceSession]]:
-    """Begin a session with a stand-in that does not answer one command, or dies at one."""
-    monkeypatch.setattr("chaosorca.agent.injectors.ptrace._ANSWERS_WITHIN", 20)  # it takes its time to start, on a busy machine
+    """Open a session with a stand-in that does not answer one command, or dies at one."""
+    monkeypatch.setattr(timeouts, "ANSWER_WITHIN", 20)  # the stand-in starts slowly on a busy machine
     sessions = []
     with ThreadPoolExecutor(max_workers=1) as spawner:
 
-        def begin(calls: list[Calls] | None = None, deaf: str = "", dies: str = "", proc: Path = Path("/proc")) -> PtraceSession:
+        def begin(calls: list[Calls] | None = None, hangs: str = "", dies: str = "", proc: Path = Path("/proc")) -> PtraceSession:
             program = tmp_path / "tracer"
             log = str(tmp_path / "log")
-            program.write_text(STAND_IN.format(python=sys.executable, log=log, deaf=deaf, dies=dies, pid=os.getpid()))
+            program.write_text(STAND_IN.format(python=sys.executable, log=log, hangs=hangs, dies=dies, pid=os.getpid()))
             program.chmod(0o755)
-            told = calls if calls is not None else []
-            sessions.append(PtraceSession(X86, told.append, spawner, lambda: 42, proc, str(program), most_tracers=2))
-            return sessions[-1]
+            taken = calls if calls is not None else []
+            session = PtraceSession(X86, taken.append, spawner, lambda: 42, proc, str(program))
+            session._pool._most_tracers = 2
+            sessions.append(session)
+            return session
 
         yield begin
         for session in sessions:
@@ -118,12 +92,12 @@ def test_records_become_calls_as_the_program_saw_them(begin: Callable[..., Ptrac
     session = begin(calls)
     session.add(5, OPENAT, 10, 1)
     session.stop()
-    told: Counter[tuple[Any, ...]] = Counter()
+    counts: Counter[tuple[Any, ...]] = Counter()
     took: dict[str, float] = defaultdict(float)
-    for one in calls:  # those that are read at once are one
-        told[one.key, one.syscall, one.error, one.effects, one.replaced, one.timed, one.returned] += one.count
+    for one in calls:  # calls that are read together are coalesced
+        counts[one.key, one.syscall, one.error, one.effects, one.replaced, one.timed, one.returned] += one.count
         took[one.syscall] += one.durations.sum
-    assert told == {
+    assert counts == {
         (5, "openat", "EACCES", ("error",), True, True, True): 2,
         (5, "read", "", ("delay_enter", "delay_exit"), False, True, True): 1,
         (5, "exit_group", "", ("signal",), False, False, False): 1,
@@ -140,7 +114,7 @@ def test_durations_fall_into_the_same_slots_one_by_one_and_together() -> None:
     assert histogram_of(nanoseconds).sum == pytest.approx(one_by_one.sum)
 
 
-def test_a_fault_that_has_ended_by_itself_is_told_with_its_reason_until_it_is_removed(begin: Callable[..., PtraceSession]) -> None:
+def test_a_fault_that_ended_by_itself_has_a_reason_until_removed(begin: Callable[..., PtraceSession]) -> None:
     session = begin()
     session.add(5, OPENAT, 10, 1)
     assert session.ended() == {5: "its budget was spent"}
@@ -151,51 +125,51 @@ def test_a_fault_that_has_ended_by_itself_is_told_with_its_reason_until_it_is_re
 
 def test_a_fault_that_the_tracer_refuses_is_an_error(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
     session = begin()
-    with pytest.raises(AgentError, match=r"the tracer did not take the fault 'getpid:error=EIO': EEXIST"):
+    with pytest.raises(AgentError, match=r"the tracer did not accept the fault 'getpid:error=EIO': EEXIST"):
         session.add(5, parse_fault("x86_64", "getpid", error="EIO"), 10, 1)
-    assert (tmp_path / "log").read_text().splitlines()[-1] == "remove 5", "whoever has taken it gives it back"
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "remove 5", "a tracer that has accepted it drops it"
 
 
-def test_each_process_has_a_tracer_as_long_as_there_may_be_more(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
-    def told(what: str) -> list[str]:
+def test_each_process_has_a_tracer_of_its_own_up_to_a_limit(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
+    def logged(what: str) -> list[str]:
         lines = (tmp_path / "log").read_text().splitlines()
         return sorted(line for line in lines if line.startswith(what))
 
     session = begin()
     session.add(5, parse_fault("x86_64", "read", error="EIO"), 10, 1)
-    session._ended.clear()
+    session._records.ended.clear()
     children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
     pids = [child.pid for child in children]
     try:
         session.attach(pids, 5)
-        assert len(session._tracers) == 2
-        assert [session._tracers.index(session._traced_by[pid]) for pid in pids] == [0, 1, 0]
-        assert [line.split()[1] for line in told("add")] == ["5", "5"]
-        session._ended.clear()
-        os.kill(session._tracers[1].pid, signal.SIGKILL)
+        assert len(session._pool._tracers) == 2
+        assert [session._pool._tracers.index(session._pool._tracer_of[pid]) for pid in pids] == [0, 1, 0]
+        assert [line.split()[1] for line in logged("add")] == ["5", "5"]
+        session._records.ended.clear()
+        os.kill(session._pool._tracers[1].pid, signal.SIGKILL)
         time.sleep(0.1)
         assert session.supervise(pids) is None
-        assert [line.split()[1] for line in told("add")] == ["5", "5", "5"], "the new one is told, too"
+        assert [line.split()[1] for line in logged("add")] == ["5", "5", "5"], "the new one is sent the fault, too"
         session.remove(5)
-        assert told("remove") == ["remove 5"] * 2
+        assert logged("remove") == ["remove 5"] * 2
     finally:
         for child in children:
             child.kill()
             child.wait()
 
 
-def test_who_could_not_be_attached_has_a_reason(begin: Callable[..., PtraceSession]) -> None:
+def test_a_process_that_could_not_be_attached_has_a_reason(begin: Callable[..., PtraceSession]) -> None:
     session = begin()
     assert session.attach([os.getpid()], 1) == {os.getpid(): f"thread {os.getpid()} could not be attached: EPERM"}
     assert session.is_attached(os.getpid()) is False
-    assert session.attach([2**22 + 1], 1) == {}, "who has ended is nobody to report"
+    assert session.attach([2**22 + 1], 1) == {}, "a process that has ended is left out"
 
 
-def test_a_tracer_that_died_is_replaced_and_given_all_again(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
+def test_a_tracer_that_died_is_replaced_by_one_with_all_faults(begin: Callable[..., PtraceSession], tmp_path: Path) -> None:
     session = begin()
     session.add(5, parse_fault("x86_64", "read", error="EIO", max_faults=9), 10, 1)
-    session._ended.clear()
-    os.kill(session._tracers[0].pid, signal.SIGKILL)
+    session._records.ended.clear()
+    os.kill(session._pool._tracers[0].pid, signal.SIGKILL)
     time.sleep(0.1)
     assert session.supervise([1]) is None
     log = (tmp_path / "log").read_text().splitlines()
@@ -206,24 +180,24 @@ def test_a_tracer_that_died_is_replaced_and_given_all_again(begin: Callable[...,
 
 def test_a_stopped_tracer_is_replaced_at_once(begin: Callable[..., PtraceSession]) -> None:
     session = begin()
-    stopped = session._tracers[0].pid
+    stopped = session._pool._tracers[0].pid
     os.kill(stopped, signal.SIGSTOP)
     time.sleep(0.1)
     assert session.supervise([]) is None
-    assert session._tracers[0].pid != stopped
+    assert session._pool._tracers[0].pid != stopped
     with pytest.raises(ProcessLookupError):
         os.kill(stopped, 0)
     assert session.restarts.total == 1
 
 
-def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_what_it_left(
+def test_unreported_calls_of_a_dead_tracer_are_in_its_ring_buffer(
     begin: Callable[..., PtraceSession],
 ) -> None:
     calls: list[Calls] = []
     session = begin(calls, dies="ping")
     record = struct.Struct("=IIiiqQQII")
     for serial in (9, 8):
-        record.pack_into(session._tracers[0]._ring, 8 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
+        record.pack_into(session._pool._tracers[0]._ring, 8 + serial * record.size, 1, 5, 77, 257, -13, 1000, 0, 0x302, serial)
     end = time.monotonic() + 60
     while session.restarts.total < 2 and time.monotonic() < end:
         session.supervise([])
@@ -232,18 +206,18 @@ def test_calls_that_a_dead_tracer_had_not_told_are_taken_from_what_it_left(
 
 
 def test_a_tracer_that_is_silent_is_replaced(begin: Callable[..., PtraceSession], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chaosorca.agent.injectors.ptrace._WELL_WITHIN", 0.2)
-    session = begin(deaf="ping")
-    first = session._tracers[0].pid
+    monkeypatch.setattr(timeouts, "TRACER_HUNG_AFTER", 0.2)
+    session = begin(hangs="ping")
+    first = session._pool._tracers[0].pid
     assert session.supervise([]) is None
-    assert session._tracers[0].pid == first
+    assert session._pool._tracers[0].pid == first
     time.sleep(0.3)
     assert session.supervise([]) is None
-    assert session._tracers[0].pid != first
+    assert session._pool._tracers[0].pid != first
 
 
 def test_a_tracer_that_keeps_dying_is_given_up(begin: Callable[..., PtraceSession], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chaosorca.agent.injectors.session._RESTARTS_WITHIN", 1000.0)
+    monkeypatch.setattr(timeouts, "RESTART_LOOP_WITHIN", 1000.0)
     session = begin(dies="ping")
     reason, end = None, time.monotonic() + 60
     while reason is None and time.monotonic() < end:
@@ -252,9 +226,9 @@ def test_a_tracer_that_keeps_dying_is_given_up(begin: Callable[..., PtraceSessio
     assert reason == "its tracer ended 6 times in 1000 s (it hurts)"
 
 
-def test_a_tracer_that_does_not_let_go_is_killed(begin: Callable[..., PtraceSession]) -> None:
-    session = begin(deaf="detach")
-    tracer = session._tracers[0]
+def test_a_tracer_that_does_not_detach_is_killed(begin: Callable[..., PtraceSession]) -> None:
+    session = begin(hangs="detach")
+    tracer = session._pool._tracers[0]
     began = time.monotonic()
     session.stop()
     session.stop()
@@ -267,10 +241,10 @@ def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         PtraceSession(X86, lambda call: None, spawner, program=str(tmp_path / "none"))
 
 
-def test_what_was_seen_is_told_by_name(begin: Callable[..., PtraceSession]) -> None:
+def test_calls_that_were_seen_have_names(begin: Callable[..., PtraceSession]) -> None:
     session = begin()
     assert session.seen() == {}
-    session._state[64 * 24 + 257 * 8] = 3
+    session._pool._state[64 * 24 + 257 * 8] = 3
     assert session.seen() == {"openat": 3}
 
 

@@ -1,4 +1,4 @@
-"""Probes that come and go with faults and programs, with tracers and a kernel that only remember what they were told."""
+"""Probes during faults, and for new programs. The tracers and the kernel of these tests only record what they are sent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from chaosorca.agent.injectors import ptrace, uprobe
-from chaosorca.agent.injectors.tracer import EXEC, Asked
+from chaosorca.agent import timeouts
+from chaosorca.agent.injectors import pool
+from chaosorca.agent.injectors.records import EXEC
+from chaosorca.agent.injectors.tracer import Command
 from chaosorca.agent.injectors.uprobe import UprobeSession
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
@@ -24,22 +26,22 @@ WITHIN = 20.0
 
 
 class Tracer:
-    """A tracer that does all that it is told, and nothing else."""
+    """A tracer that answers every command, and does nothing."""
 
     pid = 1
-    untold = 0
+    unreported = 0
 
     def __init__(self, *_: Any) -> None:
-        self.told: list[str] = []
+        self.sent: list[str] = []
 
-    def ask(self, command: str) -> Asked:
-        self.told.append(command)
-        return Asked(time.monotonic())
+    def send(self, command: str) -> Command:
+        self.sent.append(command)
+        return Command(time.monotonic())
 
-    def tell(self, command: str, within: float) -> Asked:
-        return self.ask(command)
+    def call(self, command: str, within: float) -> Command:
+        return self.send(command)
 
-    def wait_for(self, asked: Asked, within: float) -> bool:
+    def wait_for(self, command: Command, within: float) -> bool:
         return True
 
     def alive(self) -> bool:
@@ -56,14 +58,14 @@ class Tracer:
 
 
 class Arming:
-    """The kernel's part: who has which probes."""
+    """The kernel's part: the probes that are attached."""
 
     def __init__(self) -> None:
         self.probes: set[int] = set()
         self.mapped = 0
         self.refused: set[int] = set()
         self.uncovered: set[int] = set()
-        self.passed_by: dict[int, int] = {}
+        self.untraced_calls: dict[int, int] = {}
         self.gate: threading.Event | None = None
         self.waiting = threading.Event()
 
@@ -86,7 +88,7 @@ class Arming:
         return {}
 
     def untraced(self, number: int) -> dict[int, int]:
-        return self.passed_by
+        return self.untraced_calls
 
     def cannot(self, pids: Collection[int]) -> str:
         return next((f"/bin/{pid} enters the kernel at 0x10 by int 0x80" for pid in pids if pid in self.uncovered), "")
@@ -105,7 +107,7 @@ class Arming:
 
 @pytest.fixture
 def begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], tuple[UprobeSession, Arming]]]:
-    monkeypatch.setattr(ptrace, "Tracer", Tracer)
+    monkeypatch.setattr(pool, "Tracer", Tracer)
     with ThreadPoolExecutor(max_workers=1) as spawner:
 
         def begin() -> tuple[UprobeSession, Arming]:
@@ -123,15 +125,13 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize("others", [True, False])
-def test_no_probe_stays_where_a_fault_ends_while_a_new_program_gets_its_probes(
-    begin: Callable[[], tuple[UprobeSession, Arming]], others: bool
-) -> None:
+def test_no_probe_of_an_ended_fault_stays_in_a_new_program(begin: Callable[[], tuple[UprobeSession, Arming]], others: bool) -> None:
     session, arming = begin()
     session.add(1, OPENAT, 60, 0)
     if others:
         session.add(2, READ, 60, 0)
     arming.gate = threading.Event()
-    session._take_event(EXEC, 0, 77, 0)
+    session._records.take_event(EXEC, 0, 77, 0)
     assert arming.waiting.wait(WITHIN)
     ending = threading.Thread(target=lambda: session.remove(1) if others else session.stop())
     ending.start()
@@ -140,62 +140,62 @@ def test_no_probe_stays_where_a_fault_ends_while_a_new_program_gets_its_probes(
     ending.join(WITHIN)
     assert not ending.is_alive()
     if not others:
-        session._looker.join(WITHIN)
+        session._prober.join(WITHIN)
     assert arming.probes == ({X86["read"]} if others else set())
     session.stop()
     assert arming.probes == set()
 
 
-def test_a_program_that_can_have_no_probe_is_told_and_does_not_keep_others_from_theirs(
+def test_a_program_that_cannot_have_a_probe_is_a_warning(
     begin: Callable[[], tuple[UprobeSession, Arming]],
 ) -> None:
     session, arming = begin()
     session.add(1, OPENAT, 60, 0)
     arming.refused = {66}
     arming.probes.clear()
-    session._take_event(EXEC, 0, 66, 0)
-    session._take_event(EXEC, 0, 77, 0)
-    (tracer,) = cast("list[Tracer]", session._tracers)
-    assert eventually(lambda: tracer.told[-1] == "go 77")
-    assert "go 66" in tracer.told
+    session._records.take_event(EXEC, 0, 66, 0)
+    session._records.take_event(EXEC, 0, 77, 0)
+    (tracer,) = cast("list[Tracer]", session._pool._tracers)
+    assert eventually(lambda: tracer.sent[-1] == "go 77")
+    assert "go 66" in tracer.sent
     assert arming.probes == {X86["openat"]}
     assert session.warnings() == ["no uprobe could be attached to /bin/odd: Invalid argument: calls from there are not hit"]
     assert session.supervise([66]) is None
     session.stop()
 
 
-def test_processes_may_come_while_new_code_is_looked_at(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
+def test_processes_may_be_attached_while_new_code_is_probed(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
     session, _arming = begin()
     session.add(1, OPENAT, 60, 0)
     session.attach([10, 11], 1)
     before = session._traced
     session.attach([12], 1)
-    assert (before, session._traced) == ({10, 11}, {10, 11, 12}), "who goes through the one is not disturbed"
+    assert (before, session._traced) == ({10, 11}, {10, 11, 12}), "an iteration over the old set is not disturbed"
     session.stop()
 
 
-def test_code_that_comes_later_and_makes_calls_another_way_is_told_as_long_as_it_is_there(
+def test_code_whose_calls_no_probe_sees_is_a_warning_while_it_runs(
     begin: Callable[[], tuple[UprobeSession, Arming]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, arming = begin()
     session.add(1, OPENAT, 60, 0)
     arming.uncovered = {30}
     session.supervise([10, 30])
-    told = ["/bin/30 enters the kernel at 0x10 by int 0x80: calls from there are not hit"]
-    assert session.warnings() == told
+    uncovered = ["/bin/30 enters the kernel at 0x10 by int 0x80: calls from there are not hit"]
+    assert session.warnings() == uncovered
     session.supervise([10, 30, 31])
-    assert session.warnings() == told
-    monkeypatch.setattr(uprobe, "_LOOKS_AT_ALL_EVERY", 0.0)
+    assert session.warnings() == uncovered
+    monkeypatch.setattr(timeouts, "ALL_CODE_CHECKED_EVERY", 0.0)
     session.supervise([10, 31])
     assert session.warnings() == []
     session.stop()
 
 
-def test_calls_that_nobody_of_ours_could_stop_are_told(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
+def test_calls_of_untraced_threads_are_a_warning(begin: Callable[[], tuple[UprobeSession, Arming]]) -> None:
     session, arming = begin()
-    arming.passed_by = {X86["openat"]: 12}
+    arming.untraced_calls = {X86["openat"]: 12}
     assert session.warnings() == [
-        "12 calls of openat were let pass, because no tracer of ours had their threads: these had only just come, "
-        "their tracer had ended and was replaced, or somebody else traces them"
+        "12 calls of openat were not hit, because their threads had no tracer of the agent: "
+        "the threads were new, their tracer was being replaced, or another process traces them"
     ]
     session.stop()
