@@ -1,4 +1,4 @@
-"""What happened when: the journal of an experiment and the agent's record of faults, as one list of events."""
+"""The events of an experiment, from its journal and from the records of its faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaosorca.model.times import iso, seconds
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """Something that happened at a time in seconds since 1970."""
+    """An event at a time in seconds since 1970."""
 
     at: float
     event: str
@@ -35,7 +35,7 @@ def fault_events(faults: Iterable[FaultRecord]) -> list[Event]:
 
 
 def journal_events(journal: Mapping[str, Any]) -> list[Event]:
-    """When an experiment, its phases and their activities began and ended; what did not happen is not there."""
+    """Return when an experiment, its phases and its activities began and ended. Parts that did not run give no event."""
     experiment = journal.get("experiment") or {}
     events = _span(journal, "experiment", str(experiment.get("title", "")))
     for phase, runs in phases(journal).items():
@@ -50,7 +50,7 @@ def journal_events(journal: Mapping[str, Any]) -> list[Event]:
 
 
 def phases(journal: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The activities of an experiment that were run, by phase; what did not happen is empty."""
+    """Return the activities that an experiment ran, by phase. A phase that did not run is empty."""
     states = journal.get("steady_states") or {}
     return {
         "hypothesis before": (states.get("before") or {}).get("probes") or [],
@@ -62,7 +62,7 @@ def phases(journal: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def to_csv(events: Iterable[Event]) -> str:
-    """The events as CSV, in the order of their times."""
+    """Return the events as CSV, ordered by time."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["timestamp", "event", "container", "detail"])

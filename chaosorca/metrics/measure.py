@@ -1,4 +1,7 @@
-"""One number about a monitored container, where a missing series is a true 0 and missing monitoring is an error."""
+"""Single figures about a monitored container.
+
+A missing series means 0 while the container is monitored. Missing monitoring is an error.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,21 @@ from chaosorca.metrics.promql import selector, total_rate
 from chaosorca.metrics.query import Prometheus, Samples
 
 STALE_AFTER = 3
-"""Scrapes that may be missing before a container counts as not monitored."""
+"""Scrapes after which a container without a new sample counts as not monitored."""
 LOOK_BACK = 300.0
+"""Seconds in which the last sample of a container is searched."""
 
 
 def check_monitored(prometheus: Prometheus, container: str, monitor: str, window: float) -> None:
-    """Check that a container is being monitored, so that what is not there is 0.
+    """Check that a container is monitored, so that a missing series means 0.
 
     Arguments:
         container: the container's name.
         monitor: `syscalls`, `http` or `resources`.
-        window: the seconds over which a rate is wanted; two scrapes have to be in them.
+        window: the seconds over which a rate is computed; they must include two scrapes.
 
     Raises:
-        NoData: it is not monitored, its last sample is older than three scrapes, or the window holds less than two.
+        NoData: the container is not monitored, its last sample is stale, or the window has fewer than two samples.
     """
     series = selector("chaosorca_monitored", container=container, monitor=monitor)
     found = prometheus.samples(series, max(LOOK_BACK, window))
@@ -34,64 +38,70 @@ def check_monitored(prometheus: Prometheus, container: str, monitor: str, window
     now = prometheus.number("time()") or 0.0
     if not samples:
         raise NoData(
-            f"{series} is empty at {prometheus.base_url}: nobody monitors the {monitor} of container {container!r}, "
-            "start it (start_monitoring, the observe control, or `chaosorca monit start`)"
+            f"{series} is empty at {prometheus.base_url}: the {monitor} monitor is not attached to container {container!r}, "
+            "so start it (start_monitoring, the observe control, or `chaosorca monit start`)"
         )
     age, interval = now - samples[-1][0], scrape_interval(samples)
     if interval is None:
-        raise NoData(f"{series} has one sample only: wait for a second scrape")
+        raise NoData(f"{series} has only one sample: wait for a second scrape")
     if age > STALE_AFTER * interval:
         raise NoData(
-            f"{series} has no sample for {age:.1f} s, over {STALE_AFTER} scrapes: monitoring was stopped, "
+            f"{series} is stale, without a sample for {age:.1f} s or {STALE_AFTER} scrapes: monitoring was stopped, "
             f"container {container!r} has ended, or Prometheus cannot reach the agent"
         )
     if sum(at > now - window for at, _ in samples) < 2:
-        raise NoData(f"{series} has less than two samples in the last {window:g} s: use a window of at least two scrapes")
+        raise NoData(f"{series} has fewer than two samples in the last {window:g} s: use a window of at least two scrapes")
 
 
 def rate(prometheus: Prometheus, series: str, container: str, monitor: str, window: float) -> float:
-    """Return what the selected series of a monitored container grow by in a second; 0 where there is none."""
+    """Return the total rate per second of the selected series of a monitored container; 0 if there are none."""
     check_monitored(prometheus, container, monitor, window)
     return prometheus.number(total_rate(series, window)) or 0.0
 
 
 def figure(prometheus: Prometheus, expression: str, container: str, monitor: str, window: float, what: str) -> float:
-    """Return a number that is there only if there is something to measure.
+    """Return the value of an expression that has no value without events, such as a quantile.
 
     Arguments:
-        expression: PromQL that gives at most one number.
+        expression: PromQL with at most one value.
         container, monitor, window: see `check_monitored`.
-        what: why there may be none, for the error.
+        what: the probable reason for a missing value, for the error.
 
     Raises:
-        NoData: the expression gave nothing, or no number.
+        NoData: the expression has no value.
     """
     check_monitored(prometheus, container, monitor, window)
     number = prometheus.number(expression)
     if number is None or isnan(number):
-        raise NoData(f"{expression} gave no number for the last {window:g} s: {what}")
+        raise NoData(f"{expression} has no value for the last {window:g} s: {what}")
     return number
 
 
 def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor: str, window: float) -> float:
-    """Return the share that the growth of one selection has of another's.
+    """Return the ratio between the rates of two selections.
 
     Raises:
-        NoData: the whole did not grow, so that there is no share.
+        NoData: the rate of the whole is 0, so the ratio is undefined.
     """
     check_monitored(prometheus, container, monitor, window)
-    # One expression, so that both are of the same moment.
-    share = prometheus.number(f"({total_rate(part, window)} or vector(0)) / {total_rate(whole, window)}")
-    if share is None or isnan(share):
-        raise NoData(f"{whole} did not grow in the last {window:g} s: a share of no request at all is no number")
-    return share
+    # One expression, so that Prometheus evaluates both rates at the same time.
+    found = prometheus.number(f"({total_rate(part, window)} or vector(0)) / {total_rate(whole, window)}")
+    if found is None or isnan(found):
+        raise NoData(f"{whole} did not grow in the last {window:g} s: a ratio needs at least one request, so send some")
+    return found
 
 
 def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes: int, within: float = 60.0) -> None:
-    """Wait until each container's monitoring has been scraped so many times from now on.
+    """Wait until the monitoring of each container has been scraped a number of times from now on.
+
+    Arguments:
+        prometheus: the server to query.
+        containers: the names of the containers.
+        scrapes: the number of scrapes.
+        within: the timeout in seconds.
 
     Raises:
-        PrometheusError: it was not within so many seconds.
+        PrometheusError: the scrapes did not happen in time.
     """
     end = time.monotonic() + within
     began = prometheus.number("time()") or 0.0
@@ -103,7 +113,7 @@ def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes:
         if time.monotonic() > end:
             raise PrometheusError(
                 f"Prometheus at {prometheus.base_url} has not scraped the agent {scrapes} times in {within:g} s for "
-                f"{', '.join(waiting)}: let it scrape the agent as job 'chaosorca', and every {within / 4:g} s or more often"
+                f"{', '.join(waiting)}: let it scrape the agent as job 'chaosorca', at least every {within / 4:g} s"
             )
         time.sleep(0.1)
 
@@ -114,6 +124,6 @@ def _scrapes_since(prometheus: Prometheus, container: str, began: float, within:
 
 
 def scrape_interval(samples: Samples) -> float | None:
-    """The usual time between samples, in seconds; None for less than two."""
+    """Return the median time between samples in seconds; None for fewer than two samples."""
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(samples)]
     return median(gaps) if gaps else None

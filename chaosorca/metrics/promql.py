@@ -1,4 +1,4 @@
-"""PromQL text. Our own series are told from a real cAdvisor's by their job."""
+"""PromQL expressions. The job label separates chaosorca's series from those of a real cAdvisor."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ JOB = "chaosorca"
 
 
 def selector(metric: str, **labels: str) -> str:
-    """Return a selector of our series of a metric; a label's value is matched exactly, or as a regular expression after `~`."""
+    """Return a selector of a metric of chaosorca. A value that starts with `~` is a regular expression; others match exactly."""
     matchers = {"job": JOB, **labels}
     return f"{metric}{{{','.join(_matcher(name, value) for name, value in matchers.items())}}}"
 
 
 def total_rate(series: str, window: float) -> str:
-    """Return the sum over all selected series of what they grow by in a second, averaged over a window in seconds."""
+    """Return the sum of the rates per second of all selected series, over a window in seconds."""
     return f"sum(rate({series}[{round(window * 1000)}ms]))"
 
 
 def quantile(q: float, buckets: str, window: float) -> str:
-    """Return the q-quantile of what the selected histograms' buckets (`…_bucket`) grew by in a window in seconds."""
+    """Return the q-quantile of the selected histograms (their `…_bucket` series) over a window in seconds."""
     return f"histogram_quantile({q:g}, sum by (le) (rate({buckets}[{round(window * 1000)}ms])))"
 
 

@@ -1,4 +1,4 @@
-"""Prometheus's HTTP API, as much of it as is needed (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
+"""A client of Prometheus's HTTP API for instant queries (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Samples = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
-    """A time series: its labels, and samples of seconds since 1970 and value, in order."""
+    """A time series: its labels, and its samples (seconds since 1970, value) in order of time."""
 
     labels: dict[str, str]
     samples: Samples
@@ -29,17 +29,17 @@ class Prometheus:
         self.base_url = base_url.rstrip("/")
         self._session = session or requests.Session()
         if (urlsplit(self.base_url).hostname or "") in ("127.0.0.1", "localhost", "::1"):
-            self._session.trust_env = False  # no proxy for this machine
+            self._session.trust_env = False  # no proxy for an address on this machine
 
     def number(self, expression: str) -> float | None:
-        """The value of an expression that gives at most one number now; None if it gives none."""
+        """Return the current value of an expression with at most one value; None if it has none."""
         data = self._query(expression)
         if data["resultType"] == "scalar":
             return float(data["result"][1])
         return float(data["result"][0]["value"][1]) if data["result"] else None
 
     def samples(self, selector: str, seconds: float, end: float | None = None) -> list[Series]:
-        """The samples that were scraped in the last seconds (before `end`), with the times of their scrapes."""
+        """Return the raw samples of the last `seconds` before `end` (default: now), with the times of their scrapes."""
         milliseconds = max(1, round(seconds * 1000))
         data = self._query(f"{selector}[{milliseconds}ms]", end)
         return [Series(one["metric"], [(float(at), float(value)) for at, value in one["values"]]) for one in data["result"]]
@@ -53,7 +53,7 @@ class Prometheus:
                 return answer["data"]
             raise PrometheusError(f"Prometheus at {self.base_url} refused {expression!r}: {answer.get('error', answer)}")
         except (requests.JSONDecodeError, TypeError, KeyError) as error:
-            raise PrometheusError(f"what answers at {self.base_url} is no Prometheus: check prometheus_base_url") from error
+            raise PrometheusError(f"the server at {self.base_url} is not Prometheus: check prometheus_base_url") from error
         except requests.RequestException as error:
             raise PrometheusError(
                 f"Prometheus cannot be reached at {self.base_url}: start it, or check prometheus_base_url ({type(error).__name__})"

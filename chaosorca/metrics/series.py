@@ -1,7 +1,7 @@
-"""Arithmetic on scraped samples: what counters grew by between scrapes, and quantiles of histograms.
+"""Arithmetic on scraped samples: increases of counters between scrapes, and quantiles of histograms.
 
-Everything happens on an axis: the times of the scrapes at which a container was monitored. A counter's series without a sample at
-such a time is at 0 then, because nothing had happened yet.
+All columns share an axis: the times of the scrapes in which the container was monitored. A counter without a first sample yet is 0,
+because no event has happened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Column = list[float | None]
 
 
 def thin(axis: Sequence[float], step: float) -> list[float]:
-    """Drop times so that those left are about a step or more apart."""
+    """Return the times that are at least about `step` seconds apart."""
     result: list[float] = []
     for at in axis:
         if not result or at - result[-1] >= step * 0.75:
@@ -22,25 +22,25 @@ def thin(axis: Sequence[float], step: float) -> list[float]:
     return result
 
 
-def growth(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: bool = True) -> Column:
-    """What a counter grew by from each time of the axis to the next, stamped at the later one.
+def increases(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: bool = True) -> Column:
+    """Return the increase of a counter between each two times of the axis, stamped at the later one.
 
     Arguments:
         axis: the times of scrapes, in order.
-        samples: the counter's samples, at some of these times; a smaller value than before is a counter that began again.
-        gap: seconds between two times over which nothing is known, because nobody was monitoring in between.
-        begins_at_zero: whether a counter without a sample yet is at 0; else it is not known.
+        samples: the counter's samples, at some of these times. A decrease is a counter reset.
+        gap: the seconds between two times from which the interval counts as not monitored.
+        begins_at_zero: whether a counter without a first sample yet is 0; otherwise it is unknown.
 
     Returns:
-        a value for each time: None at the first one and after a gap. A series that is new has the scrape's value 0 first (see
-        `agent.exporter`), so what it begins with stands one scrape later than it may have happened.
+        a value for each time: None at the first one and after a gap. A new series is exported as 0 for one scrape (see
+        `agent.export.first_seen`), so its first increase may appear one scrape late.
     """
     values = {round(at, 3): value for at, value in samples}
     result: Column = []
     before: float | None = None
     previous: float | None = None
     for at in axis:
-        # One that is missing from a scrape is where it was before.
+        # A series that is missing from a scrape keeps its last value.
         value = values.get(round(at, 3), 0.0 if before is None and begins_at_zero else before)
         if previous is None or at - previous > gap:
             result.append(None)
@@ -53,7 +53,7 @@ def growth(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: 
 
 
 def per_second(axis: Sequence[float], grown: Column, window: float = 0.0) -> Column:
-    """Growth divided by the time that it took: between two times, or smoothed over the window of seconds before each."""
+    """Divide increases by their time: that between two scrapes, or a window of seconds to smooth over."""
     result: Column = []
     for index, value in enumerate(grown):
         if value is None:
@@ -68,21 +68,21 @@ def per_second(axis: Sequence[float], grown: Column, window: float = 0.0) -> Col
 
 
 def add(columns: Sequence[Column]) -> Column:
-    """The sum of columns of one axis; None where any is."""
+    """Return the sum of columns on one axis; None where a column is None."""
     return [
         None if any(value is None for value in row) else sum(value or 0.0 for value in row) for row in zip(*columns, strict=True)
     ]
 
 
 def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:
-    """The q-quantile of a histogram, interpolated as Prometheus's `histogram_quantile()` does.
+    """Return the q-quantile of a histogram, interpolated as in Prometheus's `histogram_quantile()`.
 
     Arguments:
         q: 0 to 1.
-        buckets: upper bound and cumulative count, by bound, the last bound being infinity.
+        buckets: upper bounds and cumulative counts, in order; the last bound is infinity.
 
     Returns:
-        None if the histogram is empty.
+        the quantile; None if the histogram is empty.
     """
     total = buckets[-1][1] if buckets else 0.0
     if total <= 0:

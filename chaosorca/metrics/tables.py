@@ -1,4 +1,4 @@
-"""The tables that are exported: for each metric of a container, a row a scrape and a column a series."""
+"""The exported tables: one per metric of a container, with a row per scrape and a column per series."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaosorca.exceptions import InvalidArgument
 from chaosorca.metrics.measure import STALE_AFTER, scrape_interval
 from chaosorca.metrics.promql import selector
 from chaosorca.metrics.query import Prometheus, Samples, Series
-from chaosorca.metrics.series import Column, add, growth, per_second, quantile, thin
+from chaosorca.metrics.series import Column, add, increases, per_second, quantile, thin
 from chaosorca.model.nearest import nearest
 from chaosorca.model.times import iso
 
@@ -22,10 +22,13 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Table:
-    """Times in seconds since 1970, and for each column a value or None (not monitored) at each of them.
+    """Columns of values over common times. A value is None where the container was not monitored.
 
-    `new` says when a column of counts was found, if that was meanwhile: it is 0 then, and the next row tells of both intervals.
-    It does not say when counters began again, with a new agent.
+    Attributes:
+        times: in seconds since 1970.
+        columns: the values by column.
+        new: for each column of counters that first appeared within these times, the time of its first row. That row is 0, and the
+            next one covers both intervals. A counter reset, by a new agent, is not included.
     """
 
     times: list[float]
@@ -35,11 +38,11 @@ class Table:
 
 @dataclass(frozen=True)
 class _Metric:
-    """How a metric becomes columns."""
+    """How the series of a metric become columns."""
 
     monitor: str
     kind: str  # counter, gauge or histogram
-    series: dict[str, str]  # metric name -> column, empty: named by `column`
+    series: dict[str, str]  # metric name -> column; an empty column is named by `column`
     label: str = "name"
     where: tuple[tuple[str, str], ...] = ()
     column: Callable[[dict[str, str]], list[str]] = lambda labels: []
@@ -50,7 +53,7 @@ def _http_column(labels: dict[str, str]) -> list[str]:
 
 
 def _syscall_columns(labels: dict[str, str]) -> list[str]:
-    """All calls under the system call's name, and those that failed once more, by errno."""
+    """Return the column of all calls of a system call and, for failed calls, also the column of the errno."""
     error = labels.get("error", "")
     return [labels["syscall"]] + ([f"{labels['syscall']}:{error}"] if error else [])
 
@@ -67,11 +70,11 @@ METRICS: dict[str, _Metric] = {
     "nets": _Metric("resources", "counter", {"container_network_transmit_bytes_total": "bytes"}),
     "syscall": _Metric("syscalls", "counter", {"chaosorca_syscalls_total": ""}, "container", column=_syscall_columns),
 }
-"""The metrics by the names that files and the command line have for them."""
+"""The metrics by their names in files and on the command line."""
 
 
 def check_metric(name: str) -> str:
-    """Return a metric's name.
+    """Return the name of a metric if it exists.
 
     Raises:
         InvalidArgument: there is no such metric.
@@ -82,7 +85,7 @@ def check_metric(name: str) -> str:
 
 
 def monitored_containers(prometheus: Prometheus, start: float, end: float) -> list[str]:
-    """The names of the containers that were monitored between two times."""
+    """Return the names of the containers that were monitored between two times."""
     found = prometheus.samples(selector("chaosorca_monitored"), end - start, end)
     return sorted({one.labels["container"] for one in found})
 
@@ -92,16 +95,16 @@ def read_table(
 ) -> Table:
     """Read a metric of a container.
 
-    Counters are given as what was added between two scrapes, divided by the time between them; gauges as they are; the
-    latency as quantiles in seconds of the requests answered between two scrapes.
+    Counters become rates: the increase between two scrapes divided by their distance in time. Gauges are unchanged. The latency
+    becomes quantiles, in seconds, of the requests answered between two scrapes.
 
     Arguments:
-        prometheus: where to ask.
+        prometheus: the server to query.
         container: the container's name.
         name: one of `METRICS`.
-        start, end: the span of time, in seconds since 1970.
-        step: seconds that rows are at least apart; 0: each scrape.
-        window: seconds over which to smooth; 0: not.
+        start, end: the span of time in seconds since 1970.
+        step: the least distance of two rows in seconds; 0 for every scrape.
+        window: the seconds to smooth over; 0 for none.
     """
     metric = METRICS[check_metric(name)]
     span = end - start
@@ -133,7 +136,7 @@ def read_table(
 
 
 def to_csv(table: Table) -> str:
-    """The table as CSV: `timestamp` (ISO 8601, UTC, ascending) and the columns; a value that is not known is an empty cell."""
+    """Return a table as CSV: `timestamp` (ISO 8601, UTC, ascending) and the columns. None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["timestamp", *table.columns])
@@ -152,29 +155,29 @@ def _cell(value: float | None) -> str:
 def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric, gap: float) -> dict[str, Column]:
     parts: dict[str, list[Column]] = defaultdict(list)
     for series, column in found:
-        # What a container had used before it was watched is no growth: only our own counters begin at 0.
-        grown = growth(axis, series.samples, gap, begins_at_zero=not column)
+        # A container's earlier usage is not an increase: only chaosorca's own counters begin at 0.
+        grown = increases(axis, series.samples, gap, begins_at_zero=not column)
         for name in [column] if column else metric.column(series.labels):
             parts[name].append(grown)
     return {name: add(columns) for name, columns in parts.items()}
 
 
 def _new(scrapes: Sequence[float], axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric) -> dict[str, float]:
-    """When the columns of our own counters were found whose series are all new, if no scrape around that was left out."""
+    """Return when each new column of chaosorca's own counters first appeared, if `step` dropped no scrape around that time."""
     first: dict[str, float] = {}
     for series, column in found:
         at, value = series.samples[0]
         for name in [] if column else metric.column(series.labels):
             first[name] = min(first.get(name, at), at if value == 0 else scrapes[0] if scrapes else at)
     rows = set(itertools.pairwise(axis))
-    whole = {round(at, 3): at for before, at in itertools.pairwise(scrapes) if (before, at) in rows}
-    return {name: whole[round(at, 3)] for name, at in first.items() if round(at, 3) in whole}
+    complete = {round(at, 3): at for before, at in itertools.pairwise(scrapes) if (before, at) in rows}
+    return {name: complete[round(at, 3)] for name, at in first.items() if round(at, 3) in complete}
 
 
 def _quantiles(axis: Sequence[float], found: Sequence[Series], gap: float, window: float) -> dict[str, Column]:
     parts: dict[float, list[Column]] = defaultdict(list)
     for series in found:
-        parts[float(series.labels["le"])].append(per_second(axis, growth(axis, series.samples, gap), window))
+        parts[float(series.labels["le"])].append(per_second(axis, increases(axis, series.samples, gap), window))
     bounds = sorted(parts)
     rows = list(zip(*(add(parts[bound]) for bound in bounds), strict=True)) if bounds else [()] * len(axis)
     return {
@@ -194,7 +197,7 @@ def _at(axis: Sequence[float], samples: Samples) -> Column:
 
 
 def _trim(table: Table) -> Table:
-    """Drop the first scrape of a table of counters: nothing is known of the time before it."""
+    """Drop the first row of a table of counters, which has no increase."""
     if table.times and all(column[0] is None for column in table.columns.values()) and table.columns:
         return Table(table.times[1:], {name: column[1:] for name, column in table.columns.items()}, table.new)
     return table

@@ -45,14 +45,14 @@ def test_a_container_that_is_being_monitored_passes(monitored: Any, ages: list[f
 @pytest.mark.parametrize(
     ("ages", "window", "says"),
     [
-        ([], 15, f"{SERIES} is empty at http://prometheus.test: nobody monitors the http of container 'web'"),
+        ([], 15, f"{SERIES} is empty at http://prometheus.test: the http monitor is not attached to container 'web'"),
         ([400, 399], 15, f"{SERIES} is empty"),
-        ([1], 15, f"{SERIES} has one sample only: wait for a second scrape"),
-        ([7, 6, 5, 4], 15, f"{SERIES} has no sample for 4.0 s, over 3 scrapes"),
-        ([4, 3.5, 3], 15, f"{SERIES} has no sample for 3.0 s, over 3 scrapes"),
-        ([2, 1, 0], 1, f"{SERIES} has less than two samples in the last 1 s"),
-        ([10, 5, 0], 5, f"{SERIES} has less than two samples in the last 5 s"),
-        ([60, 30, 10], 15, f"{SERIES} has less than two samples in the last 15 s"),
+        ([1], 15, f"{SERIES} has only one sample: wait for a second scrape"),
+        ([7, 6, 5, 4], 15, f"{SERIES} is stale, without a sample for 4.0 s or 3 scrapes"),
+        ([4, 3.5, 3], 15, f"{SERIES} is stale, without a sample for 3.0 s or 3 scrapes"),
+        ([2, 1, 0], 1, f"{SERIES} has fewer than two samples in the last 1 s"),
+        ([10, 5, 0], 5, f"{SERIES} has fewer than two samples in the last 5 s"),
+        ([60, 30, 10], 15, f"{SERIES} has fewer than two samples in the last 15 s"),
     ],
 )
 def test_a_container_that_is_not_has_no_figure_and_the_series_is_named(
@@ -90,7 +90,7 @@ def test_a_rate_without_series_is_a_true_zero_while_monitored(monitored: Any, an
 
 
 def test_a_rate_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
-    with pytest.raises(NoData, match="nobody monitors"):
+    with pytest.raises(NoData, match="monitor is not attached"):
         rate(monitored([], {"sum(rate(m[15000ms]))": 2.5}), "m", "web", "http", 15)
 
 
@@ -109,7 +109,7 @@ def test_a_ratio_of_nothing_is_no_number(monitored: Any, answer: dict[str, float
 
 
 def test_a_ratio_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
-    with pytest.raises(NoData, match="nobody monitors"):
+    with pytest.raises(NoData, match="monitor is not attached"):
         ratio(monitored([], {SHARE: 0.5}), "part", "whole", "web", "http", 15)
 
 
@@ -147,10 +147,10 @@ def test_a_figure_is_its_number(monitored: Any) -> None:
 @pytest.mark.parametrize(
     ("ages", "numbers", "says"),
     [
-        ([2, 1, 0], {}, "x gave no number for the last 15 s: why"),
-        ([2, 1, 0], {"x": math.nan}, "x gave no number for the last 15 s: why"),
-        ([], {"x": 1.0}, "nobody monitors"),
-        ([9, 8], {"x": 1.0}, "has no sample for 8.0 s"),
+        ([2, 1, 0], {}, "x has no value for the last 15 s: why"),
+        ([2, 1, 0], {"x": math.nan}, "x has no value for the last 15 s: why"),
+        ([], {"x": 1.0}, "monitor is not attached"),
+        ([9, 8], {"x": 1.0}, "is stale, without a sample for 8.0 s"),
     ],
 )
 def test_no_number_is_no_figure(monitored: Any, ages: list[float], numbers: dict[str, float], says: str) -> None:

@@ -12,14 +12,14 @@ import pytest
 
 from chaosorca.exceptions import NoData
 from chaosorca.metrics.recovery import (
-    UNLIKELY,
+    SIGNIFICANCE,
     Interval,
     Recovery,
     Span,
-    can_tell,
-    is_normal,
+    failure_ratio,
+    is_conclusive,
+    is_steady,
     latest,
-    normal_share,
     read_intervals,
     recovery,
     time_to_recover,
@@ -34,7 +34,7 @@ NOBODY, IDLE = None, math.nan
 def recovered_after(found: Sequence[Interval], ended: float, normal: float) -> float | None:
     """When it has recovered, if there were enough requests to tell."""
     what = recovery(found, ended, normal)
-    return what.after if what and what.proved else None
+    return what.after if what and what.conclusive else None
 
 
 def intervals(*shares: float | None) -> list[Interval]:
@@ -79,7 +79,7 @@ def test_faults_that_follow_one_another_soon_are_one_disturbance(faults: list[Sp
     ],
 )
 def test_normal_is_the_share_before_the_fault(shares: Sequence[float | None], begins: float, expected: float | None) -> None:
-    assert normal_share(intervals(*shares), begins) == expected
+    assert failure_ratio(intervals(*shares), begins) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_recovered_is_what_stays_normal(shares: Sequence[float | None], ended: f
 
 @pytest.mark.parametrize(("requests", "normal"), [(1, 1 / 30), (1, 0.3), (2, 2 / 60), (3, 0.1), (5, 0.26)])
 def test_few_requests_that_all_go_wrong_are_no_recovery(requests: int, normal: float) -> None:
-    assert is_normal(requests, requests, normal), "one interval alone cannot tell"
+    assert is_steady(requests, requests, normal), "one interval alone cannot tell"
     wrong = [Interval(at, at + 1.0, requests, requests) for at in range(60)]
     assert recovered_after(wrong, 0, normal) is None
     right = [Interval(at, at + 1.0, requests) for at in range(60, 400)]
@@ -124,7 +124,7 @@ def test_few_requests_that_all_go_wrong_are_no_recovery(requests: int, normal: f
     assert 55 <= began <= 60, "some wrong ones in a row may be normal"
 
 
-def test_what_goes_wrong_always_is_normal() -> None:
+def test_what_goes_wrong_always_is_steady() -> None:
     assert recovered_after(intervals(1, 1, 0.1, 0.3, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(1)
     assert recovered_after(intervals(1, 1, 0.1, 0.6, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(3), "6 of 10 are not normal"
     assert recovery(intervals(1, 1, 0.1, 0.3, 0.1), 1, 0.1) == Recovery(1, 30, False), (
@@ -136,12 +136,12 @@ def test_what_goes_wrong_always_is_normal() -> None:
 
 @pytest.mark.parametrize("requests", [1, 10, 50, 200])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99, 1.0])
-def test_what_chance_brings_is_normal(requests: int, share: float) -> None:
+def test_what_chance_brings_is_steady(requests: int, share: float) -> None:
     """As the probabilities of all numbers of requests say, added up exactly."""
     p, chance = Fraction(share), Fraction(0)
     for wrong in range(requests, -1, -1):
         chance += math.comb(requests, wrong) * p**wrong * (1 - p) ** (requests - wrong)
-        assert is_normal(wrong, requests, share) is (wrong <= share * requests or chance >= UNLIKELY), wrong
+        assert is_steady(wrong, requests, share) is (wrong <= share * requests or chance >= SIGNIFICANCE), wrong
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ def test_what_chance_brings_is_normal(requests: int, share: float) -> None:
     ],
 )
 def test_so_many_requests_are_enough_to_notice_more_that_go_wrong(requests: int, share: float, expected: bool) -> None:
-    assert can_tell(requests, share) is expected
+    assert is_conclusive(requests, share) is expected
 
 
 def test_many_requests_are_no_matter() -> None:
-    assert is_normal(500_000 + 1500, 1_000_000, 0.5), "three standard deviations"
-    assert not is_normal(500_000 + 1600, 1_000_000, 0.5)
+    assert is_steady(500_000 + 1500, 1_000_000, 0.5), "three standard deviations"
+    assert not is_steady(500_000 + 1600, 1_000_000, 0.5)
 
 
 Web = Callable[..., Any]
@@ -204,7 +204,7 @@ def recover(prometheus: Any, within: float = 10, sleep: Callable[[float], None] 
 
 def test_the_share_is_read_from_counters(web: Web) -> None:
     found = read_intervals(web(wrong=[2], without=[4]), "web", REQUESTS, PART, START - 1, START + 6)
-    assert [(one.since - START, one.until - START, one.requests, one.wrong) for one in found] == [
+    assert [(one.since - START, one.until - START, one.requests, one.failed) for one in found] == [
         (0, 1, 10, 0),
         (1, 2, 0, 0),  # it is found here, and told a scrape later
         (2, 3, 20, 10),
@@ -253,7 +253,7 @@ def test_one_that_does_not_come_back_is_an_error_that_says_how_it_was(web: Web) 
         recover(time.source, sleep=time.sleep)
     assert str(failed.value) == (
         "container 'web' has not recovered within 10 s from its fault's end at 2023-11-14T22:13:25.000Z: 100.0% of the last "
-        f"30 requests, until 2023-11-14T22:13:40.000Z, went wrong ({PART}), and 0.0% did before it"
+        f"30 requests failed ({PART}), until 2023-11-14T22:13:40.000Z, and 0.0% before the fault"
     )
     assert time.now == 20, "it looked until 15, and four scrapes more"
 
@@ -283,14 +283,14 @@ def test_too_few_requests_are_an_error_that_says_so(prometheus: Any, series: Any
     with pytest.raises(NoData) as failed:
         recover(time.source, 45, time.sleep)
     assert str(failed.value) == (
-        f"{REQUESTS} grew by 2 only since 35 s after the fault's end: all is as before the fault on container 'web', but so few "
-        "requests cannot tell, so have it under more load"
+        f"{REQUESTS} grew by only 2 since 35 s after the end of the fault on container 'web': these requests are in the steady "
+        "state but too few to prove recovery, so increase the load"
     )
     assert time.now == 5 + 45 + 60 + 4 + 1
 
 
 def test_one_that_took_longer_is_an_error_that_says_how_long(web: Web) -> None:
-    with pytest.raises(NoData, match=r"^container 'web' took 12 s to recover from its fault, which is more than 10 s$"):
+    with pytest.raises(NoData, match=r"^container 'web' took 12 s to recover from its fault, more than the permitted 10 s$"):
         recover(web(range(1, 18), now=30))
 
 
@@ -317,5 +317,5 @@ def test_what_cannot_be_told_is_an_error(how: dict[str, Any], begins: float, say
 
 
 def test_a_container_that_nobody_monitors_is_an_error(prometheus: Any) -> None:
-    with pytest.raises(NoData, match=r"nobody monitors the http of container 'web'"):
+    with pytest.raises(NoData, match=r"the http monitor is not attached to container 'web'"):
         recover(prometheus([]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chaosorca.metrics.series import add, growth, per_second, quantile, thin
+from chaosorca.metrics.series import add, increases, per_second, quantile, thin
 
 INF = math.inf
 
@@ -56,7 +56,7 @@ def test_thin_leaves_times_that_are_about_a_step_apart(axis: list[float], step: 
 def test_growth_is_what_was_added_stamped_at_the_later_scrape(
     axis: list[float], samples: list[tuple[float, float]], grown: list[float | None]
 ) -> None:
-    assert growth(axis, samples, gap=3) == grown
+    assert increases(axis, samples, gap=3) == grown
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_growth_is_what_was_added_stamped_at_the_later_scrape(
 def test_what_a_counter_had_before_it_was_watched_is_no_growth(
     samples: list[tuple[float, float]], grown: list[float | None]
 ) -> None:
-    assert growth([0, 1, 2], samples, gap=3, begins_at_zero=False) == grown
+    assert increases([0, 1, 2], samples, gap=3, begins_at_zero=False) == grown
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_per_second_divides_by_the_time_that_it_took(
 def test_27_calls_are_exactly_27_when_multiplied_back(start: float, interval: float, first: int, share: list[float]) -> None:
     axis = [start + index * interval for index in range(6)]
     samples = [(at, 0.0 if index == first else 27.0) for index, at in enumerate(axis) if index >= first]
-    grown = growth(axis, samples, gap=3 * interval)
+    grown = increases(axis, samples, gap=3 * interval)
     assert grown[: len(share) + 1] == [None, *(pytest.approx(27 * part) for part in share)]
     rates = per_second(axis, grown)
     assert rates[0] is None
