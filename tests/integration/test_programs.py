@@ -66,8 +66,8 @@ def test_programs_are_loaded_and_their_maps_read(client: docker.DockerClient, ru
     assert found["tables"] == {"dropped": [[0, 0]], "marks": 5000, "right": True, "same": True, "ids": True}
     assert (found["shared"], found["left"]) == (3, 0)
     errors = found["errors"]
-    assert errors["missing"].startswith("AgentError: the kernel does not take the program 'nothing': No such file or directory (")
+    assert errors["missing"].startswith("AgentError: the eBPF program 'nothing' cannot be loaded: No such file or directory (")
     assert errors["constant"] == "ValueError: the program 'http_target' has no constant 'NOBODY'"
     assert errors["layout"] == "ValueError: map 'errors' of 'syscalls' has keys and values of (12, 8) bytes, not of (8, 8)"
-    assert errors["map"].startswith("AgentError: the kernel does not take the program 'syscalls': No such file or directory")
-    assert errors["rights"].startswith("AgentError: the kernel does not take the program 'http': Operation not permitted (libbpf: ")
+    assert errors["map"].startswith("AgentError: the eBPF program 'syscalls' cannot be loaded: No such file or directory")
+    assert errors["rights"].startswith("AgentError: the eBPF program 'http' cannot be loaded: Operation not permitted (libbpf: ")

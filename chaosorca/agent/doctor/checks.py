@@ -1,4 +1,4 @@
-"""What the files of this host and kernel say of what can be done here; each reader takes text, or the root of a file system."""
+"""Checks what files of this host say about what works here. Most functions take the text of a file, so that tests can give any."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.linux.cgroups import Cgroup
 from chaosorca.model.contract import CAPABILITIES
 from chaosorca.model.finding import Finding, no, note, ok
@@ -17,9 +18,11 @@ _UNCONFINED_TYPES = {"spc_t", "unconfined_t", "container_runtime_t"}
 
 @dataclass(frozen=True)
 class Security:
-    """The files of securityfs: the security modules that are on, and the kernel's lockdown.
+    """The content of securityfs. A field is empty if the kernel has no such file, and None if it cannot be read.
 
-    Each is empty where there is none, and None where that cannot be read.
+    Attributes:
+        modules: the enabled security modules.
+        lockdown: the kernel's lockdown modes.
     """
 
     modules: str | None = None
@@ -27,13 +30,20 @@ class Security:
 
 
 def read_security() -> Security:
-    """Read securityfs, which is mounted for that in a mount namespace that ends with the reader.
+    """Read securityfs, which a child process mounts in a mount namespace of its own.
 
     Raises:
         OSError: it cannot be mounted.
+        subprocess.TimeoutExpired: reading takes too long.
     """
     script = "mount -t securityfs none /mnt && for file in lsm lockdown; do cat /mnt/$file 2>/dev/null; echo; echo --; done"
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=5, check=False)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=timeouts.SECURITYFS_READ_WITHIN,
+        check=False,
+    )
     if done.returncode:
         raise PermissionError(done.stderr.strip())
     modules, lockdown, *_ = [part.strip() for part in done.stdout.split("--\n")] + ["", ""]
@@ -41,7 +51,7 @@ def read_security() -> Security:
 
 
 def kernel(release: str, machine: str) -> Finding:
-    """The kernel's version and the machine."""
+    """Check the machine, and report the kernel's version."""
     what = f"Linux {release} on {machine}"
     if machine not in ("x86_64", "aarch64"):
         return no("kernel", what, "use a host with x86-64 or arm64")
@@ -49,113 +59,113 @@ def kernel(release: str, machine: str) -> Finding:
 
 
 def capabilities(status: str) -> Finding:
-    """The capabilities of a process, from its /proc/PID/status."""
+    """Check the capabilities of a process, from its /proc/PID/status."""
     field = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     mask = int(field[1], 16) if field else 0
     missing = [name for name, bit in CAPABILITIES.items() if not mask >> bit & 1]
     if missing:
         return no(
-            "capabilities", f"the agent lacks {', '.join(missing)}", "have the engine, and what checks its requests, grant them"
+            "capabilities", f"the agent lacks {', '.join(missing)}", "let the engine, and any authorization plugin, grant them"
         )
     return ok("capabilities", f"the agent has {', '.join(CAPABILITIES)}")
 
 
 def user_namespace(uid_map: str) -> Finding:
-    """Whether root is root, from /proc/PID/uid_map."""
+    """Check whether a process is in the initial user namespace, from its /proc/PID/uid_map."""
     if " ".join(uid_map.split()) == _ALL_USERS:
-        return ok("user namespace", "the agent is in the host's")
+        return ok("user namespace", "the agent is in the host's user namespace")
     return no(
         "user namespace",
-        "the agent is in one of its own, where no eBPF program can be loaded",
-        "use an engine that runs as root, and allows `--userns=host`",
+        "the agent is in another than the host's, where no eBPF program can be loaded",
+        "use an engine that runs as root and allows `--userns=host`",
     )
 
 
 def pid_namespace(second: str | None) -> Finding:
-    """Whether the kernel numbers processes as the agent does, from the name of process 2, which is the kernel's own there."""
+    """Check whether the agent is in the initial pid namespace, where process 2 is named `kthreadd`, from the name of process 2."""
     if (second or "").strip() == "kthreadd":
-        return ok("pid namespace", "the agent is in the kernel's first one")
+        return ok("pid namespace", "the agent is in the initial pid namespace")
     return no(
         "pid namespace",
-        "the agent is not in the kernel's first one, so that eBPF programs have other numbers for threads than it has",
+        "the agent is not in the initial one, so eBPF programs see other thread ids than the agent",
         'give faults injector="ptrace", or use an engine that does not run in a container',
     )
 
 
 def apparmor(enabled: str, profile: str) -> Finding:
-    """Whether AppArmor confines the agent, from its module's parameter `enabled`, and the attribute `current` of its process."""
+    """Check whether AppArmor confines the agent, from its module's parameter `enabled` and the agent's /proc/PID/attr/current."""
     if not enabled.strip().upper().startswith("Y"):
         return ok("AppArmor", "is not on")
     own = profile.strip("\0\n ")
     if own == "unconfined":
         return ok("AppArmor", "does not confine the agent (docker-default can deny ptrace and mounts)")
-    return no("AppArmor", f"confines the agent by {own or 'a profile'}", "let the engine start it with apparmor=unconfined")
+    return no("AppArmor", f"confines the agent with {own or 'a profile'}", "let the engine start it with apparmor=unconfined")
 
 
 def selinux(modules: str | None, context: str) -> Finding:
-    """Whether SELinux confines the agent, from the list of modules, and the attribute `current` of its process."""
+    """Check whether SELinux confines the agent, from the list of modules and the agent's /proc/PID/attr/current."""
     own = context.strip("\0\n ")
     if "selinux" not in modules.split(",") if modules is not None else own.count(":") < 3:
         return ok("SELinux", "is not on")
     if (own.split(":") + [""] * 3)[2] in _UNCONFINED_TYPES:
         return ok("SELinux", f"does not confine the agent ({own})")
-    return no("SELinux", f"confines the agent as {own or 'nobody knows what'}", "let the engine start it with label=disable")
+    return no("SELinux", f"confines the agent as {own or 'an unknown type'}", "let the engine start it with label=disable")
 
 
 def yama(scope: str | None) -> Finding:
-    """Who may trace, from /proc/sys/kernel/yama/ptrace_scope; None where there is no such file."""
+    """Check whether the agent may trace, from /proc/sys/kernel/yama/ptrace_scope; None if there is no such file."""
     name = "yama.ptrace_scope"
     if scope is None:
         return ok(name, "this kernel has no Yama")
     if scope.strip() == "3":
-        return no(name, "is 3: nobody may trace", "set kernel.yama.ptrace_scope to 2 or less in /etc/sysctl.d, and boot again")
-    return ok(name, f"is {scope.strip()}, which allows the agent's CAP_SYS_PTRACE to trace")
+        return no(name, "is 3, which forbids tracing", "set kernel.yama.ptrace_scope to 2 or less in /etc/sysctl.d, and reboot")
+    return ok(name, f"is {scope.strip()}, which lets the agent trace by its CAP_SYS_PTRACE")
 
 
 def lockdown(text: str | None) -> Finding:
-    """What root may not do, from securityfs's `lockdown`: `none [integrity] confidentiality`."""
+    """Check what the kernel forbids root, from `lockdown` of securityfs, as in `none [integrity] confidentiality`."""
     if text is None:
-        return note("lockdown", "the agent cannot look it up")
+        return note("lockdown", "the agent cannot read it")
     now = re.search(r"\[(\w+)\]", text)
     if now is None:
         return ok("lockdown", "this kernel has none")
     if now[1] == "confidentiality":
         return no(
-            "lockdown", "is confidentiality: eBPF programs may not read the kernel's memory", "boot with lockdown=integrity or less"
+            "lockdown", "is confidentiality, so eBPF programs may not read kernel memory", "boot with lockdown=integrity or none"
         )
-    return ok("lockdown", f"is {now[1]}, which takes nothing away that is needed")
+    return ok("lockdown", f"is {now[1]}, which allows everything that is needed")
 
 
 def type_information(offsets: dict[str, int]) -> Finding:
-    """Whether the kernel tells where its fields are, from the offsets that were found."""
+    """Check whether the kernel has type information, from the offsets of fields that were found."""
     if offsets:
-        return ok("BTF", "the kernel tells where its fields are")
+        return ok("BTF", "the kernel has type information")
     return no(
         "BTF",
-        "the kernel does not tell where its fields are: `auto` takes ptrace, and what ended processes read and wrote is lost",
+        "the kernel has no type information: `auto` chooses ptrace, and the I/O of ended processes is lost",
         "use a kernel with CONFIG_DEBUG_INFO_BTF",
     )
 
 
 def control_groups(own: Cgroup | None) -> Finding:
-    """Which control groups there are, and whether a container's system calls can be told apart by them."""
+    """Check whether containers' system calls can be told apart by control groups, and report their version."""
     name = "control groups"
     if own is None:
         return no(
-            name, "the agent found none of its own", "let the engine start it with `--cgroupns=host` and /sys/fs/cgroup mounted"
+            name, "the agent has none of its own", "let the engine start it with `--cgroupns=host` and /sys/fs/cgroup mounted"
         )
     version = "version 2" if not own.v1 else "version 1"
     if not own.ids():
         return no(
             name,
-            f"{version} alone, by which containers' system calls cannot be told apart",
+            f"{version} only, which cannot tell containers' system calls apart",
             "mount the unified hierarchy beside it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or boot with version 2",
         )
-    return ok(name, version if not own.v1 else "version 1, and the unified hierarchy beside it (hybrid)")
+    return ok(name, version if not own.v1 else "version 1 with the unified hierarchy beside it (hybrid)")
 
 
 def read_text(path: Path) -> str | None:
-    """The text of a file, None if it cannot be read."""
+    """Return the text of a file, None if it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:

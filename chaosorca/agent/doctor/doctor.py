@@ -1,4 +1,4 @@
-"""What can be done on this host, found out by doing it: with the agent's own programs, on processes and packets of its own."""
+"""Examines what works on this host, by trying it with the agent's own programs, on its own processes and packets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from chaosorca.agent import timeouts
 from chaosorca.agent.doctor import checks
 from chaosorca.agent.faults.choice import Choice
 from chaosorca.agent.linux.btf import io_accounting_offsets
@@ -29,20 +30,19 @@ from chaosorca.model.finding import Finding, no, note, ok
 
 _CALLS = 1000
 _PATH = "/doctor"
-_ANSWERS_WITHIN, _SEEN_WITHIN = 5.0, 2.0
-_ERROR = "EXDEV"
-_ABOVE = "look at capabilities and lockdown above"
+_ERROR, _SUCCESS = "EXDEV", "success"
+_ABOVE = "see capabilities and lockdown above"
 _FAULT = f"uname:error={_ERROR}"
 
-# Makes a system call whenever it is told to, and says what came of it. It is not dumpable, so that it takes as much to trace it, or
-# to look into it, as another user's process does.
-_SUBJECT = """
+# For each line of input the program makes a system call and prints its result. It is not dumpable, so tracing it or reading its
+# memory needs the same capabilities as for a process of another user.
+_TEST_PROGRAM = """
 import ctypes, errno, os, sys
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 for _ in sys.stdin:
     try:
         os.uname()
-        print("done", flush=True)
+        print("success", flush=True)
     except OSError as error:
         print(errno.errorcode[error.errno], flush=True)
 """
@@ -65,10 +65,10 @@ class Doctor:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
-            syscalls, http, choice: what the agent itself monitors and injects by.
-            io_source: tells who is asked what containers read and write.
-            events_problem: returns why the engine's events are not followed, empty if they are.
-            port: where the agent serves HTTP.
+            syscalls, http, choice: the agent's own monitors and injectors.
+            io_source: returns the source of storage figures.
+            events_problem: returns why the agent does not receive the engine's events; empty if it does.
+            port: the port on which the agent serves HTTP.
             proc: the proc file system.
         """
         self._arch = arch
@@ -76,19 +76,19 @@ class Doctor:
         self._io_source, self._events_problem = io_source, events_problem
         self._port = port
         self._proc = proc
-        self._one_at_a_time = threading.Lock()
+        self._examining = threading.Lock()  # serialises examinations, which all use the agent's own target
 
     def examine(self, own: Target | None) -> list[Finding]:
-        """Do everything once.
+        """Check and try everything once.
 
         Arguments:
-            own: the agent as a target of its own monitors; None where it has no control group of its own.
+            own: the agent as a target of its own monitors; None if it has no control group of its own.
         """
-        with self._one_at_a_time:
-            return [*self._read(own), *self._do(own)]
+        with self._examining:
+            return [*self._checks(own), *self._trials(own)]
 
-    def _read(self, own: Target | None) -> Iterator[Finding]:
-        """What files tell."""
+    def _checks(self, own: Target | None) -> Iterator[Finding]:
+        """Yield what files say."""
         me = self._proc / "self"
         try:
             security = checks.read_security()
@@ -103,68 +103,66 @@ class Doctor:
         yield checks.selinux(security.modules, profile)
         yield checks.yama(checks.read_text(self._proc / "sys" / "kernel" / "yama" / "ptrace_scope"))
         yield checks.lockdown(security.lockdown)
-        yield ok("kernel headers", "are not needed: programs were compiled when the agent's image was built")
+        yield ok("kernel headers", "are not needed: the programs were compiled when the agent's image was built")
         yield checks.type_information(io_accounting_offsets())
         yield checks.control_groups(own.cgroup if own else None)
 
-    def _do(self, own: Target | None) -> Iterator[Finding]:
-        """What doing it shows."""
-        for name, todo, do in (
+    def _trials(self, own: Target | None) -> Iterator[Finding]:
+        """Yield what works when it is tried."""
+        for name, todo, trial in (
             ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
             ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),
             ("HTTPS", f"{_ABOVE}; it needs x86-64, BTF and the unified control groups", self._tls),
-            ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` takes ptrace without", self._uprobe),
-            ("ptrace", f"{_ABOVE}, yama.ptrace_scope and AppArmor too", self._ptrace),
-            ("strace", "it is there to compare with: use another injector", self._strace),
-            ("injector auto", "name the injector that works, of those above", self._auto),
+            ("uprobes", f"{_ABOVE}; they need x86-64, Linux 5.15 and BTF, and `auto` chooses ptrace otherwise", self._uprobe),
+            ("ptrace", f"{_ABOVE}, and yama.ptrace_scope and AppArmor", self._ptrace),
+            ("strace", "use another injector: strace is only for comparisons", self._strace),
+            ("injector auto", "name an injector that works, see above", self._auto),
         ):
             if own is None:
-                yield no(
-                    name, "cannot be tried without a control group of the agent's own", "see to the control groups above first"
-                )
+                yield no(name, "cannot be tried without a control group of the agent's own", "see control groups above")
             else:
-                yield _tried(name, todo, functools.partial(do, own))
+                yield _tried(name, todo, functools.partial(trial, own))
         source = self._io_source()
         yield ok("storage figures", f"come from {source.name}: {source.why}")
-        trouble = self._events_problem()
+        problem = self._events_problem()
         yield (
-            note("engine's socket", f"containers made anew under their name are not followed: {trouble}")
-            if trouble
-            else ok("engine's socket", "the agent reaches it: containers made anew under their name are followed")
+            note("engine's socket", f"monitoring and faults end when a container is re-created: {problem}")
+            if problem
+            else ok("engine's socket", "the agent reaches it: monitoring and faults continue when a container is re-created")
         )
         yield note("docker pause", "pausing the agent's container freezes the processes that it traces: end the faults first")
 
     def _tracepoints(self, own: Target) -> str:
-        """Count calls of the agent's own."""
-        with _watched(self._syscalls, own):
+        """Count system calls of the agent."""
+        with _monitored(self._syscalls, own):
             for _ in range(_CALLS):
                 os.getppid()
             counted = self._syscalls.counts().get((own.name, "getppid", ""), 0)
         if counted < _CALLS:
-            raise AgentError(f"{counted} of {_CALLS} system calls were counted")
-        return f"{_CALLS} system calls of the agent's were counted in the kernel"
+            raise AgentError(f"only {counted} of {_CALLS} system calls were counted")
+        return f"{_CALLS} system calls of the agent were counted in the kernel"
 
     def _filter(self, own: Target) -> str:
-        """Follow a request to the agent."""
-        with _watched(self._http, own):
-            with socket.create_connection(("127.0.0.1", self._port), timeout=_ANSWERS_WITHIN) as connection:
+        """Monitor an HTTP request to the agent."""
+        with _monitored(self._http, own):
+            with socket.create_connection(("127.0.0.1", self._port), timeout=timeouts.DOCTOR_ANSWER_WITHIN) as connection:
                 connection.sendall(f"GET {_PATH} HTTP/1.0\r\n\r\n".encode())
                 while connection.recv(4096):
                     pass
-            end = time.monotonic() + _SEEN_WITHIN
+            end = time.monotonic() + timeouts.DOCTOR_REQUEST_SEEN_WITHIN
             while self._http.figures().counts.get((own.name, "server", "GET", "404", "false"), 0) != 1:
                 if time.monotonic() > end:
-                    raise AgentError("a request to the agent, and its answer, were not seen")
+                    raise AgentError("an HTTP request to the agent and its answer were not seen")
                 time.sleep(0.01)
-        return "a request to the agent was followed in the kernel"
+        return "an HTTP request to the agent was monitored in the kernel"
 
     def _tls(self, own: Target) -> str:
-        """Have the program for it loaded."""
+        """Load the program for HTTPS."""
         if why := self._http.no_tls():
             raise AgentError(why)
         if not own.cgroup.ids():
-            raise AgentError("HTTPS is not followed: there are no unified control groups")
-        return "is followed where a program uses OpenSSL's libssl: the kernel takes the program for it"
+            raise AgentError("HTTPS is not monitored: there are no unified control groups")
+        return "is monitored where a program uses OpenSSL's libssl: the kernel accepts the eBPF program"
 
     def _uprobe(self, own: Target) -> str:
         return self._inject("uprobe", own)
@@ -176,62 +174,64 @@ class Doctor:
         return self._inject("strace", own)
 
     def _inject(self, injector: str, own: Target) -> str:
-        """Have a call of a process of the agent's own fail."""
-        with _subject() as subject:
-            with self._choice.trial(injector, own, self._fault(), subject.pid):
-                answer = subject.call()
-            if answer != _ERROR:
-                raise AgentError(f"a call that was to fail with {_ERROR} ended with {answer}")
-            if (answer := subject.call()) != "done":
-                raise AgentError(f"a call after the fault's end ended with {answer}")
-        return f"a call of a process of the agent's own failed with {_ERROR} as it should, and no more after that"
+        """Make a call of a test process fail."""
+        with _test_process() as process:
+            with self._choice.trial(injector, own, self._fault(), process.pid):
+                result = process.call()
+            if result != _ERROR:
+                raise AgentError(f"a call should have failed with {_ERROR}, but its result was {result}")
+            if (result := process.call()) != _SUCCESS:
+                raise AgentError(f"the fault had ended, but the result of the next call was {result}")
+        return f"a call of a test process failed with {_ERROR} as expected, and no further call after the fault had ended"
 
     def _auto(self, own: Target) -> str:
-        with _subject() as subject:
-            injector, why = self._choice.choose("auto", self._fault(), [subject.pid], own.cgroup.ids)
+        with _test_process() as process:
+            injector, why = self._choice.choose("auto", self._fault(), [process.pid], own.cgroup.ids)
         try:
             self._inject(injector, own)
         except (AgentError, OSError) as error:
-            raise AgentError(f"takes {injector}, by which nothing comes of it ({error})") from error
+            raise AgentError(f"chooses {injector}, which does not work here ({error})") from error
         if why:
-            return f"takes {injector} here: {why}"
-        return f"takes {injector} here, or ptrace for what uprobes cannot do, which the result says; strace only if it is asked for"
+            return f"chooses {injector} here: {why}"
+        return (
+            f"chooses {injector} here, or ptrace for faults that uprobes cannot inject, and reports that; it never chooses strace"
+        )
 
     def _fault(self) -> Fault:
         return read_fault(_FAULT, self._arch)
 
 
-class _Subject:
-    """A process to try things on."""
+class _TestProcess:
+    """A process to inject faults into."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.pid = process.pid
 
     def call(self) -> str:
-        """Have it make its system call; return the error, or `done`."""
+        """Make the process call the system, and return the error or `success`."""
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - both are pipes
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        answered, _, _ = select.select([self._process.stdout], [], [], _ANSWERS_WITHIN)
-        return self._process.stdout.readline().strip() if answered else "nothing, since it did not return"
+        answered, _, _ = select.select([self._process.stdout], [], [], timeouts.DOCTOR_ANSWER_WITHIN)
+        return self._process.stdout.readline().strip() if answered else "none, because it did not return"
 
 
 @contextlib.contextmanager
-def _subject() -> Iterator[_Subject]:
-    process = subprocess.Popen([sys.executable, "-c", _SUBJECT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    subject = _Subject(process)
+def _test_process() -> Iterator[_TestProcess]:
+    started = subprocess.Popen([sys.executable, "-c", _TEST_PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = _TestProcess(started)
     try:
-        if subject.call() != "done":
-            raise AgentError("a process of the agent's own could not make a system call")
-        yield subject
+        if process.call() != _SUCCESS:
+            raise AgentError("a test process of the agent cannot make a system call")
+        yield process
     finally:
-        process.kill()
-        process.communicate()
+        started.kill()
+        started.communicate()
 
 
 @contextlib.contextmanager
-def _watched(monitor: SyscallMonitor | HttpMonitor, own: Target) -> Iterator[None]:
+def _monitored(monitor: SyscallMonitor | HttpMonitor, own: Target) -> Iterator[None]:
     try:
         monitor.attach(own)
         yield
@@ -239,10 +239,10 @@ def _watched(monitor: SyscallMonitor | HttpMonitor, own: Target) -> Iterator[Non
         monitor.detach(own.name)
 
 
-def _tried(name: str, todo: str, do: Callable[[], str]) -> Finding:
-    """Do something; whatever goes wrong is what was found."""
+def _tried(name: str, todo: str, trial: Callable[[], str]) -> Finding:
+    """Try something. An error is the finding."""
     try:
-        return ok(name, do())
+        return ok(name, trial())
     except OSError as error:
         return no(name, error.strerror or str(error), todo)
     except Exception as error:

@@ -71,7 +71,7 @@ class Program:
             except OSError as error:
                 self.close()
                 details = " (libbpf: {})".format(" | ".join(reported)) if reported else ""
-                raise AgentError(f"the kernel does not take the program {name!r}: {error.strerror}{details}") from error
+                raise AgentError(f"the eBPF program {name!r} cannot be loaded: {error.strerror}{details}") from error
             except BaseException:
                 self.close()
                 raise

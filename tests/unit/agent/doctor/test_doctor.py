@@ -25,17 +25,20 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
+NO_EFFECT = "a call should have failed with EXDEV, but its result was success"
+
+
 class Broken:
     """Monitors and faults of a host where nothing works."""
 
     def attach(self, own: Target) -> None:
-        raise AgentError("the kernel does not take the program")
+        raise AgentError("the kernel refuses the program")
 
     def detach(self, name: str) -> None:
-        """Nothing is watched."""
+        """Nothing is monitored."""
 
     def no_tls(self) -> str:
-        raise AgentError("the kernel does not take the program")
+        raise AgentError("the kernel refuses the program")
 
     @contextlib.contextmanager
     def trial(self, *_: Any) -> Iterator[None]:
@@ -46,14 +49,14 @@ class Broken:
         return "ptrace", "this kernel has no type information"
 
 
-class Deaf(Broken):
-    """Those of a host where all seems to work, and nothing comes of it."""
+class Ineffective(Broken):
+    """Monitors and faults that raise no error and have no effect."""
 
     def attach(self, own: Target) -> None:
-        """Watch nothing."""
+        """Monitor nothing."""
 
     def no_tls(self) -> str:
-        return "HTTPS is not followed: this kernel has no type information (BTF)"
+        return "HTTPS is not monitored: this kernel has no type information (BTF)"
 
     def counts(self) -> dict[Any, int]:
         return {}
@@ -72,39 +75,39 @@ class Deaf(Broken):
         (
             Broken,
             {
-                "tracepoints": "the kernel does not take the program",
-                "socket filters": "the kernel does not take the program",
-                "HTTPS": "the kernel does not take the program",
+                "tracepoints": "the kernel refuses the program",
+                "socket filters": "the kernel refuses the program",
+                "HTTPS": "the kernel refuses the program",
                 "uprobes": "Operation not permitted",
                 "ptrace": "Operation not permitted",
                 "strace": "Operation not permitted",
-                "injector auto": "takes ptrace, by which nothing comes of it ([Errno 1] Operation not permitted)",
+                "injector auto": "chooses ptrace, which does not work here ([Errno 1] Operation not permitted)",
             },
         ),
         (
-            Deaf,
+            Ineffective,
             {
-                "tracepoints": "0 of 1000 system calls were counted",
-                "socket filters": "a request to the agent, and its answer, were not seen",
-                "HTTPS": "HTTPS is not followed: this kernel has no type information (BTF)",
-                "uprobes": "a call that was to fail with EXDEV ended with done",
-                "ptrace": "a call that was to fail with EXDEV ended with done",
-                "strace": "a call that was to fail with EXDEV ended with done",
-                "injector auto": "takes ptrace, by which nothing comes of it (a call that was to fail with EXDEV ended with done)",
+                "tracepoints": "only 0 of 1000 system calls were counted",
+                "socket filters": "an HTTP request to the agent and its answer were not seen",
+                "HTTPS": "HTTPS is not monitored: this kernel has no type information (BTF)",
+                "uprobes": NO_EFFECT,
+                "ptrace": NO_EFFECT,
+                "strace": NO_EFFECT,
+                "injector auto": f"chooses ptrace, which does not work here ({NO_EFFECT})",
             },
         ),
     ],
 )
-def test_what_does_not_work_is_found_by_doing_it(
+def test_each_trial_finds_what_does_not_work(
     kind: Any, says: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chaosorca.agent.doctor.doctor._SEEN_WITHIN", 0.2)
+    monkeypatch.setattr("chaosorca.agent.timeouts.DOCTOR_REQUEST_SEEN_WITHIN", 0.2)
     server = serve(0, Snapshot)
     try:
         parts: Any = [kind() for _ in range(3)]
         source = IoSource("/proc/PID/io", "why")
-        examining = Doctor("x86_64", *parts, lambda: source, lambda: "no socket", server.server_address[1], tmp_path)  # type: ignore[call-arg]
-        findings = by_name(examining.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
+        doctor = Doctor("x86_64", *parts, lambda: source, lambda: "no socket", server.server_address[1], tmp_path)  # type: ignore[call-arg]
+        findings = by_name(doctor.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
     finally:
         server.shutdown()
         server.server_close()
@@ -115,8 +118,8 @@ def test_what_does_not_work_is_found_by_doing_it(
     assert {finding.mark for finding in findings.values()} <= set(MARKS)
 
 
-class Working(Deaf):
-    """Those of a host where a call fails as it should, as far as its process tells."""
+class Working(Ineffective):
+    """Monitors and faults of a host where everything works."""
 
     def __init__(self, why: str = "") -> None:
         self.why = why
@@ -131,14 +134,14 @@ class Working(Deaf):
 @pytest.mark.parametrize(
     ("why", "says"),
     [
-        ("", "takes uprobe here, or ptrace for what uprobes cannot do, which the result says; strace only if it is asked for"),
-        ("this kernel has no type information", "takes ptrace here: this kernel has no type information"),
+        ("", "chooses uprobe here, or ptrace for faults that uprobes cannot inject, and reports that; it never chooses strace"),
+        ("this kernel has no type information", "chooses ptrace here: this kernel has no type information"),
     ],
 )
-def test_the_choice_of_auto_is_told(why: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_finding_of_auto_names_the_injector(why: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Doctor, "_inject", lambda self, injector, own: "works")
-    examining = Doctor("x86_64", Deaf(), Deaf(), Working(why), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
-    findings = by_name(examining.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
+    doctor = Doctor("x86_64", Ineffective(), Ineffective(), Working(why), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
+    findings = by_name(doctor.examine(Target("chaosorca-agent", "", Cgroup({}, tmp_path))))
     assert findings["injector auto"] == ok("injector auto", says)
     assert findings["uprobes"] == ok("uprobes", "works")
 
@@ -146,13 +149,13 @@ def test_the_choice_of_auto_is_told(why: str, says: str, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("version", "finding"),
     [
-        (2, ok("HTTPS", "is followed where a program uses OpenSSL's libssl: the kernel takes the program for it")),
+        (2, ok("HTTPS", "is monitored where a program uses OpenSSL's libssl: the kernel accepts the eBPF program")),
         (
             1,
             no(
                 "HTTPS",
-                "HTTPS is not followed: there are no unified control groups",
-                "look at capabilities and lockdown above; it needs x86-64, BTF and the unified control groups",
+                "HTTPS is not monitored: there are no unified control groups",
+                "see capabilities and lockdown above; it needs x86-64, BTF and the unified control groups",
             ),
         ),
     ],
@@ -162,16 +165,14 @@ def test_https_needs_unified_control_groups(
 ) -> None:
     monkeypatch.setattr(Doctor, "_inject", lambda self, injector, own: "works")
     own = Cgroup({}, tmp_path) if version == 2 else Cgroup({"memory": tmp_path}, None)
-    examining = Doctor("x86_64", Deaf(), Working(), Working(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
-    assert by_name(examining.examine(Target("chaosorca-agent", "", own)))["HTTPS"] == finding
+    doctor = Doctor("x86_64", Ineffective(), Working(), Working(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
+    assert by_name(doctor.examine(Target("chaosorca-agent", "", own)))["HTTPS"] == finding
 
 
-def test_an_agent_without_a_control_group_says_no_to_all_that_needs_one(tmp_path: Path) -> None:
-    examining = Doctor("x86_64", Broken(), Broken(), Broken(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
-    findings = by_name(examining.examine(None))
+def test_trials_need_a_control_group_of_the_agent(tmp_path: Path) -> None:
+    doctor = Doctor("x86_64", Broken(), Broken(), Broken(), lambda: IoSource("x", "y"), lambda: "", 1, tmp_path)  # type: ignore[arg-type]
+    findings = by_name(doctor.examine(None))
     assert findings["control groups"].mark == "no"
     for name in ("tracepoints", "socket filters", "HTTPS", "uprobes", "ptrace", "strace", "injector auto"):
-        assert findings[name] == no(
-            name, "cannot be tried without a control group of the agent's own", "see to the control groups above first"
-        )
+        assert findings[name] == no(name, "cannot be tried without a control group of the agent's own", "see control groups above")
     assert findings["engine's socket"].mark == "ok"

@@ -15,8 +15,8 @@ from chaosorca.agent.monitors.resources import ResourceMonitor
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 
-NO_HTTP = "the kernel does not take the program 'http': Invalid argument"
-NO_CALLS = "the kernel does not take the program 'syscalls_plain': Operation not permitted"
+NO_HTTP = "the eBPF program 'http' cannot be loaded: Invalid argument"
+NO_CALLS = "the eBPF program 'syscalls_plain' cannot be loaded: Operation not permitted"
 NO_EVENTS = "system calls cannot be counted: this kernel lets no program see them (Operation not permitted)"
 LOST = "the IO of a `docker exec` process is lost when the process ends: "
 
