@@ -16,34 +16,25 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "chaosorca"
 BUILT_FROM = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
-SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
-WHEEL = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the source archive from a copy, which leaves the tree clean."""
-    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build both archives as a release does, the wheel from the source archive. The copy keeps the tree clean."""
+    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     shutil.copytree(PACKAGE, copy / "chaosorca", ignore=shutil.ignore_patterns("__pycache__"))
     for name in BUILT_FROM:
         shutil.copy(ROOT / name, copy)
-    python("-c", SDIST, str(out), cwd=copy)
-    (built,) = out.glob("*.tar.gz")
-    return built
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Build the wheel from the source archive, as a release is built."""
-    out = tmp_path_factory.mktemp("wheel")
-    python(*WHEEL, str(out), str(sdist), cwd=out)
-    (built,) = out.glob("*.whl")
+def wheel(dist: Path) -> zipfile.ZipFile:
+    (built,) = dist.glob("*.whl")
     return zipfile.ZipFile(built)
-
-
-def python(*arguments: str, cwd: Path) -> None:
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def files_of_the_package() -> set[str]:
@@ -55,8 +46,9 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> No
     assert {name for name in wheel.namelist() if name.startswith("chaosorca/")} == files_of_the_package()
 
 
-def test_the_source_archive_holds_every_file_of_the_package(sdist: Path) -> None:
-    with tarfile.open(sdist) as archive:
+def test_the_source_archive_holds_every_file_of_the_package(dist: Path) -> None:
+    (built,) = dist.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
     assert packed >= files_of_the_package() | set(BUILT_FROM)
 
