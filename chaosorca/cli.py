@@ -23,7 +23,7 @@ from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine import doctor, prometheus
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
-from chaosorca.exceptions import EngineError, InvalidArgument, OrcaError
+from chaosorca.exceptions import InvalidArgument, OrcaError, PortTaken
 from chaosorca.metrics import measure, tables
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.record import FaultRecord
@@ -282,9 +282,7 @@ def _ensure_prometheus(configuration: dict[str, Any]) -> None:
     labels = {_STARTED_BY: _MONIT}
     try:
         started = prometheus.start_prometheus(client, configuration, 9090, 1_000_000, labels=labels)
-    except EngineError as error:
-        if "is taken" not in str(error):
-            raise
+    except PortTaken:
         started = prometheus.start_prometheus(client, configuration, 0, 1_000_000, labels=labels)
     click.echo(f"Prometheus started at {started['url']}", err=True)
 

@@ -7,6 +7,7 @@ from chaosorca.model.errors import (
     InvalidArgument,
     NoData,
     OrcaError,
+    PortTaken,
     PrometheusError,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "InvalidArgument",
     "NoData",
     "OrcaError",
+    "PortTaken",
     "PrometheusError",
 ]

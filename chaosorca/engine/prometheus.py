@@ -19,7 +19,7 @@ from chaosorca.engine.client import engine_errors, is_local
 from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.network import ensure_network, remove_unused_network
-from chaosorca.exceptions import EngineError, PrometheusError
+from chaosorca.exceptions import EngineError, PortTaken, PrometheusError
 from chaosorca.model.contract import AGENT, METRICS_PORT, PROMETHEUS, PROMETHEUS_DATA, ROLE_LABEL
 from chaosorca.model.duration import format_duration
 
@@ -68,7 +68,8 @@ def start_prometheus(
         `url`, and `started`: whether this call started it.
 
     Raises:
-        EngineError: the port is taken, or the container could not be started; nothing is left.
+        PortTaken: another program listens on the port; nothing is left.
+        EngineError: the container could not be started; nothing is left.
         PrometheusError: Prometheus already runs with another port or interval, or does not become ready.
     """
     if not is_local(client):
@@ -117,7 +118,7 @@ def start_prometheus(
             _remove_data(client)
         remove_unused_network(client)
         if isinstance(error, EngineError) and _is_port_taken(str(error)):
-            raise EngineError(
+            raise PortTaken(
                 f"port {port} on 127.0.0.1 is taken, so Prometheus cannot listen there: choose another port, or 0 for a free one"
             ) from error
         raise

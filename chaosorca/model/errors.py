@@ -3,6 +3,7 @@
 OrcaError
 ├── InvalidArgument     what was asked for makes no sense: refused before anything starts
 ├── EngineError         the Docker Engine cannot be reached, or refused
+│   └── PortTaken       another program listens on the port
 ├── ContainerError      the container does not exist, does not run, or must not be touched
 ├── AgentError          the agent failed to do what it was asked
 └── PrometheusError     Prometheus cannot be reached, or refused
@@ -24,6 +25,10 @@ class EngineError(OrcaError):
     """The Docker Engine cannot be reached, or refused what was asked."""
 
 
+class PortTaken(EngineError):
+    """Another program listens on the port that a container was to publish."""
+
+
 class ContainerError(OrcaError):
     """The container does not exist, does not run, or must not be touched."""
 
@@ -41,6 +46,6 @@ class NoData(PrometheusError):
 
 
 KINDS: dict[str, type[OrcaError]] = {
-    kind.__name__: kind for kind in (InvalidArgument, EngineError, ContainerError, AgentError, PrometheusError, NoData)
+    kind.__name__: kind for kind in (InvalidArgument, EngineError, PortTaken, ContainerError, AgentError, PrometheusError, NoData)
 }
 """The errors by name, as the agent sends them."""

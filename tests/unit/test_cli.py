@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import pytest
+
+from chaosorca import cli
+from chaosorca.exceptions import EngineError, PortTaken
 
 FAILING = [
     "prom start",
@@ -118,3 +123,25 @@ def test_the_version_is_told() -> None:
     code, output, errors = results()["--version"]
     assert (code, errors) == (0, "")
     assert output.startswith("chaosorca, version ")
+
+
+@pytest.mark.parametrize(
+    ("refused", "ports"), [(None, [9090]), (PortTaken("port 9090 is taken"), [9090, 0]), (EngineError("no space left"), [9090])]
+)
+def test_monitoring_starts_a_prometheus_on_a_free_port_where_its_own_is_taken(
+    refused: Exception | None, ports: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def start(client: Any, configuration: Any, port: int, interval: int, labels: Any) -> dict[str, Any]:
+        asked.append(port)
+        if port and refused is not None:
+            raise refused
+        return {"url": "http://127.0.0.1:1", "started": True}
+
+    monkeypatch.setattr(cli, "connect", lambda _: None)
+    monkeypatch.setattr(cli.prometheus, "is_running", lambda _: False)
+    monkeypatch.setattr(cli.prometheus, "start_prometheus", start)
+    with contextlib.nullcontext() if ports[-1] == 0 or refused is None else pytest.raises(EngineError, match="no space left"):
+        cli._ensure_prometheus({})
+    assert asked == ports

@@ -157,7 +157,7 @@ def test_an_activity_passes_arguments_results_and_other_errors() -> None:
 
 
 def test_errors_are_one_tree() -> None:
-    assert {kind.__mro__[1].__name__ for kind in KINDS.values()} == {"OrcaError", "PrometheusError"}
+    assert {kind.__mro__[1].__name__ for kind in KINDS.values()} == {"OrcaError", "EngineError", "PrometheusError"}
     assert issubclass(InvalidArgument, ValueError)
     assert NoData.__mro__[1].__name__ == "PrometheusError"
     exceptions = importlib.import_module("chaosorca.exceptions")
