@@ -1,4 +1,4 @@
-"""The `cleanup` control: no fault outlives the experiment, however it ended.
+"""The `cleanup` control ends the faults of an experiment, however it ended.
 
 Arguments: none.
 """
@@ -7,17 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from logzero import logger
+from chaosorca.controls.common import check_arguments
+from chaosorca.controls.run import Task, current_run, run_of
+from chaosorca.controls.work import configure_control, end_faults, finish
 
-from chaosorca.controls.common import check_arguments, is_dry, logging_errors
-from chaosorca.engine.agent import find_agent, retire_agent
-from chaosorca.engine.client import connect
-from chaosorca.engine.run import RUN_ID
-from chaosorca.model.record import FaultRecord
-
-__all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "validate_control"]
-
-_pending: dict[str, Any] = {}
+__all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "configure_control", "validate_control"]
 
 
 def validate_control(control: dict[str, Any]) -> None:
@@ -25,40 +19,22 @@ def validate_control(control: dict[str, Any]) -> None:
     check_arguments(control, {})
 
 
-def before_experiment_control(context: Any, configuration: Any = None, experiment: Any = None, **kwargs: Any) -> None:
-    """Remember the engine, for an end that does not come by `after_experiment_control`."""
-    if not is_dry(experiment):
-        _pending["configuration"] = configuration
+def before_experiment_control(
+    context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, **arguments: Any
+) -> None:
+    """Begin the run, so that `cleanup_control` finds it."""
+    run_of(experiment, configuration, secrets)
 
 
-def after_experiment_control(context: Any, configuration: Any = None, experiment: Any = None, **kwargs: Any) -> None:
-    """End the faults that this run started."""
-    if not is_dry(experiment):
-        end_faults(configuration)
+def after_experiment_control(
+    context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, state: Any = None, **arguments: Any
+) -> None:
+    """End the faults that this process has started."""
+    finish(run_of(experiment, configuration, secrets), state, Task("cleanup", arguments))
 
 
 def cleanup_control() -> None:
-    """End them where the experiment was left without its last controls."""
-    if _pending:
-        end_faults(_pending["configuration"])
-
-
-def end_faults(configuration: Any) -> list[FaultRecord]:
-    """End the faults that this run started, and the agent if that leaves it with nothing to do; errors are logged.
-
-    Returns:
-        the faults that were ended.
-    """
-    ended: list[FaultRecord] = []
-
-    def end() -> None:
-        client = connect(configuration)
-        agent = find_agent(client)
-        ended.extend(agent.stop_fault(run=RUN_ID) if agent else [])
-        for fault in ended:
-            logger.info("cleanup: ended the fault %s on container %s", fault.text, fault.container)
-        retire_agent(client)
-
-    logging_errors("control cleanup", end)
-    _pending.clear()  # not before: an interruption of it is made good by `cleanup_control`
-    return ended
+    """End them if an interruption kept `after_experiment_control` from it."""
+    run = current_run()
+    if run is not None:
+        end_faults(run)

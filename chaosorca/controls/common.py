@@ -1,4 +1,4 @@
-"""What the controls share: which containers an experiment is about, checking arguments, and telling of their own errors.
+"""What the controls have in common: finding the containers of an experiment, checking arguments, and logging errors.
 
 Chaos Toolkit shows an error of a control in its debug log only, so each control logs its own.
 """
@@ -17,23 +17,12 @@ from chaosorca.model.nearest import nearest
 
 
 def is_dry(experiment: Mapping[str, Any] | None) -> bool:
-    """Whether Chaos Toolkit only pretends: it skips activities then, but not controls."""
+    """Return whether Chaos Toolkit only pretends to run an experiment: it skips activities then, but not controls."""
     return bool((experiment or {}).get("dry"))
 
 
-def arguments_of(
-    control: str, experiment: Mapping[str, Any] | None, configuration: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
-    """The arguments that an experiment gives to one of our controls; None if it does not have it."""
-    for one in (experiment or {}).get("controls") or []:
-        provider = one.get("provider") or {}
-        if provider.get("module") == f"chaosorca.controls.{control}":
-            return dict(substitute(provider.get("arguments") or {}, configuration, None))
-    return None
-
-
 def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None) -> list[str]:
-    """The containers that an experiment's activities of this extension name, in their order."""
+    """Return the containers that the experiment's activities of this extension name, in order."""
     hypothesis = experiment.get("steady-state-hypothesis") or {}
     activities = [*hypothesis.get("probes", []), *experiment.get("method", []), *experiment.get("rollbacks", [])]
     found: dict[str, None] = {}
@@ -47,20 +36,28 @@ def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, 
 
 
 def as_names(value: object, what: str) -> list[str] | None:
-    """A list of names given as a list or as text with commas; None for none given."""
+    """Return the names in a list, or in text with commas; None for none given.
+
+    Raises:
+        InvalidActivity: the value is neither.
+    """
     if value is None:
         return None
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InvalidActivity(f"{what} {value!r} is no list of names")
+        raise InvalidActivity(f"{what} {value!r} is not a list of names")
     return [name.strip() for name in names]
 
 
 def check_arguments(control: Mapping[str, Any], checks: Mapping[str, Callable[[Any], object]]) -> None:
-    """Check the arguments of a control as `chaos validate` gives it; a value with `${` in it can only be checked when it runs.
+    """Check the arguments of a control for `chaos validate`. A value that contains `${` can only be checked when it runs.
+
+    Arguments:
+        control: the control as the experiment declares it.
+        checks: for each argument of the control, a function that raises on a bad value.
 
     Raises:
-        InvalidActivity: an argument that the control does not have, or a value that makes no sense.
+        InvalidActivity: the control does not have an argument of that name, or the value makes no sense.
     """
     for name, value in ((control.get("provider") or {}).get("arguments") or {}).items():
         if name not in checks:
@@ -74,11 +71,19 @@ def check_arguments(control: Mapping[str, Any], checks: Mapping[str, Callable[[A
 
 
 def logging_errors(doing: str, function: Callable[[], object]) -> None:
-    """Do the work of a control that must not end the experiment: its errors are logged."""
+    """Call a function of a control, and log its errors: a control must not end the experiment.
+
+    Arguments:
+        doing: what the function does, for the log.
+        function: what to call.
+
+    Raises:
+        InterruptExecution: SIGTERM, which is not an error of the control.
+    """
     try:
         function()
     except InterruptExecution:
-        raise  # SIGTERM, which is not the control's own
+        raise
     except (OrcaError, ActivityFailed) as error:
         logger.error("%s failed: %s", doing, error)
     except Exception as error:

@@ -1,14 +1,13 @@
-"""The `observe` control: Prometheus and monitoring run before the first hypothesis, and what it started stops at the end.
+"""The `observe` control starts Prometheus and monitoring before the first hypothesis, and stops at the end what it started.
 
 Arguments:
     containers: the containers to monitor; default: those that the experiment's activities name.
     label: instead, a label (key=value) that selects running containers.
-    keep: leave Prometheus and monitoring running afterwards.
+    keep: leave Prometheus and monitoring running afterwards; default: false.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,9 @@ from logzero import logger
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
-from chaosorca.controls.common import as_names, check_arguments, is_dry, logging_errors, named_containers
+from chaosorca.controls.common import as_names, check_arguments, logging_errors, named_containers
+from chaosorca.controls.run import Run, current_run, run_of
+from chaosorca.controls.work import configure_control, finish
 from chaosorca.engine.client import connect
 from chaosorca.engine.containers import check_label, select_containers
 from chaosorca.engine.prometheus import is_running
@@ -26,19 +27,9 @@ from chaosorca.metrics import measure
 from chaosorca.model.values import as_bool
 from chaosorca.sources import open_prometheus
 
-__all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "validate_control"]
+__all__ = ["after_experiment_control", "before_experiment_control", "cleanup_control", "configure_control", "validate_control"]
 
 _SCRAPES = 2
-
-
-@dataclass
-class _Started:
-    configuration: Any = None
-    prometheus: bool = False
-    containers: list[str] = field(default_factory=list)
-
-
-_started = _Started()
 
 
 def validate_control(control: dict[str, Any]) -> None:
@@ -60,61 +51,71 @@ def before_experiment_control(
     keep: Any = False,
     configuration: Any = None,
     experiment: Any = None,
+    secrets: Any = None,
     **kwargs: Any,
 ) -> None:
-    """Start what is missing, and wait for two scrapes; an error interrupts the experiment before anything else happens."""
-    global _started
-    if is_dry(experiment):
+    """Start what does not run yet, and wait for two scrapes. An error interrupts the experiment before anything else happens."""
+    run = run_of(experiment, configuration, secrets)
+    if run.is_dry:
         return
-    _started = _Started(configuration)
     try:
-        names = as_names(containers, "containers") or ([] if label else named_containers(context, configuration))
-        if not names and not label:
-            raise InvalidArgument("the observe control knows no container: give it containers or label")
-        client = connect(configuration)
-        for name in names or [""]:  # before anything starts
-            select_containers(client, name or None, None if name else label)
-        if not (configuration or {}).get("prometheus_base_url") and not is_running(client):
-            url = start_prometheus(port=0, configuration=configuration)["url"]
-            _started.prometheus = True
-            logger.info("observe: Prometheus is at %s", url)
-        watched: list[str] = []
-        for name in names or [""]:
-            for target in start_monitoring(container=name or None, label=None if name else label, configuration=configuration):
-                watched.append(target["name"])
-                if target["new"]:
-                    _started.containers.append(target["name"])
-        measure.wait_for_scrapes(open_prometheus(configuration), watched, _SCRAPES)
-        logger.info("observe: monitoring %s", ", ".join(watched))
+        _start(run, as_names(containers, "containers") or ([] if label else named_containers(context, configuration)), label)
     except (OrcaError, ChaosException) as error:
         logger.error("observe: %s", error)
-        _stop()
+        _stop(run)
         raise InterruptExecution(f"the observe control cannot do its work: {error}") from error
     except BaseException:
-        _stop()
+        _stop(run)
         raise
     if as_bool(keep, "keep"):
-        _started = _Started()
+        run.started_prometheus = False
+        run.started_monitoring.clear()
 
 
-def after_experiment_control(context: Any, experiment: Any = None, **kwargs: Any) -> None:
-    """Stop what was started before, and only that."""
-    _stop()
+def after_experiment_control(
+    context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, state: Any = None, **arguments: Any
+) -> None:
+    """Stop what this control started, and only that. The results are read first, since Prometheus goes with its data."""
+    run = run_of(experiment, configuration, secrets)
+    finish(run, state)
+    _stop(run)
 
 
 def cleanup_control() -> None:
-    """Stop it where the experiment was left without its last controls."""
-    _stop()
+    """Stop it if an interruption kept `after_experiment_control` from it."""
+    run = current_run()
+    if run is not None:
+        _stop(run)
 
 
-def _stop() -> None:
-    # What has been stopped is struck off one by one: an interruption leaves the rest to `cleanup_control`.
-    while _started.containers:
+def _start(run: Run, names: list[str], label: Any) -> None:
+    if not names and not label:
+        raise InvalidArgument("the observe control does not know what to monitor: give it containers or label")
+    configuration = run.configuration
+    client = connect(configuration)
+    for name in names or [""]:  # before anything starts
+        select_containers(client, name or None, None if name else label)
+    if not (configuration or {}).get("prometheus_base_url") and not is_running(client):
+        url = start_prometheus(port=0, configuration=configuration)["url"]
+        run.started_prometheus = True
+        logger.info("observe: Prometheus is at %s", url)
+    monitored: list[str] = []
+    for name in names or [""]:
+        for target in start_monitoring(container=name or None, label=None if name else label, configuration=configuration):
+            monitored.append(target["name"])
+            if target["new"]:
+                run.started_monitoring.append(target["name"])
+    measure.wait_for_scrapes(open_prometheus(configuration), monitored, _SCRAPES)
+    logger.info("observe: monitoring %s", ", ".join(monitored))
+
+
+def _stop(run: Run) -> None:
+    # Each item is removed after it has stopped, so an interruption leaves the rest to `cleanup_control`.
+    while run.started_monitoring:
         logging_errors(
-            "control observe",
-            partial(stop_monitoring, container=_started.containers[-1], configuration=_started.configuration),
+            "control observe", partial(stop_monitoring, container=run.started_monitoring[-1], configuration=run.configuration)
         )
-        _started.containers.pop()
-    if _started.prometheus:
-        logging_errors("control observe", partial(stop_prometheus, configuration=_started.configuration))
-        _started.prometheus = False
+        run.started_monitoring.pop()
+    if run.started_prometheus:
+        logging_errors("control observe", partial(stop_prometheus, configuration=run.configuration))
+        run.started_prometheus = False

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chaosorca import cli
+from chaosorca.engine import prometheus
 from chaosorca.exceptions import EngineError, PortTaken
 
 FAILING = [
@@ -140,8 +141,8 @@ def test_monitoring_starts_a_prometheus_on_a_free_port_where_its_own_is_taken(
         return {"url": "http://127.0.0.1:1", "started": True}
 
     monkeypatch.setattr(cli, "connect", lambda _: None)
-    monkeypatch.setattr(cli.prometheus, "is_running", lambda _: False)
-    monkeypatch.setattr(cli.prometheus, "start_prometheus", start)
+    monkeypatch.setattr(prometheus, "is_running", lambda _: False)
+    monkeypatch.setattr(prometheus, "start_prometheus", start)
     with contextlib.nullcontext() if ports[-1] == 0 or refused is None else pytest.raises(EngineError, match="no space left"):
         cli._ensure_prometheus({})
     assert asked == ports

@@ -150,3 +150,41 @@ def test_the_check_sees_relative_imports(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model" / "m.py").write_text("from . import fault\nfrom .fault import Fault\nfrom ..engine import agent\n")
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     assert list(imported(tmp_path / "model" / "m.py")) == ["chaosorca.model", "chaosorca.model.fault", "chaosorca.engine"]
+
+
+def mutable_state(source: str) -> list[str]:
+    """The statements that make a module keep state: `global`, and mutable values that are assigned at the top."""
+    tree = ast.parse(source)
+    found = [f"global {', '.join(node.names)}" for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    for node in tree.body:
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) else None
+        names = [target.id for target in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(target, ast.Name)]
+        if value is None or names == ["__all__"] or (isinstance(value, ast.Call) and ast.unparse(value.func) in IMMUTABLE):
+            continue
+        if any(isinstance(part, MUTABLE) for part in ast.walk(value)):
+            found.append(ast.unparse(node))
+    return found
+
+
+MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp, ast.Call)
+IMMUTABLE = {"ContextVar", "frozenset", "logging.getLogger", "re.compile"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) == "controls"], ids=named)
+def test_controls_keep_no_state_in_modules(path: Path) -> None:
+    assert mutable_state(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("A = 1\nB: tuple[str, ...] = ('x',)\n__all__ = ['f']\nC = ContextVar('c', default=None)\n", []),
+        ("A = {}\n", ["A = {}"]),
+        ("A: list[int] = []\n", ["A: list[int] = []"]),
+        ("_run = Run()\n", ["_run = Run()"]),
+        ("def f():\n    global x, y\n", ["global x, y"]),
+        ("def f():\n    x = []\n", []),
+    ],
+)
+def test_the_check_sees_the_state_of_a_module(source: str, found: list[str]) -> None:
+    assert mutable_state(source) == found

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from chaoslib.exceptions import InterruptExecution
 
-from chaosorca.controls import cleanup, export, observe, verify
+from chaosorca.controls import cleanup, export, observe, results, verdict, verify
 from chaosorca.controls.common import as_names, is_dry, named_containers
+from chaosorca.controls.run import Run
 from chaosorca.metrics.events import Event
 from chaosorca.metrics.tables import Table
 from tests.support.records import fault_record
@@ -96,9 +97,9 @@ def test_nothing_happens_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({}, "knows no container: give it containers or label"),
+        ({}, "does not know what to monitor: give it containers or label"),
         ({"containers": ["web"]}, "no Docker Engine answers at 'unix:///nonexistent.sock'"),
-        ({"containers": []}, "is no list of names"),
+        ({"containers": []}, "is not a list of names"),
         ({"label": "app=shop"}, "no Docker Engine answers"),
     ],
 )
@@ -143,6 +144,7 @@ def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_pat
     names = ("export", "observe", "verify", "cleanup")
     providers: dict[str, dict[str, Any]] = {name: {"type": "python", "module": f"chaosorca.controls.{name}"} for name in names}
     providers["verify"]["arguments"] = {"min_injected": "${least}"}
+    providers["export"]["arguments"] = {"directory": str(tmp_path / "out")}
     start = {"name": "breaks", "provider": {"module": "chaosorca.actions.faults", "func": "start_fault", "arguments": {}}}
     experiment = {"title": "t", "method": [], "controls": [{"name": name, "provider": one} for name, one in providers.items()]}
     output = {"fault": "1", "containers": [{"name": "web", "not_attached": []}]}
@@ -163,7 +165,7 @@ def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_pat
     export.before_experiment_control(experiment, **told)
     export.after_experiment_control(experiment, **told, state=journal, directory=str(tmp_path / "out"))
     verify.after_experiment_control(experiment, **told, state=journal, min_injected=5)
-    reason = "fault 'breaks' fired 4 times on container 'web', and not 5 as it has to"
+    reason = "fault 'breaks' fired 4 times on container 'web' instead of at least 5"
     assert (journal["status"], journal["chaosorca"]) == ("failed", {"failed": [reason]})
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<span class="badge bad">failed</span>' in page
@@ -186,14 +188,15 @@ def test_faults_that_were_just_ended_are_known_though_the_agent_is_gone() -> Non
     output = {"fault": "1", "containers": [{"name": "web", "not_attached": []}]}
     for injected, status in ((3, "completed"), (0, "failed")):
         journal = {"status": "completed", "run": [{"activity": start, "status": "succeeded", "output": output}]}
-        verify.before_experiment_control({}, configuration=NOWHERE, experiment={"dry": "actions"})
-        verify.judge(journal, NOWHERE, ended=[fault_record(injected={"read": injected})])
+        run = Run({"title": "t"}, NOWHERE)
+        run.keep_ended([fault_record(injected={"read": injected})])
+        verdict.judge(run, journal)
         assert journal["status"] == status
 
 
 def test_results_are_a_file_for_each_container_and_metric(tmp_path: Path) -> None:
     collected = {("web", "cpu"): Table([0.0], {"cores": [0.5]}), ("db", "http"): Table([], {})}
-    export.write_results(tmp_path / "a" / "b", collected, [Event(1.0, "fault_begin", "web", "x")])
+    results.write_results(tmp_path / "a" / "b", collected, [Event(1.0, "fault_begin", "web", "x")])
     files = {str(path.relative_to(tmp_path / "a" / "b")): path.read_text() for path in tmp_path.rglob("*.csv")}
     assert files == {
         "web/cpu.csv": "timestamp,cores\n1970-01-01T00:00:00.000Z,0.5\n",
@@ -205,13 +208,13 @@ def test_results_are_a_file_for_each_container_and_metric(tmp_path: Path) -> Non
 def test_results_are_never_written_over_others(tmp_path: Path) -> None:
     wanted = str(tmp_path / "out")
     for name in ("out", "out-2", "out-3"):
-        directory = export._directory(wanted, "t")
+        directory = results.new_directory(wanted, "t")
         assert directory == tmp_path / name
-        export.write_results(directory, {}, [])
+        results.write_results(directory, {}, [])
     (tmp_path / "empty").mkdir()
-    assert export._directory(str(tmp_path / "empty"), "t") == tmp_path / "empty"
+    assert results.new_directory(str(tmp_path / "empty"), "t") == tmp_path / "empty"
     (tmp_path / "file").write_text("")
-    assert export._directory(str(tmp_path / "file"), "t") == tmp_path / "file-2"
+    assert results.new_directory(str(tmp_path / "file"), "t") == tmp_path / "file-2"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_results_are_never_written_over_others(tmp_path: Path) -> None:
     ],
 )
 def test_results_go_into_a_directory_named_after_the_title(title: str, slug: str) -> None:
-    directory = export._directory(None, title)
+    directory = results.new_directory(None, title)
     assert directory.parent == Path("chaosorca-results")
     name, _, at = directory.name.rpartition("-")
     assert (name, len(at), at[8], at[-1]) == (slug, 16, "T", "Z")

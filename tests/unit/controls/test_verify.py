@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from chaosorca.controls.verify import failures
+from chaosorca.controls.verdict import failures, stopped_faults
+from chaosorca.model.record import FaultRecord
 from tests.support.records import fault_record
 
 
@@ -17,6 +18,16 @@ def run(output: Any, status: str = "succeeded", **arguments: Any) -> dict[str, A
 
 def started(*containers: dict[str, Any]) -> dict[str, Any]:
     return {"fault": "f1", "containers": list(containers)}
+
+
+def by_key(faults: list[FaultRecord]) -> dict[tuple[str, str], FaultRecord]:
+    return {(fault.id, fault.container): fault for fault in faults}
+
+
+def records(injected: dict[str, dict[str, int]]) -> dict[tuple[str, str], FaultRecord]:
+    """Records of faults that hit so many calls, by fault and container."""
+    counts = [(fault, container, calls) for fault, containers in injected.items() for container, calls in containers.items()]
+    return by_key([fault_record(id=fault, container=container, injected={"openat": calls}) for fault, container, calls in counts])
 
 
 def target(name: str = "web", not_attached: int = 0) -> dict[str, Any]:
@@ -46,12 +57,12 @@ NO_LONGER_MONITORED = {
         ([NO_LONGER_MONITORED], {}, 1, []),
         ([run(started(target()))], {"f1": {"web": 1}}, 1, []),
         ([run(started(target())), STOPPED], {}, 7, []),
-        ([run(started(target())), STOPPED], {}, 8, ["fault 'break-it' fired 7 times on container 'web', and not 8 as it has to"]),
+        ([run(started(target())), STOPPED], {}, 8, ["fault 'break-it' fired 7 times on container 'web' instead of at least 8"]),
         (
             [run(started(target()))],
             {"f1": {"web": 0}},
             1,
-            ["fault 'break-it' fired 0 times on container 'web', and not 1 as it has to"],
+            ["fault 'break-it' fired 0 times on container 'web' instead of at least 1"],
         ),
         ([run(started(target()))], {"f1": {"web": 0}}, 0, []),
         ([run(started(target()), placebo=True)], {"f1": {"web": 0}}, 1, []),
@@ -68,20 +79,21 @@ NO_LONGER_MONITORED = {
             [run(started(target()))],
             {"other": {"web": 5}},
             1,
-            ["how often fault 'break-it' fired on container 'web' is not known: the agent is gone"],
+            ["it is not known how often fault 'break-it' fired on container 'web': the agent is gone"],
         ),
         (
             [run(started(target("a"), target("b")))],
             {"f1": {"a": 1, "b": 0}},
             1,
-            ["fault 'break-it' fired 0 times on container 'b', and not 1 as it has to"],
+            ["fault 'break-it' fired 0 times on container 'b' instead of at least 1"],
         ),
     ],
 )
 def test_a_fault_that_did_not_happen_is_a_failure(
     runs: list[dict[str, Any]], injected: dict[str, dict[str, int]], least: int, reasons: list[str]
 ) -> None:
-    assert failures({"run": runs}, injected, least) == reasons
+    journal = {"run": runs}
+    assert failures(journal, {**records(injected), **by_key(stopped_faults(journal))}, least) == reasons
 
 
 def test_an_interrupted_journal_has_no_runs() -> None:

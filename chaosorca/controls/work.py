@@ -1,0 +1,115 @@
+"""The work that the controls share: before the rollbacks and at the end, once, whichever of them is called first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from chaoslib.exceptions import InterruptExecution
+from chaoslib.run import RunEventHandler
+from logzero import logger
+
+from chaosorca.controls.common import logging_errors
+from chaosorca.controls.results import collect, export
+from chaosorca.controls.run import Run, Task, forget_run, run_of
+from chaosorca.controls.verdict import judge, stopped_faults
+from chaosorca.engine.agent import find_agent, retire_agent
+from chaosorca.engine.client import connect
+from chaosorca.engine.run import RUN_ID
+
+
+def configure_control(
+    experiment: Any = None, configuration: Any = None, secrets: Any = None, event_registry: Any = None, **kwargs: Any
+) -> None:
+    """Begin the run, and listen to its events. Chaos Toolkit calls this for each control, before anything else."""
+    run = run_of(experiment, configuration, secrets)
+    if event_registry is not None and not run.has_handler:
+        event_registry.register(_Events(run))
+        run.has_handler = True
+
+
+def before_rollbacks(run: Run) -> None:
+    """Collect what a rollback may take away: it may stop Prometheus, or the last fault and with it the agent."""
+    if run.is_dry or run.collected_before_rollbacks:
+        return
+    run.ask_agent()
+    for task in run.tasks():
+        if task.control == "export":
+            logging_errors("control export (before the rollbacks)", partial(collect, run, task.arguments))
+    run.collected_before_rollbacks = True
+
+
+def finish(run: Run, journal: Any, *own: Task) -> None:
+    """Do at the end of an experiment what its controls have left to do, in the order in which each step can use the one before.
+
+    The faults end first, since the verdict needs their final records. The report is last, since it shows the verdict. Each control
+    calls this, and no step is repeated once it is complete.
+
+    Arguments:
+        run: the run of the experiment.
+        journal: its journal.
+        own: the calling control.
+    """
+    tasks = run.tasks()
+    pending = [task for task in [*tasks, *(task for task in own if task not in tasks)] if task not in run.done]
+    if run.is_dry or not pending:
+        return
+    journal = journal if isinstance(journal, dict) else {}
+    run.ask_agent()
+    logging_errors("reading the faults that the experiment stopped", lambda: run.keep_ended(stopped_faults(journal)))
+    if any(task.control == "cleanup" for task in pending):
+        end_faults(run)
+    for task in pending:
+        if task.control == "verify":
+            logging_errors("control verify", partial(judge, run, journal, **task.arguments))
+            run.done.append(task)
+    for task in pending:
+        if task.control == "export":
+            logging_errors("control export", partial(export, run, journal, task.arguments))
+            run.done.append(task)
+
+
+def end_faults(run: Run) -> None:
+    """End the faults that this process has started, and remove the agent if it has nothing left to do; errors are logged.
+
+    An interruption leaves this undone, so that `cleanup_control` repeats it.
+    """
+    cleanup = Task("cleanup", {})
+    if run.is_dry or cleanup in run.done:
+        return
+
+    def end() -> None:
+        client = connect(run.configuration)
+        agent = find_agent(client)
+        ended = agent.stop_fault(run=RUN_ID) if agent else []
+        run.keep_ended(ended)
+        for fault in ended:
+            logger.info("cleanup: ended fault %s on container %s", fault.text, fault.container)
+        retire_agent(client)
+
+    logging_errors("control cleanup", end)
+    run.done.append(cleanup)
+
+
+class _Events(RunEventHandler):  # type: ignore[misc]
+    """Handles the events of a run that its controls do not receive."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._journal: dict[str, Any] = {}
+
+    def running(self, experiment: Mapping[str, Any], journal: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        self._journal = journal
+
+    def start_rollbacks(self, experiment: Mapping[str, Any]) -> None:
+        # In an experiment with controls of its own, Chaos Toolkit does not call the global ones before the rollbacks.
+        if experiment.get("controls") and self._run.global_tasks():
+            try:
+                before_rollbacks(self._run)
+            except InterruptExecution as error:  # Chaos Toolkit discards what a handler raises
+                self._journal["status"] = "interrupted"
+                logger.critical(str(error))
+
+    def finish(self, journal: dict[str, Any]) -> None:
+        forget_run()
