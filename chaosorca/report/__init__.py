@@ -1,1 +1,1 @@
-"""The report of an experiment: one HTML page that needs nothing but itself."""
+"""The report of an experiment: one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""Elements of HTML and SVG, whose texts and attributes are escaped when they are written."""
+"""Elements of HTML and SVG. The serializer escapes their texts and attributes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Child = Element | str
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Element:
-    """Make an element; `_` in an attribute's name is written `-`, but at its end (`class_`), where it is left out."""
+    """Return a new element. In names of attributes, `_` becomes `-`, and a trailing `_` (as in `class_`) is dropped."""
     made = Element(tag, {name.rstrip("_").replace("_", "-"): _text(value) for name, value in attributes.items()})
     for child in children:
         if isinstance(child, Element):
@@ -21,7 +21,7 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
 
 
 def to_html(root: Element) -> str:
-    """The text of a page."""
+    """Return the HTML text of a page."""
     return "<!DOCTYPE html>\n" + tostring(root, encoding="unicode", method="html") + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The page: what was done, what happened, and how it compares."""
+"""The HTML page: the faults, the measurements with a comparison of phases, and the activities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chaosorca.metrics.tables import Table
 from chaosorca.model.record import FaultRecord
 from chaosorca.model.times import iso, seconds
 from chaosorca.report.elements import element, to_html
-from chaosorca.report.phases import PHASES, levelled, mean, rows_of_phases
+from chaosorca.report.phases import PHASES, mean, rows_of_phases, spread_first_increase
 from chaosorca.report.plot import Line, Plot, Shade, clock, to_svg
 from chaosorca.report.quantities import quantity
 
@@ -27,25 +27,25 @@ _DASHES = ("", "6 3", "2 3", "10 3 2 3", "1 5")
 
 
 @dataclass(frozen=True)
-class _Look:
-    """How a metric is shown."""
+class _View:
+    """The presentation of a metric."""
 
     title: str
     unit: str
     counts: bool = False
-    """Whether its columns are named after what happened."""
+    """Whether each column counts one kind of event, so that its name belongs to the title."""
     steps: bool = True
 
 
-_LOOKS = {
-    "http": _Look("HTTP requests by answer", "/s", counts=True),
-    "latency": _Look("HTTP latency by quantile", "s"),
-    "syscall": _Look("System calls", "/s", counts=True),
-    "cpu": _Look("Processor", "cores"),
-    "mem": _Look("Memory", "B", steps=False),
-    "netr": _Look("Network, received", "B/s"),
-    "nets": _Look("Network, transmitted", "B/s"),
-    "io": _Look("Storage", "B/s"),
+_VIEWS = {
+    "http": _View("HTTP requests by status code", "/s", counts=True),
+    "latency": _View("HTTP latency by quantile", "s"),
+    "syscall": _View("System calls", "/s", counts=True),
+    "cpu": _View("CPU", "cores"),
+    "mem": _View("Memory", "B", steps=False),
+    "netr": _View("Network received", "B/s"),
+    "nets": _View("Network transmitted", "B/s"),
+    "io": _View("Storage I/O", "B/s"),
 }
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -58,18 +58,18 @@ def report(
     faults: Sequence[FaultRecord],
     window: float = 0.0,
 ) -> str:
-    """Write the report of an experiment as one HTML page that loads nothing from anywhere.
+    """Return the report of an experiment as one HTML page without external resources.
 
     Arguments:
-        journal: of Chaos Toolkit; what is not in it is not shown.
-        title: of the experiment.
-        tables: what was measured, by container and metric.
-        faults: the records of its faults.
+        journal: the journal of Chaos Toolkit; it may be incomplete.
+        title: the title of the experiment.
+        tables: the measurements by container and metric.
+        faults: the records of the experiment's faults.
         window: the seconds over which the tables are smoothed.
     """
     parts = [*_header(journal, title), *_faults(journal, faults)]
     for name in sorted({container for container, _ in tables}):
-        of_container = {metric: tables[name, metric] for metric in _LOOKS if (name, metric) in tables}
+        of_container = {metric: tables[name, metric] for metric in _VIEWS if (name, metric) in tables}
         parts += _container(name, of_container, [fault for fault in faults if fault.container == name], window)
     parts += _activities(journal)
     parts.append(
@@ -79,7 +79,7 @@ def report(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Whatever an experiment's texts may hold, nothing in this page is run or loaded.
+        # Texts of an experiment are untrusted: the policy forbids scripts and external resources.
         element("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
         element("title", title),
         element("style", _STYLE.read_text()),
@@ -97,8 +97,8 @@ def _header(journal: Mapping[str, Any], title: str) -> Iterable[Element]:
         states = [one for one in (found if isinstance(found, list) else [found]) if one and "steady_state_met" in one]
         met = sum(bool(one["steady_state_met"]) for one in states)
         if states:
-            said = f"met {met} of {len(states)} times" if len(states) > 1 else "met" if met else "not met"
-            badges.append(_badge(f"steady state {when}: {said}", met == len(states)))
+            result = f"met {met} of {len(states)} times" if len(states) > 1 else "met" if met else "not met"
+            badges.append(_badge(f"steady state {when}: {result}", met == len(states)))
     if journal.get("deviated"):
         badges.append(_badge("deviated", False))
     yield element("p", *badges)
@@ -120,7 +120,9 @@ def _faults(journal: Mapping[str, Any], faults: Sequence[FaultRecord]) -> Iterab
     if not faults:
         runs = phases(journal)["method"]
         started = any(_function(run) == "start_fault" and run.get("status") == "succeeded" for run in runs)
-        yield element("p", "What came of the faults is not known: the agent is gone." if started else "No fault was started.")
+        yield element(
+            "p", "The results of the faults are unknown, because the agent is gone." if started else "No fault was started."
+        )
         return
     rows: list[list[Element | str]] = []
     for fault in faults:
@@ -141,68 +143,70 @@ def _faults(journal: Mapping[str, Any], faults: Sequence[FaultRecord]) -> Iterab
 
 
 def _notes(fault: FaultRecord) -> Iterable[str]:
-    """What has to be known of a fault before anything is concluded from it."""
+    """Return the warnings that limit conclusions from a fault."""
     if fault.placebo:
-        yield "a placebo: it was attached and hit nothing"
+        yield "it is a placebo: attached, without injecting anything"
     elif not fault.fired:
         yield "it never fired"
     for one in fault.not_attached:
-        yield f"process {one.pid} was not attached: {one.reason}"
+        yield f"it was not attached to process {one.pid}: {one.reason}"
     yield from fault.warnings
     if fault.tracer_restarts:
-        yield f"its tracer was replaced {fault.tracer_restarts} times"
+        yield f"its tracer was restarted {fault.tracer_restarts} times"
 
 
 def _container(name: str, tables: Mapping[str, Table], faults: Sequence[FaultRecord], window: float) -> Iterable[Element]:
     yield element("h2", name)
-    known = {
-        metric: {column: levelled(table, column) for column in table.columns} for metric, table in tables.items() if table.times
+    measured = {
+        metric: {column: spread_first_increase(table, column) for column in table.columns}
+        for metric, table in tables.items()
+        if table.times
     }
-    begins = min((tables[metric].times[0] for metric in known), default=0.0)
-    ends = max((tables[metric].times[-1] for metric in known), default=0.0)
+    begins = min((tables[metric].times[0] for metric in measured), default=0.0)
+    ends = max((tables[metric].times[-1] for metric in measured), default=0.0)
     shades = _shades(faults, ends)
     hit = {syscall for fault in faults for syscall in [*fault.syscalls, *fault.injected]}
     if shades:
-        rows = list(_comparison(known, tables, [(shade.begins, shade.ends) for shade in shades], hit, window))
+        rows = list(_comparison(measured, tables, [(shade.begins, shade.ends) for shade in shades], hit, window))
         yield _table(["mean", *PHASES], rows, numbers={1, 2, 3})
-    for metric, columns in known.items():
-        look = _LOOKS[metric]
-        chosen = _most_telling(columns, hit)
+    for metric, columns in measured.items():
+        view = _VIEWS[metric]
+        chosen = _most_relevant(columns, hit)
         lines = [Line(name, columns[name], *drawn) for name, drawn in zip(chosen, _drawn(metric, chosen), strict=True)]
-        plot = Plot(look.title, look.unit, tables[metric].times, lines, begins, ends, shades, look.steps)
+        plot = Plot(view.title, view.unit, tables[metric].times, lines, begins, ends, shades, view.steps)
         more = len(columns) - len(chosen)
         yield element(
-            "h3", look.title, *([element("span", f" the {MOST_LINES} most of {len(columns)}", class_="dim")] if more else [])
+            "h3", view.title, *([element("span", f" ({MOST_LINES} of {len(columns)} series)", class_="dim")] if more else [])
         )
         if lines:
             yield to_svg(plot)
             yield element("ul", *(element("li", _sample(line), line.name) for line in lines), class_="legend")
         else:
-            yield element("p", "There was none.", class_="dim")
+            yield element("p", "None recorded.", class_="dim")
 
 
 def _comparison(
-    known: Mapping[str, Mapping[str, Column]],
+    measured: Mapping[str, Mapping[str, Column]],
     tables: Mapping[str, Table],
     spans: Sequence[tuple[float, float]],
     hit: set[str],
     window: float,
 ) -> Iterable[list[Element | str]]:
-    for metric, columns in known.items():
-        look, times = _LOOKS[metric], tables[metric].times
+    for metric, columns in measured.items():
+        view, times = _VIEWS[metric], tables[metric].times
         phased = rows_of_phases(times, spans, window)
         for column in columns:
             if metric == "syscall" and column.partition(":")[0] not in hit:
                 continue
             of_phases = (mean(times, columns[column], phased[phase]) for phase in PHASES)
             yield [
-                f"{look.title}: {column}" if len(columns) > 1 or look.counts else look.title,
-                *("" if value is None else quantity(value, look.unit) for value in of_phases),
+                f"{view.title}: {column}" if len(columns) > 1 or view.counts else view.title,
+                *("" if value is None else quantity(value, view.unit) for value in of_phases),
             ]
 
 
-def _most_telling(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
-    """Those of the calls that a fault is on, and then those with the largest sums; in the order of their names."""
+def _most_relevant(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
+    """Return the columns to draw, by name: first those of faulted system calls, then those with the largest sums."""
 
     def rank(name: str) -> tuple[bool, float]:
         return name.partition(":")[0] not in hit, -sum(value or 0.0 for value in columns[name])
@@ -211,7 +215,7 @@ def _most_telling(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
 
 
 def _drawn(metric: str, columns: Sequence[str]) -> list[tuple[str, str]]:
-    """The color and the dashes of each column. HTTP answers have the colors that people expect, and differ by dashes in a class."""
+    """Return the color and dash pattern of each column. HTTP codes are colored by class and dashed to differ within it."""
     if metric != "http":
         return [("abcdefgh"[index % 8], "") for index in range(len(columns))]
     used: Counter[str] = Counter()
@@ -224,13 +228,13 @@ def _drawn(metric: str, columns: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _sample(line: Line) -> Element:
-    """What a line looks like, for the legend."""
+    """Return a sample of a line for the legend."""
     drawn = element("line", class_=f"line {line.color}", x1=0, x2=24, y1=5, y2=5, stroke_dasharray=line.dashes or "none")
     return element("svg", drawn, viewBox="0 0 24 10", aria_hidden="true")
 
 
 def _shades(faults: Sequence[FaultRecord], until: float) -> list[Shade]:
-    """When the faults were; one that has not ended, as far as anybody knows, is one until its own end or that of what is shown."""
+    """Return the spans of faults. A fault without a recorded end lasts until its duration is over or the plot ends."""
     found = []
     for fault in faults:
         ends = fault.ended if fault.ended is not None else max(fault.begins, min(fault.ends, until))
@@ -242,20 +246,20 @@ def _activities(journal: Mapping[str, Any]) -> Iterable[Element]:
     rows = [[phase, *_activity(run)] for phase, runs in phases(journal).items() for run in runs]
     if rows:
         yield element("h2", "Activities")
-        yield _table(["phase", "activity", "took", "", "result"], rows, numbers={2})
+        yield _table(["phase", "activity", "duration", "status", "result"], rows, numbers={2})
 
 
 def _activity(run: Mapping[str, Any]) -> list[Element | str]:
-    status = str(run.get("status") or "interrupted")  # Chaos Toolkit gives none to what was cut off
+    status = str(run.get("status") or "interrupted")  # Chaos Toolkit sets no status if it was interrupted
     good = status == "succeeded" and run.get("tolerance_met", True)
-    said = "not met" if status == "succeeded" and not good else status
+    shown_status = "not met" if status == "succeeded" and not good else status
     text = _result(run.get("output"))
     if run.get("exception"):
         text = next(reversed("".join(map(str, run["exception"])).strip().splitlines()), "")
     shown = text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + " …"
-    took = quantity(float(run["duration"]), "s") if run.get("duration") is not None else ""
+    duration = quantity(float(run["duration"]), "s") if run.get("duration") is not None else ""
     name = str((run.get("activity") or {}).get("name", ""))
-    return [name, took, element("span", said, class_="good" if good else "bad"), element("code", shown)]
+    return [name, duration, element("span", shown_status, class_="good" if good else "bad"), element("code", shown)]
 
 
 def _result(output: object) -> str:
@@ -263,7 +267,7 @@ def _result(output: object) -> str:
         return format(output, ".6g")
     try:
         return "" if output is None else json.dumps(output, default=str, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # keys that are no text, or itself within itself
+    except (TypeError, ValueError, RecursionError):  # keys that are not text, or a circular structure
         return str(output)
 
 

@@ -1,4 +1,4 @@
-"""What was measured before, during and after the faults on a container."""
+"""Measurements before, during and after the faults on a container."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ PHASES = ("before", "during", "after")
 Span = tuple[float, float]
 
 
-def levelled(table: Table, name: str) -> Column:
-    """A column as it is most likely: what a new series begins with is spread over the two intervals that it tells of.
+def spread_first_increase(table: Table, name: str) -> Column:
+    """Return a column in which the first increase of a new series is spread over the two intervals that it covers.
 
-    The scrape that finds a series gives it as 0 (see `agent.exporter`), so its first value would look like a peak, one row late.
+    A new series is exported as 0 for one scrape (see `agent.export.first_seen`), so its first increase would look like a peak one
+    row later.
     """
     column, times = table.columns[name], table.times
     found = times.index(table.new[name]) if table.new.get(name) in times else len(times)
@@ -24,18 +25,18 @@ def levelled(table: Table, name: str) -> Column:
         return column
     length = times[found + 1] - times[found]
     before = times[found] - times[found - 1] if found else length  # the row before the first is not in the table
-    both = first * length / (before + length)
-    return [*column[:found], both, both, *column[found + 2 :]]
+    rate = first * length / (before + length)
+    return [*column[:found], rate, rate, *column[found + 2 :]]
 
 
 def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float = 0.0) -> dict[str, list[int]]:
-    """Which rows tell of each phase alone: those across the edge of a fault tell of two, and of none here.
+    """Return the rows that belong to exactly one phase. A row across the beginning or end of a fault belongs to none.
 
     Arguments:
-        times: of the rows, each of which tells of the time since the one before, or since the one before that where a series is
-            new, as those of a fault are; the first one's beginning is not known.
-        faults: when faults began and ended, in seconds since 1970. Between two of them is no phase.
-        window: the seconds over which rows are smoothed, if that is longer.
+        times: the times of the rows. A row covers the interval before it, or two intervals where a series is new, as the series of
+            a fault's errors are. The first row is left out, because the beginning of its interval is unknown.
+        faults: when faults began and ended, in seconds since 1970. The time between two faults belongs to no phase.
+        window: the seconds over which rows are smoothed; a row then covers at least this time.
     """
     if len(times) < 2 or not faults:
         return {name: [] for name in PHASES}
@@ -51,7 +52,7 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float
 
 
 def mean(times: Sequence[float], column: Column, rows: Sequence[int]) -> float | None:
-    """A column's mean in some rows, over time; None where nothing is known."""
+    """Return the mean of a column over time in some rows; None if all values are unknown."""
     known = [(value, times[row] - times[row - 1]) for row in rows if (value := column[row]) is not None]
     seconds = sum(length for _, length in known)
     return sum(value * length for value, length in known) / seconds if seconds else None

@@ -1,4 +1,4 @@
-"""Lines over time as SVG, with the times of faults shaded. Nothing has to be run to look at them."""
+"""Plots of lines over time as SVG without scripts. The times of faults are shaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaosorca.report.quantities import quantity, ticks
 WIDTH, HEIGHT = 860, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 26, 26
 MOST_POINTS = 600
-"""More than can be told apart: of longer lines the least and the largest value of each stretch are drawn."""
+"""The most points of a line. For a longer line, the minimum and maximum of each section are drawn."""
 _MOST_READINGS = 200
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _MOST_TIMES = 8
@@ -22,7 +22,7 @@ Place = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Line:
-    """A name, a value for each of the plot's times (None: not known), the class that gives it its color, and its dashes."""
+    """A line: its name, a value for each time of the plot (None: unknown), the CSS class of its color, and its dash pattern."""
 
     name: str
     values: Sequence[float | None]
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Shade:
-    """A span of time, in seconds since 1970."""
+    """A labelled span of time in seconds since 1970, shown as a shaded area."""
 
     begins: float
     ends: float
@@ -43,8 +43,8 @@ class Shade:
 class Plot:
     """Lines over the same times, in seconds since 1970.
 
-    `steps` says what a value is: what is true of all the time since the one before it, or of its own time only. The first step
-    is not drawn, as it is not known since when it is true.
+    With `steps`, a value applies to the whole interval since the time before it; otherwise it applies to its own time only. The
+    first step is not drawn, because the beginning of its interval is unknown.
     """
 
     title: str
@@ -58,12 +58,12 @@ class Plot:
 
 
 def clock(at: float) -> str:
-    """The time of day in UTC."""
+    """Return the time of day in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S")
 
 
 def to_svg(plot: Plot) -> Element:
-    """Draw a plot."""
+    """Return a plot as SVG."""
     first = 1 if plot.steps else 0
     largest = max((value for line in plot.lines for value in line.values[first:] if value is not None), default=0.0)
     levels = ticks(largest)
@@ -97,20 +97,20 @@ def to_svg(plot: Plot) -> Element:
 
 
 def thinned(values: Sequence[float | None], most: int = MOST_POINTS) -> list[int]:
-    """Which of the values to draw: all, or the least and the largest of each of so many stretches, with what is not known."""
+    """Return the indices of the values to draw: all, or the minimum, the maximum and an unknown value of each section."""
     if len(values) <= most:
         return list(range(len(values)))
     length = -(-2 * len(values) // most)
     kept: list[int] = []
     for begin in range(0, len(values), length):
-        known = [(value, index) for index, value in enumerate(values[begin : begin + length], begin) if value is not None]
+        present = [(value, index) for index, value in enumerate(values[begin : begin + length], begin) if value is not None]
         unknown = [index for index, value in enumerate(values[begin : begin + length], begin) if value is None][:1]
-        kept += sorted({*unknown, *([min(known)[1], max(known)[1]] if known else [])})
+        kept += sorted({*unknown, *([min(present)[1], max(present)[1]] if present else [])})
     return kept
 
 
 def _paths(plot: Plot, line: Line, x: Place, y: Place) -> list[str]:
-    """The line's pieces between what is not known."""
+    """Return the paths of a line, split at unknown values."""
     pieces: list[list[str]] = [[]]
     before: int | None = None
     for index in thinned(line.values):
@@ -126,21 +126,21 @@ def _paths(plot: Plot, line: Line, x: Place, y: Place) -> list[str]:
 
 
 def _readings(plot: Plot, x: Place, bottom: float) -> list[Element]:
-    """Invisible strips, each of which tells the values of its times, and the faults, when it is pointed at."""
+    """Return invisible strips with tooltips, which show the values and the faults at their times."""
     found = []
     every = max(1, -(-len(plot.times) // _MOST_READINGS))
     for first in range(0, len(plot.times), every):
         rows = range(first, min(first + every, len(plot.times)))
         since, until = plot.times[first - 1] if first else plot.begins, plot.times[rows[-1]]
-        told = [clock(until) if every == 1 else f"{clock(since)} to {clock(until)}"]
-        told += [shade.label for shade in plot.shades if shade.begins < until and shade.ends > since]
+        lines = [clock(until) if every == 1 else f"{clock(since)} to {clock(until)}"]
+        lines += [shade.label for shade in plot.shades if shade.begins < until and shade.ends > since]
         for line in plot.lines:
-            known = [value for row in rows if (value := line.values[row]) is not None]
-            if known:
-                texts = dict.fromkeys(quantity(value, plot.unit) for value in (min(known), max(known)))
-                told.append(f"{line.name}: {' to '.join(texts)}")
+            present = [value for row in rows if (value := line.values[row]) is not None]
+            if present:
+                texts = dict.fromkeys(quantity(value, plot.unit) for value in (min(present), max(present)))
+                lines.append(f"{line.name}: {' to '.join(texts)}")
         place = {"x": x(since), "y": _TOP, "width": max(x(until) - x(since), 0.1), "height": bottom - _TOP}
-        found.append(element("rect", element("title", "\n".join(told)), class_="reading", **place))
+        found.append(element("rect", element("title", "\n".join(lines)), class_="reading", **place))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers in a readable format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number with its unit; seconds and bytes with prefixes of the SI.
+    """Return a number with its unit. Seconds and bytes get SI prefixes.
 
     Arguments:
         value: the number.
-        unit: `s`, `B`, `B/s`, or any other, which is written as it is.
+        unit: `s`, `B`, `B/s`, or any other unit, which gets no prefix.
     """
     if unit == "s":
         size, prefix = next(((size, prefix) for size, prefix in _SMALL if abs(value) >= size), (1.0, ""))
@@ -25,7 +25,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def ticks(most: float, number: int = 5) -> list[float]:
-    """Round numbers from 0 to the first that is not less than `most`: so many, or some more or less."""
+    """Return about `number` round values from 0 to the first one that is at least `most`."""
     if not most > 0:
         return [0.0, 1.0]
     rough = most / number

@@ -14,7 +14,7 @@ from chaosorca.metrics.tables import Table
 from chaosorca.model.record import NotAttached
 from chaosorca.report.elements import element, to_html
 from chaosorca.report.page import MOST_LINES, report
-from chaosorca.report.phases import levelled, mean, rows_of_phases
+from chaosorca.report.phases import mean, rows_of_phases, spread_first_increase
 from chaosorca.report.plot import MOST_POINTS, Line, Plot, Shade, thinned, to_svg
 from chaosorca.report.quantities import quantity, ticks
 from tests.support.records import fault_record
@@ -147,11 +147,11 @@ def test_of_a_long_line_the_extremes_are_drawn() -> None:
 )
 def test_what_a_new_series_begins_with_is_spread_over_its_two_intervals(column: Any, found: int | None, expected: Any) -> None:
     times = [START + at for at in range(len(column))]
-    assert levelled(Table(times, {"x": column}, {} if found is None else {"x": times[found]}), "x") == expected
+    assert spread_first_increase(Table(times, {"x": column}, {} if found is None else {"x": times[found]}), "x") == expected
 
 
 def test_intervals_of_other_lengths_get_their_share() -> None:
-    assert levelled(Table([0, 1, 3, 4], {"x": [0, 0, 0, 9]}, {"x": 3}), "x") == [0, 0, 3, 3]
+    assert spread_first_increase(Table([0, 1, 3, 4], {"x": [0, 0, 0, 9]}, {"x": 3}), "x") == [0, 0, 3, 3]
 
 
 def test_phases_leave_out_rows_across_an_edge() -> None:
@@ -245,8 +245,8 @@ def test_the_page_tells_what_happened() -> None:
         "Does it come back? What happens? completed steady state before: met steady state after: not met",
         "2023-11-14T22:13:10.000Z · lasted 42.5 s · host",
         "web openat:error=EACCES uprobe 22:13:30 10 s 507 it was stopped",
-        "HTTP requests by answer: 200 50 /s 0 /s 50 /s",
-        "HTTP requests by answer: 403 0 /s 0 /s 0 /s",
+        "HTTP requests by status code: 200 50 /s 0 /s 50 /s",
+        "HTTP requests by status code: 403 0 /s 0 /s 0 /s",
         "Memory 3 MB 3 MB 3 MB",
         "System calls: openat 0.5 /s 0.5 /s 0.5 /s",
         "method rate 30 ms succeeded 14.456",
@@ -259,7 +259,7 @@ def test_the_page_tells_what_happened() -> None:
 
 def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
     text = page().text
-    assert f"System calls the {MOST_LINES} most of 21" in text
+    assert f"System calls ({MOST_LINES} of 21 series)" in text
     legend = text.rpartition("call0")[2]
     assert legend.split()[: MOST_LINES - 1] == [*(f"call{at}" for at in range(1, MOST_LINES - 1)), "openat"]
 
@@ -269,10 +269,10 @@ def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
     [
         ({"injected": {"openat": 0}}, "it never fired"),
         ({"injected": {}}, "it never fired"),
-        ({"injected": {}, "placebo": True}, "a placebo: it was attached and hit nothing"),
-        ({"not_attached": (NotAttached(7, "it is traced"),)}, "process 7 was not attached: it is traced"),
+        ({"injected": {}, "placebo": True}, "it is a placebo: attached, without injecting anything"),
+        ({"not_attached": (NotAttached(7, "it is traced"),)}, "it was not attached to process 7: it is traced"),
         ({"warnings": ("the container calls openat",)}, "the container calls openat"),
-        ({"tracer_restarts": 2}, "its tracer was replaced 2 times"),
+        ({"tracer_restarts": 2}, "its tracer was restarted 2 times"),
         ({"ended": None, "reason": "", "ends": START + 610}, "22:13:30 active when last seen 507"),
     ],
 )
@@ -283,8 +283,8 @@ def test_what_speaks_against_a_fault_is_said(fault: dict[str, Any], says: str) -
 
 def test_a_fault_that_has_not_ended_is_compared_and_shaded() -> None:
     fault = replace(FAULT, ended=None, reason="", ends=START + 610)
-    assert "HTTP requests by answer: 200 50 /s 41.2 /s System" not in page(faults=[fault]).text
-    assert re.search(r"HTTP requests by answer: 200 50 /s [\d.]+ /s HTTP", page(faults=[fault]).text), "and there is no after"
+    assert "HTTP requests by status code: 200 50 /s 41.2 /s System" not in page(faults=[fault]).text
+    assert re.search(r"HTTP requests by status code: 200 50 /s [\d.]+ /s HTTP", page(faults=[fault]).text), "and there is no after"
     assert report(JOURNAL, "t", TABLES, [fault]).count('<rect class="fault"') == 3
 
 
@@ -294,7 +294,7 @@ def test_a_placebo_is_compared_by_the_calls_that_it_is_on() -> None:
 
 def test_faults_that_nobody_can_tell_of_any_more_are_not_denied() -> None:
     start = {"activity": {"name": "breaks", "provider": {"func": "start_fault"}}, "status": "succeeded", "output": {}}
-    assert "What came of the faults is not known: the agent is gone." in page({"run": [start]}, {}, []).text
+    assert "The results of the faults are unknown, because the agent is gone." in page({"run": [start]}, {}, []).text
     assert "No fault was started." in page({"run": [{**start, "status": "failed"}]}, {}, []).text
 
 
