@@ -1,7 +1,7 @@
-"""What is read of a whole host's files: version 1 as recorded of a real one, version 2 as the kernel's documents have it.
+"""Figures from the files of whole hosts: version 1 as recorded on a real host, version 2 as in the kernel's documents.
 
-The recorded container had written 4 MiB past the cache to a device whose queue was throttled, or blkio would have counted
-nothing, and read them back by 256 KiB. The devices of version 2 are two disks, and one (253:0) that lies on them.
+The recorded container had written 4 MiB past the cache, and read them back in blocks of 256 KiB. The device had a throttling rule,
+without which blkio would have counted nothing. Version 2 has two disks, and a device (253:0) on top of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ V2_IO = Io(91_889_664, 613_781_504, 9_142, 1_605)
 
 
 def found(tree: Path, pid: int, owner: str) -> Cgroup:
-    """The control group of a process of a tree, which has the host's mounts at /host/cgroup."""
+    """Return the control group of a process in a tree, whose mounts are at /host/cgroup."""
     host = tree / "cgroup"
     mountinfo = tree / "proc" / "self" / "mountinfo"
     mountinfo.write_text(mountinfo.read_text().replace(" /host/cgroup", f" {host}"))
@@ -35,7 +35,7 @@ def found(tree: Path, pid: int, owner: str) -> Cgroup:
 
 @pytest.fixture
 def copy(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, Cgroup]:
-    """A tree that may be changed, and the container's control group in it."""
+    """A copy of a tree, and the container's control group in it."""
     version, pid, owner = request.param
     shutil.copytree(TREES / version, tmp_path / version)
     return tmp_path / version, found(tmp_path / version, pid, owner)
@@ -43,7 +43,7 @@ def copy(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, Cgroup]:
 
 @pytest.fixture(autouse=True)
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Devices as /sys/dev/block shows them: 253:0 lies on 8:0 and 8:16."""
+    """Devices as in /sys/dev/block: 253:0 is on top of 8:0 and 8:16."""
     block = tmp_path / "block"
     for device in ("8:0", "8:16", "253:0"):
         (block / device / "slaves").mkdir(parents=True)
@@ -101,23 +101,23 @@ def test_the_figures_of_a_container(copy: tuple[Path, Cgroup], source: str, reso
         (V1, {"web": Io()}, Io(417_792, 8_192, 42, 7)),
     ],
     indirect=["copy"],
-    ids=["the process's own", "told by the kernel", "nothing ended"],
+    ids=["the process's own", "from the kernel", "nothing ended"],
 )
-def test_what_ended_children_did_is_in_the_figures(copy: tuple[Path, Cgroup], ended: dict[str, Io], io: Io) -> None:
+def test_io_of_ended_children_is_in_the_figures(copy: tuple[Path, Cgroup], ended: dict[str, Io], io: Io) -> None:
     tree, group = copy
     monitor = ResourceMonitor(lambda: ended, tree / "proc", lambda: IoSource("/proc/PID/io", ""))
     assert monitor.read([Target("web", "0123", group, proc=tree / "proc")])["web"].io == io
 
 
 @pytest.mark.parametrize("copy", [V2], indirect=True)
-def test_a_device_that_lies_on_others_is_not_counted_twice(copy: tuple[Path, Cgroup], devices: Path) -> None:
+def test_a_device_on_top_of_others_is_not_counted_twice(copy: tuple[Path, Cgroup], devices: Path) -> None:
     assert copy[1].io() == V2_IO
     shutil.rmtree(devices / "253:0")
     assert copy[1].io() == V2_IO + V2_IO
 
 
 @pytest.mark.parametrize("copy", [V1], indirect=True)
-def test_kernels_without_recursive_figures_have_those_of_the_group(copy: tuple[Path, Cgroup]) -> None:
+def test_without_recursive_figures_those_of_the_group_are_read(copy: tuple[Path, Cgroup]) -> None:
     blkio = copy[1].v1["blkio"]
     for name in ("io_service_bytes", "io_serviced"):
         (blkio / f"blkio.throttle.{name}_recursive").unlink()

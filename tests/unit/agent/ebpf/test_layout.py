@@ -24,13 +24,13 @@ from chaosorca.agent.ebpf.layout import Layout, PerCpuLayout
         ("=4s", b"abcd", b"abcd"),
     ],
 )
-def test_one_number_is_a_number_and_several_are_a_tuple(format_: str, value: Any, data: bytes) -> None:
+def test_one_field_is_a_number_and_several_are_a_tuple(format_: str, value: Any, data: bytes) -> None:
     layout = Layout(format_)
     assert (layout.size, layout.pack(value), layout.unpack(data)) == (len(data), data, value)
 
 
 @pytest.mark.parametrize(("format_", "values"), [("=I", [1, 2, 3]), ("=IB", [(1, 2), (3, 4)]), ("=Q", [])])
-def test_values_one_behind_the_other(format_: str, values: list[Any]) -> None:
+def test_values_follow_one_another(format_: str, values: list[Any]) -> None:
     layout = Layout(format_)
     assert list(layout.unpack_all(b"".join(map(layout.pack, values)))) == values
 
@@ -43,12 +43,12 @@ def test_values_one_behind_the_other(format_: str, values: list[Any]) -> None:
         ("=QI", [(1, 2), (3, 4), (5, 6)], struct.pack("=QI4xQI4xQI4x", 1, 2, 3, 4, 5, 6)),
     ],
 )
-def test_each_processor_has_a_value_at_a_multiple_of_8_bytes(format_: str, value: list[Any], data: bytes) -> None:
+def test_each_processor_has_a_value_aligned_to_8_bytes(format_: str, value: list[Any], data: bytes) -> None:
     layout = PerCpuLayout(format_, 3)
     assert (layout.size, layout.pack(value), layout.unpack(data)) == (len(data), data, value)
     assert list(layout.unpack_all(data + data)) == [value, value]
 
 
-def test_what_is_cut_off_is_no_value() -> None:
+def test_a_truncated_value_is_an_error() -> None:
     with pytest.raises(struct.error):
         Layout("=I").unpack_all(b"123")

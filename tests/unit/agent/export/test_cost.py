@@ -1,4 +1,4 @@
-"""What the agent itself costs, on files and on this process."""
+"""The cost of the agent, on files and on this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_all_processes_of_the_control_group_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_group", [False, True])
-def test_without_a_control_group_that_counts_it_is_the_process(has_group: bool, tmp_path: Path) -> None:
+def test_without_figures_of_a_control_group_the_process_is_measured(has_group: bool, tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
     own = Cgroup({"pids": tmp_path}, None) if has_group else None
     before = own_cost(own, os.getpid())
@@ -40,12 +40,12 @@ def test_without_a_control_group_that_counts_it_is_the_process(has_group: bool, 
     assert after.resident_bytes > 10e6
 
 
-def test_the_memory_of_a_process_is_that_of_the_kernels_status() -> None:
+def test_resident_memory_is_that_of_the_status_file() -> None:
     status = Path("/proc/self/status").read_text().splitlines()
-    known = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
-    assert procfs.resident_bytes(Path("/proc"), os.getpid()) == pytest.approx(known, rel=0.1)
+    resident = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+    assert procfs.resident_bytes(Path("/proc"), os.getpid()) == pytest.approx(resident, rel=0.1)
     assert procfs.resident_bytes(Path("/proc"), 2**22 + 1) == 0
 
 
-def test_who_has_no_control_group_of_its_own_has_none(tmp_path: Path) -> None:
+def test_a_process_without_a_control_group_has_none(tmp_path: Path) -> None:
     assert own_cgroup(tmp_path) is None

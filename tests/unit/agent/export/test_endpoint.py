@@ -16,7 +16,7 @@ from chaosorca.agent.export.snapshot import Snapshot
 from tests.support.exposition import full_snapshot
 
 
-def test_a_snapshot_says_how_long_it_took() -> None:
+def test_a_snapshot_is_timed() -> None:
     taken = timed(lambda: Snapshot(seconds=-1.0))()
     assert 0 <= taken.seconds < 1
 
@@ -31,7 +31,7 @@ def served(take: Any) -> Iterator[str]:
         server.server_close()
 
 
-def test_metrics_are_served_over_http_and_nothing_else_is() -> None:
+def test_only_metrics_are_served() -> None:
     with served(full_snapshot) as address:
         for expected in (0.0, 5.0):
             with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
@@ -42,15 +42,15 @@ def test_metrics_are_served_over_http_and_nothing_else_is() -> None:
             urllib.request.urlopen(f"{address}/", timeout=5)
 
 
-def test_an_older_snapshot_does_not_take_away_what_a_newer_one_has_shown() -> None:
-    taking, newer_was_shown = threading.Event(), threading.Event()
+def test_scrapes_are_answered_in_the_order_of_their_snapshots() -> None:
+    taking, newer_was_served = threading.Event(), threading.Event()
     snapshots = iter([Snapshot(), full_snapshot(), full_snapshot()])
 
     def take() -> Snapshot:
         snapshot = next(snapshots)
         if not taking.is_set():
             taking.set()
-            newer_was_shown.wait(0.5)  # in vain: the other one has to wait
+            newer_was_served.wait(0.5)  # times out, since the other scrape waits
         return snapshot
 
     def scrape() -> list[str]:
@@ -63,6 +63,6 @@ def test_an_older_snapshot_does_not_take_away_what_a_newer_one_has_shown() -> No
         taking.wait(5)
         series = 'chaosorca_http_unparsed_total{container="web",reason="pipelined"}'
         assert scrape() == [f"{series} 0.0"]
-        newer_was_shown.set()
+        newer_was_served.set()
         first.join()
         assert scrape() == [f"{series} 3.0"]

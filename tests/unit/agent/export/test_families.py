@@ -45,7 +45,7 @@ def test_every_sample_has_its_documented_name_and_labels() -> None:
     }
 
 
-def test_what_a_host_does_not_tell_has_no_sample() -> None:
+def test_a_figure_that_cannot_be_read_has_no_sample() -> None:
     nothing = Snapshot(resources={"web": Resources(None, None, None, None, None, "io.stat")})
     assert [name for name in values_of(families(nothing)) if name.startswith("container_")] == []
 

@@ -11,18 +11,18 @@ from tests.support.exposition import full_snapshot, values_of
 
 
 def counted(**calls: int) -> list[Any]:
-    """The families of a container with some calls, by system call."""
+    """Return the families of a container with some calls, by system call."""
     return list(families(Snapshot(syscalls={("web", name, ""): count for name, count in calls.items()})))
 
 
 def seen(first: FirstSeenAsZero, client: str, **calls: int) -> dict[str, float]:
-    """What a client is given for the counts of system calls, by system call."""
+    """Return the counts of calls that a client gets, by system call."""
     given = first.apply(client, counted(**calls))
     samples = [sample for family in given if family.name == "chaosorca_syscalls" for sample in family.samples]
     return {sample.labels["syscall"]: sample.value for sample in samples}
 
 
-def test_a_new_series_is_0_once_and_then_its_value() -> None:
+def test_a_new_series_is_0_first_and_then_its_value() -> None:
     first = FirstSeenAsZero()
     assert seen(first, "a", openat=27) == {"openat": 0}
     assert seen(first, "a", openat=27) == {"openat": 27}
@@ -30,7 +30,7 @@ def test_a_new_series_is_0_once_and_then_its_value() -> None:
     assert seen(first, "a", openat=31, read=6) == {"openat": 31, "read": 6}
 
 
-def test_each_client_gets_its_own_0_of_what_began_while_it_was_there() -> None:
+def test_each_client_that_was_there_gets_a_0() -> None:
     first = FirstSeenAsZero()
     assert seen(first, "a") == {}
     assert seen(first, "b") == {}
@@ -40,14 +40,14 @@ def test_each_client_gets_its_own_0_of_what_began_while_it_was_there() -> None:
     assert seen(first, "b", openat=30) == {"openat": 30}
 
 
-def test_a_new_client_gets_what_began_before_it_came_as_it_is() -> None:
+def test_a_new_client_gets_older_series_with_their_values() -> None:
     first = FirstSeenAsZero()
     seen(first, "a", openat=27)
     assert seen(first, "b", openat=28, read=5) == {"openat": 28, "read": 0}
     assert seen(first, "b", openat=28, read=6) == {"openat": 28, "read": 6}
 
 
-def test_a_series_that_went_and_came_back_is_0_again() -> None:
+def test_a_series_that_returns_is_0_again() -> None:
     first = FirstSeenAsZero()
     seen(first, "a", openat=27)
     assert seen(first, "a", openat=27, read=1) == {"openat": 27, "read": 0}
@@ -56,16 +56,16 @@ def test_a_series_that_went_and_came_back_is_0_again() -> None:
     assert seen(first, "a", openat=3, read=1) == {"openat": 3, "read": 1}
 
 
-def test_a_client_that_has_not_come_for_long_is_forgotten_and_no_other() -> None:
+def test_only_the_least_recent_client_is_forgotten() -> None:
     first = FirstSeenAsZero()
     for client in map(str, range(33)):
         seen(first, client)
     assert seen(first, "32", openat=1) == {"openat": 0}
     assert seen(first, "1", openat=2) == {"openat": 0}
-    assert seen(first, "0", openat=2) == {"openat": 2}, "it is new again"
+    assert seen(first, "0", openat=2) == {"openat": 2}, "a forgotten client counts as new"
 
 
-def test_counters_and_histograms_of_ours_are_0_first_and_nothing_else() -> None:
+def test_only_counters_and_histograms_of_chaosorca_are_0_first() -> None:
     given = values_of(FirstSeenAsZero().apply("a", families(full_snapshot())))
     expected = values_of(families(full_snapshot()))
     zeroed = {key for key, value in given.items() if value == 0 and expected[key] != 0}
@@ -78,7 +78,7 @@ def test_counters_and_histograms_of_ours_are_0_first_and_nothing_else() -> None:
     assert "container_cpu_usage_seconds_total{name=web}" not in zeroed
 
 
-def test_a_histogram_is_0_first_with_all_its_buckets() -> None:
+def test_a_new_histogram_is_0_in_all_buckets() -> None:
     first = FirstSeenAsZero()
     for expected in (0, 2):
         given = first.apply("a", families(full_snapshot()))
@@ -86,7 +86,7 @@ def test_a_histogram_is_0_first_with_all_its_buckets() -> None:
         assert buckets == [expected, expected / 2]
 
 
-def test_series_of_a_container_that_is_down_end_and_go_on_as_they_were() -> None:
+def test_series_of_a_container_that_is_down_continue_later() -> None:
     first = FirstSeenAsZero()
     first.apply("a", families(full_snapshot()))
     down = values_of(first.apply("a", families(full_snapshot()), {"web"}))

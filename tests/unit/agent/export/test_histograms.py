@@ -12,7 +12,7 @@ from tests.support.exposition import full_snapshot, histogram, text_of
 
 
 def parsed(written: str) -> dict[str, tuple[str, str, dict[Any, float]]]:
-    """The families of a text, without their order."""
+    """Return the families of a text by name, whatever their order."""
     return {
         family.name: (
             family.type,
@@ -23,7 +23,7 @@ def parsed(written: str) -> dict[str, tuple[str, str, dict[Any, float]]]:
     }
 
 
-def test_histograms_are_written_as_the_library_writes_them() -> None:
+def test_the_text_equals_that_of_the_library() -> None:
     snapshot = full_snapshot()
     snapshot.syscall_durations["we\\b", 'read"\n'] = histogram(1e-7, 0.25, 100.0)
     ours, library = in_text(list(families(snapshot))).decode(), text_of(families(snapshot))

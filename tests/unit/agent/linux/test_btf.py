@@ -1,4 +1,4 @@
-"""Offsets of members, from a hand-made BTF."""
+"""Offsets of members, from BTF that the tests build."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE
 
 
 class Btf:
-    """Collects type records and strings as the kernel's Documentation/bpf/btf.rst lays them out."""
+    """Builds BTF in the layout of the kernel's Documentation/bpf/btf.rst."""
 
     def __init__(self) -> None:
         self.types = b""
@@ -42,7 +42,7 @@ class Btf:
 
 
 def every_kind() -> Btf:
-    """One record of each kind that is no structure, with as many bytes after it as the format says."""
+    """Return one record of each kind other than a structure, each with its trailing bytes."""
     return (
         Btf()
         .add(INT, "int", extra=(32,))
@@ -66,7 +66,7 @@ def every_kind() -> Btf:
     )
 
 
-def test_a_structure_is_found_behind_records_of_every_kind() -> None:
+def test_a_structure_is_found_after_records_of_every_kind() -> None:
     btf = every_kind().struct("task_struct", {"state": 0, "pid": 64, "ioac": 19_456})
     assert member_offsets(btf.bytes(), {"task_struct": {"ioac", "pid"}}) == {"task_struct": {"ioac": 2_432, "pid": 8}}
 
@@ -95,26 +95,26 @@ def test_a_longer_header_is_skipped() -> None:
         ({"some_union": {"ioac"}}, {}),
     ],
 )
-def test_only_what_is_wanted_and_there_is_found(wanted: dict[str, set[str]], found: dict[str, dict[str, int]]) -> None:
+def test_only_wanted_members_are_found(wanted: dict[str, set[str]], found: dict[str, dict[str, int]]) -> None:
     btf = every_kind().struct("s", {"first": 0, "last": 96}).struct("t", {"first": 32})
     assert member_offsets(btf.bytes(), wanted) == found
 
 
 def test_bit_fields_have_no_offset() -> None:
-    # With the flag, the upper 8 bits of a member's word are its width in bits, 0 for one that is no bit field.
+    # With the flag, the upper 8 bits of a member's word are its width in bits, 0 for a member that is not a bit field.
     members = {"plain": 0 << 24 | 64, "at_a_byte": 3 << 24 | 72, "within": 2 << 24 | 75, "after": 0 << 24 | 128}
     btf = Btf().struct("s", members, flag=True)
     assert member_offsets(btf.bytes(), {"s": set(members)}) == {"s": {"plain": 8, "after": 16}}
 
 
-def test_without_the_flag_a_large_offset_is_no_bit_field() -> None:
+def test_without_the_flag_a_large_offset_is_not_a_bit_field() -> None:
     assert member_offsets(Btf().struct("s", {"m": 1 << 27}).bytes(), {"s": {"m"}}) == {"s": {"m": 1 << 24}}
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x9f", Btf().bytes()[:23], Btf().bytes(magic=0x9FEB), Btf().bytes(magic=0), b"\x7fELF" + bytes(60)]
 )
-def test_what_is_no_btf_is_an_error(content: bytes) -> None:
+def test_other_content_than_btf_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError, match="BTF"):
         member_offsets(content, {"s": {"m"}})
 
@@ -139,7 +139,9 @@ ACCOUNTING = {"rchar": 0, "wchar": 64, "syscr": 128, "syscw": 192, "read_bytes":
     ],
     ids=["both", "no accounting", "no task", "no ioac", "no bytes", "no btf", "no file"],
 )
-def test_io_accounting_is_known_or_left_out(tmp_path: Path, content: bytes | None, offsets: dict[str, int]) -> None:
+def test_io_accounting_offsets_are_empty_without_type_information(
+    tmp_path: Path, content: bytes | None, offsets: dict[str, int]
+) -> None:
     if content is not None:
         (tmp_path / "vmlinux").write_bytes(content)
     assert io_accounting_offsets(tmp_path / "vmlinux") == offsets

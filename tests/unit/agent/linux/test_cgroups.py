@@ -1,4 +1,4 @@
-"""Control groups of version 1, 2 and both, on trees of files."""
+"""Control groups of version 1, version 2 and hybrid, on trees of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaosorca.model.errors import AgentError
 
 ID = "0123456789abcdef" * 4
 
-# What the agent's container sees: its own mounts, and the host's below HOST.
+# The mounts in the agent's container: its own, and the host's below HOST.
 OWN_V1 = """\
 700 690 0:60 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime - tmpfs tmpfs rw,mode=755
 701 700 0:29 /docker/agent /sys/fs/cgroup/cpu,cpuacct ro,nosuid,nodev,noexec,relatime master:11 - cgroup cgroup rw,cpu,cpuacct
@@ -47,8 +47,8 @@ V1_OF_PROCESS = f"""\
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Any:
-    """Find the control group of process 10 with these mounts and this /proc/10/cgroup; paths are given below the host's."""
+def find_group(tmp_path: Path) -> Any:
+    """Return a function that finds the control group of process 10, with paths relative to the host's mount."""
     host = tmp_path / "host" / "cgroup"
 
     def find(mounts: str, cgroup: str) -> tuple[dict[str, str], str | None]:
@@ -87,9 +87,9 @@ V1_FOUND = {
     ids=["v1", "v1-root-unified", "hybrid", "hybrid-root-unified", "v2", "v2-own-last", "v2-systemd", "v2-colon"],
 )
 def test_the_control_group_is_found_in_the_hosts_mounts(
-    look: Any, mounts: str, cgroup: str, v1: dict[str, str], unified: str | None
+    find_group: Any, mounts: str, cgroup: str, v1: dict[str, str], unified: str | None
 ) -> None:
-    assert look(mounts, cgroup) == (v1, unified)
+    assert find_group(mounts, cgroup) == (v1, unified)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_the_control_group_is_found_in_the_hosts_mounts(
     ],
     ids=["v2-root", "hybrid-root", "no-controller-of-use", "only-own-v2", "only-own-v1", "none"],
 )
-def test_a_process_in_no_control_group_of_its_own_is_an_error(look: Any, mounts: str, cgroup: str) -> None:
+def test_a_process_in_no_control_group_of_its_own_is_an_error(find_group: Any, mounts: str, cgroup: str) -> None:
     with pytest.raises(ValueError, match="process 10 is in no control group of its own"):
-        look(mounts, cgroup)
+        find_group(mounts, cgroup)
 
 
-def test_a_process_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_process_that_has_ended_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "mountinfo").write_text(HOST_V2)
     with pytest.raises(FileNotFoundError):
@@ -181,7 +181,7 @@ def test_ids_are_the_inodes_of_the_group_and_those_below(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_another_group_at_the_same_place_is_another(tmp_path: Path, version: int) -> None:
+def test_a_new_group_at_the_same_path_has_another_identity(tmp_path: Path, version: int) -> None:
     place = tmp_path / "g"
     group = Cgroup({"pids": place}, None) if version == 1 else Cgroup({}, place)
     place.mkdir()
@@ -194,13 +194,13 @@ def test_another_group_at_the_same_place_is_another(tmp_path: Path, version: int
     assert group.identity() != first
 
 
-def test_a_group_that_went_has_nothing_in_it(tmp_path: Path) -> None:
+def test_a_removed_group_is_empty(tmp_path: Path) -> None:
     for group in (Cgroup({}, tmp_path / "gone"), Cgroup({"pids": tmp_path / "gone"}, None)):
         assert (group.exists(), group.pids(), group.ids()) == (False, [], [])
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-def test_a_group_that_goes_while_it_is_looked_at_is_left_out(tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_is_removed_meanwhile_is_left_out(tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "g", {"a/cgroup.procs": "", "b/cgroup.procs": ""})
     found = [root, root / "a", root / "b"]
     expected = [path.stat().st_ino for path in found]
@@ -214,7 +214,7 @@ RUNNING, EXITING, ZOMBIE = (f"10 (a) b) {state} 1 10 10 0 -1 {flags} 9\n" for st
 
 
 @pytest.mark.parametrize(
-    ("cgroup", "stat", "says"),
+    ("cgroup", "stat", "message"),
     [
         (None, None, "container 'web' has ended: its process 10 is gone"),
         ("0::/\n", RUNNING, "container 'web' shares a control group with the host"),
@@ -223,12 +223,10 @@ RUNNING, EXITING, ZOMBIE = (f"10 (a) b) {state} 1 10 10 0 -1 {flags} 9\n" for st
         ("0::/\n", ZOMBIE, "container 'web' has ended: its process 10 is gone"),
     ],
 )
-def test_a_target_that_cannot_be_found_is_an_error_of_the_agent(
-    tmp_path: Path, cgroup: str | None, stat: str | None, says: str
-) -> None:
+def test_a_missing_target_is_an_error_of_the_agent(tmp_path: Path, cgroup: str | None, stat: str | None, message: str) -> None:
     tree(tmp_path, {"self/mountinfo": HOST_V2.replace("HOST", "/host/cgroup")})
     tree(tmp_path, {f"10/{name}": text for name, text in (("cgroup", cgroup), ("stat", stat)) if text is not None})
-    with pytest.raises(AgentError, match=says):
+    with pytest.raises(AgentError, match=message):
         find_target({"name": "web", "id": ID, "pid": 10}, tmp_path)
 
 

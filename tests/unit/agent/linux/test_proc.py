@@ -1,4 +1,4 @@
-"""Readers of /proc, on files."""
+"""Reading /proc, on files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Inter-|   Receive                                                |  Transmit
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A proc file system of one process, 10, with threads 10, 11 and a zombie, 12."""
+    """A proc file system with process 10, which has the threads 10, 11 and a zombie, 12."""
     for tid, state, tracer in ((10, "S (sleeping)", 0), (11, "t (tracing stop)", 77), (12, "Z (zombie)", 0)):
         thread = tmp_path / "10" / "task" / str(tid)
         thread.mkdir(parents=True)
@@ -36,7 +36,7 @@ def proc(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("pid", "threads"), [(10, [10, 11, 12]), (99, [])])
-def test_threads_of_a_process_and_none_of_one_that_is_gone(proc: Path, pid: int, threads: list[int]) -> None:
+def test_an_ended_process_has_no_threads(proc: Path, pid: int, threads: list[int]) -> None:
     assert procfs.threads(proc, pid) == threads
 
 
@@ -44,7 +44,7 @@ def test_threads_of_a_process_and_none_of_one_that_is_gone(proc: Path, pid: int,
     ("pid", "tid", "tracer"),
     [(10, 10, 0), (10, 11, 77), (10, 12, None), (10, 13, None), (99, 99, None)],
 )
-def test_the_tracer_is_known_but_of_zombies_and_the_gone(proc: Path, pid: int, tid: int, tracer: int | None) -> None:
+def test_zombies_and_ended_threads_have_no_tracer(proc: Path, pid: int, tid: int, tracer: int | None) -> None:
     assert procfs.tracer_of(proc, pid, tid) == tracer
 
 
@@ -57,19 +57,19 @@ def test_dead_threads_have_no_tracer(proc: Path, state: str, tracer: int | None)
     assert procfs.tracer_of(proc, 10, 10) == tracer
 
 
-def test_a_name_that_looks_like_a_field_is_no_field(proc: Path) -> None:
+def test_a_name_that_looks_like_a_field_is_ignored(proc: Path) -> None:
     text = STATUS.format(state="S (sleeping)", tracer=0).replace("nginx", "TracerPid:\\n9")
     (proc / "10" / "task" / "10" / "status").write_text(text)
     assert procfs.tracer_of(proc, 10, 10) == 0
 
 
-def test_a_name_that_is_no_utf8_is_read(proc: Path) -> None:
+def test_a_name_that_is_not_utf8_is_read(proc: Path) -> None:
     (proc / "10" / "comm").write_bytes(b"a\xffb\n")
     assert procfs.command_name(proc, 10) == "a\ufffdb"
 
 
 @pytest.mark.parametrize(("pid", "name"), [(10, "nginx"), (99, "")])
-def test_the_command_name_is_empty_when_the_process_is_gone(proc: Path, pid: int, name: str) -> None:
+def test_the_command_name_of_an_ended_process_is_empty(proc: Path, pid: int, name: str) -> None:
     assert procfs.command_name(proc, pid) == name
 
 
@@ -79,7 +79,7 @@ def test_children_are_listed(proc: Path, pid: int, children: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("pid", "io"), [(10, Io(2100, 21, 16, 18)), (99, Io())])
-def test_io_of_threads_is_that_of_the_living(proc: Path, pid: int, io: Io) -> None:
+def test_io_of_threads_leaves_out_ended_threads(proc: Path, pid: int, io: Io) -> None:
     assert procfs.thread_io(proc, pid) == io
 
 
@@ -112,7 +112,7 @@ def test_network_bytes_are_those_of_all_devices_but_loopback(proc: Path, lines: 
     assert procfs.network_bytes(proc, 10) == (received, transmitted)
 
 
-def test_network_bytes_of_a_process_that_is_gone_is_an_error(proc: Path) -> None:
+def test_network_bytes_of_an_ended_process_are_an_error(proc: Path) -> None:
     with pytest.raises(FileNotFoundError):
         procfs.network_bytes(proc, 99)
 

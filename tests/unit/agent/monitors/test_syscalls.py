@@ -155,3 +155,8 @@ def test_the_counts_of_a_suspended_target_continue(monitor: SyscallMonitor, kern
 )
 def test_calls_of_other_interfaces_have_their_own_numbers(number: int, name: str) -> None:
     assert SyscallMonitor("x86_64")._name(number) == name
+
+
+@pytest.mark.parametrize(("processors", "calls"), [(1, 8192), (2, 8192), (34, 8192), (64, 4369), (128, 2184), (1024, 1024)])
+def test_the_memory_of_per_cpu_maps_is_bounded(processors: int, calls: int) -> None:
+    assert syscalls._capacities(processors) == {"calls": calls, "errors": 2 * calls}
