@@ -1,8 +1,8 @@
 """Which system calls a program or library for x86-64 makes by the C library's `syscall()`.
 
-A probe on that function would be met by each call that is made by it, whatever its number, and costs it much, since no instruction
-there is one that the kernel emulates. It is needed only where somebody may ask for a faulted call in this way. Those who do say the
-number in nearly all cases right before they call (nginx: `gettid` for each line of its log).
+A uprobe on that function fires at every call through it, whatever its number. It is expensive, since the kernel emulates no
+instruction of the function. It is needed only where a program may make a faulted call in this way. Nearly all callers set the
+number just before the call, as nginx does for the `gettid` of each line of its log.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from chaosorca.agent.code.instructions import Code, numbers_in
 
 _NAME = b"syscall"
 _WHOLE_NAME = b"\0syscall\0"
-_CALLS_BY_NUMBER = {b"ffi_call"}  # whatever its users want called (libffi)
-_FILLED_IN = {6, 7}  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT: a place in a table
+_CALLS_ANYTHING = {b"ffi_call"}  # libffi calls any function for its users
+_FILLED_IN = {6, 7}  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT: an entry of a table
 _BEFORE_A_JUMP = (b"", b"\xf2", b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfa\xf2")  # bnd, endbr64
-# Each begins with one certain byte, which is found many times as fast: a prefix that makes a register one of 64 bits is left out.
+# Each pattern begins with a fixed byte, which makes the search many times as fast. So the prefix of 64-bit registers is left out.
 _BY_TABLE = re.compile(rb"(?s)\xff[\x15\x25](?=....)")  # call, jmp *n(%rip)
 _TAKEN_FROM_TABLE = (
     re.compile(rb"(?s)\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=....)"),  # mov
@@ -28,7 +28,7 @@ _LARGEST = 32 << 20
 
 
 def syscall_function(file: Elf) -> range:
-    """Return where in a file the function `syscall` is that it has for others; empty if it has none."""
+    """Return the offsets of the function `syscall` in a file that exports it; empty if the file does not."""
     for symbol in file.symbols(dynamic_only=True):
         if symbol.name == _NAME and symbol.is_defined and (bounds := file.function(symbol.address)):
             return range(file.offset(bounds[0]), file.offset(bounds[1] - 1) + 1)
@@ -36,22 +36,22 @@ def syscall_function(file: Elf) -> range:
 
 
 def numbers_passed(file: Elf) -> frozenset[int] | None:
-    """Return the numbers that a file's code passes to `syscall`; None if that cannot be told, or it may be told to pass any.
+    """Return the numbers that a file's code passes to `syscall`; None if the code does not tell, or may pass any number.
 
-    A file that does not call it passes none, as do C libraries themselves. Who looks the function up by its name at run time has
-    that among its constants.
+    A file that does not call the function passes none. Neither do C libraries themselves. A program that looks the function up by
+    name at run time has the name among its constants.
     """
     tables = [range(one.offset, one.offset + one.size) for one in file.sections() if one.holds_strings]
     for match in re.finditer(re.escape(_WHOLE_NAME), file.data):
         if not any(match.start() in table for table in tables):
             return None
     symbols = list(file.symbols(dynamic_only=True))
-    if any(one.name in _CALLS_BY_NUMBER and one.is_defined for one in symbols):
+    if any(one.name in _CALLS_ANYTHING and one.is_defined for one in symbols):
         return None
     imported = [one for one in symbols if one.name == _NAME and not one.is_defined]
     if not imported:
         return frozenset()
-    if len(file.data) > _LARGEST or not file.knows_functions or any(one.address for one in imported):
+    if len(file.data) > _LARGEST or not file.describes_functions or any(one.address for one in imported):
         return None
     slots = set()
     for address, how, symbol in file.relocations():
@@ -86,11 +86,11 @@ def _passed_by(callers: list[int], file: Elf) -> frozenset[int] | None:
     passed: set[int] = set()
     for address in callers:
         if code.instruction(address) is None:
-            continue  # the bytes of something else
-        ways = code.into(address)
-        if not ways or code.begins_function(address):
+            continue  # bytes that are no instruction
+        before = code.into(address)
+        if not before or code.begins_function(address):
             return None
-        for last in ways:
+        for last in before:
             numbers = numbers_in("rdi", code, last)
             if numbers is None:
                 return None

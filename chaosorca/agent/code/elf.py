@@ -1,7 +1,7 @@
-"""What an ELF file for x86-64 says about its code: where it is loaded, where functions begin and end, what names are known.
+"""What an ELF file for x86-64 says about its code: load addresses, bounds of functions, and symbols.
 
-Functions come from the table for stack unwinding (`.eh_frame_hdr`, `.eh_frame`), which stripped files have too. The formats are
-those of the generic ABI and of the Linux Standard Base; DWARF's encodings of pointers as far as they occur there.
+The bounds of functions come from the tables for stack unwinding (`.eh_frame_hdr`, `.eh_frame`), which stripped files have, too.
+Formats: the generic ABI (gABI), the Linux Standard Base, and the pointer encodings of DWARF that occur in them.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _EXECUTABLE_SEGMENT = 1
 _EXECUTABLE_SECTION = 4
 _PROGRAM_BITS = 1
 _SYMBOLS, _STRINGS, _RELOCATIONS, _DYNAMIC_SYMBOLS = 2, 3, 4, 11
-_SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1; relative pointers of 4 bytes; the only kind that linkers write
-_LONG_FUNCTION = 4096  # bytes; no compiler's functions are longer on average
+_SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1, relative pointers of 4 bytes: linkers write no other kind
+_LONG_FUNCTION = 4096  # bytes: no compiler's functions are longer on average
 _SETS_RAX = (b"\x48", b"\xb8")  # mov $number,%rax; mov $number,%eax
-_RELATIVE = 0x10  # to where the pointer is
+_RELATIVE = 0x10  # to the pointer's own address
 _POINTER_SIZES = {0x00: 8, 0x02: 2, 0x03: 4, 0x04: 8, 0x0A: 2, 0x0B: 4, 0x0C: 8}
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes of the file, and the address that they are loaded at."""
+    """A range of bytes in the file, and the address that it is loaded at."""
 
     address: int
     offset: int
@@ -49,13 +49,13 @@ class Range:
 
     @property
     def end(self) -> int:
-        """The address behind the last byte."""
+        """The address after the last byte."""
         return self.address + self.size
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the file with a purpose."""
+    """A section of the file."""
 
     name: bytes
     kind: int
@@ -63,17 +63,17 @@ class Section:
     offset: int
     size: int
     link: int
-    """The number of another section that belongs to it."""
+    """The index of a section that belongs to this one."""
 
     @property
     def holds_strings(self) -> bool:
-        """Whether it is a table of names."""
+        """Whether this is a string table."""
         return self.kind == _STRINGS
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A name; of one that is not defined here, the address is 0 unless that is what the program takes for it."""
+    """A symbol. One that the file only imports usually has the address 0."""
 
     name: bytes
     address: int
@@ -82,10 +82,10 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Branches:
-    """What may be direct calls and jumps, the n-th of each list being of the same one; a large file has a hundred thousand."""
+    """What may be direct calls and jumps, as parallel arrays: a large file has a hundred thousand of them."""
 
     opcodes: bytearray = field(default_factory=bytearray)
-    """The last byte of each opcode, be it `CALL`, `JUMP`, or of a jump on a condition."""
+    """The last byte of each opcode: `CALL`, `JUMP`, or that of a conditional jump."""
     sources: array[int] = field(default_factory=lambda: array("q"))
     targets: array[int] = field(default_factory=lambda: array("q"))
 
@@ -98,13 +98,13 @@ _CONDITIONAL = (b"\x0f", {bytes([second]) for second in range(0x80, 0x90)})
 
 
 class Elf:
-    """An ELF file's code. Addresses are those that the file gives, before it is moved."""
+    """An ELF file's code. Addresses are as in the file, without the offset of position-independent code."""
 
     def __init__(self, data: bytes) -> None:
         """Read the headers.
 
         Raises:
-            ValueError: this is no ELF file for x86-64, or it is damaged.
+            ValueError: the file is no ELF file for x86-64, or is damaged.
         """
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
             raise ValueError("not an ELF file of 64 bits")
@@ -132,7 +132,7 @@ class Elf:
             sections = [_SECTION.unpack_from(data, sections_at + index * section_size) for index in range(section_count)]
         except (struct.error, ValueError) as error:
             raise ValueError(f"the headers of the ELF file are damaged: {error}") from None
-        # Old linkers put tables into the segment that holds the code. A probe there would change data: sections tell more.
+        # Old linkers put tables into the segment of the code, where a uprobe would change data. Sections tell them apart.
         code = [
             Range(address, offset, min(size, len(data) - offset))
             for _, kind, flags, address, offset, size, *_ in sections
@@ -140,23 +140,23 @@ class Elf:
         ]
         within = [part for part in code if any(self._holds(segment, part) for segment in executable)]
         self.code: list[Range] = within or executable
-        self._known: dict[int, tuple[int, int]] = {}
+        self._described_at: dict[int, tuple[int, int]] = {}
         self._read_unwind_header()
         self._functions: list[tuple[int, int]] = []
         if not self._count and names < len(sections):
             self._read_unwind_section(sections, sections[names][4])
         self._sections = sections
         self._names_at = sections[names][4] if names < len(sections) else 0
-        # A few functions (those of the C runtime in a Go program) are not all.
-        known = max(self._count, len(self._functions))
-        self.knows_functions = known * _LONG_FUNCTION >= sum(part.size for part in self.code)
+        # A file may describe only a few of its functions, as Go programs describe those of the C runtime.
+        count = max(self._count, len(self._functions))
+        self.describes_functions = count * _LONG_FUNCTION >= sum(part.size for part in self.code)
 
     @staticmethod
     def _holds(segment: Range, part: Range) -> bool:
         return segment.address <= part.address and part.end <= segment.end
 
     def _read_unwind_header(self) -> None:
-        """Note where the sorted table of functions lies."""
+        """Read the sorted table of functions."""
         self._count = 0
         if (
             self._unwind is None
@@ -172,7 +172,7 @@ class Elf:
             self._starts, self._records = map(list, zip(*entries, strict=True)) if self._count else ([], [])
 
     def _read_unwind_section(self, sections: list[tuple[int, ...]], names_at: int) -> None:
-        """Learn of the functions from the section for unwinding, which some static programs have without the table."""
+        """Read the functions from the unwind section, which some static programs have without the sorted table."""
         for name, _, _, address, offset, size, *_ in sections:
             if self.data.startswith(b".eh_frame\0", names_at + name):
                 at = offset
@@ -186,29 +186,29 @@ class Elf:
         self._functions.sort()
 
     def sections(self) -> list[Section]:
-        """Return the sections, in their order; none of a file that has dropped their table."""
+        """Return the sections in their order; empty if the file has no section table."""
         return [
             Section(self._string(self._names_at + name), kind, address, offset, size, link)
             for name, kind, _, address, offset, size, link, *_ in self._sections
         ]
 
     def symbols(self, dynamic_only: bool = False) -> Iterator[Symbol]:
-        """Return the names of all tables, or those for the dynamic linker."""
+        """Return the symbols of all tables, or only those for the dynamic linker."""
         sections = self.sections()
         for section in sections:
             if section.kind == _DYNAMIC_SYMBOLS or (section.kind == _SYMBOLS and not dynamic_only):
                 yield from self._symbols(section, sections)
 
     def relocations(self) -> Iterator[tuple[int, int, Symbol]]:
-        """Return what the dynamic linker fills in: the address of the place, how it is computed (R_X86_64_*), of which symbol."""
+        """Return the addresses that the dynamic linker fills in, each with its type (R_X86_64_*) and symbol."""
         sections = self.sections()
         for section in sections:
             if section.kind != _RELOCATIONS or section.link >= len(sections):
                 continue
             symbols = list(self._symbols(sections[section.link], sections))
-            for address, told, _ in self._rows(_RELOCATION, section):
-                if told >> 32 < len(symbols):
-                    yield address, told & 0xFFFFFFFF, symbols[told >> 32]
+            for address, info, _ in self._rows(_RELOCATION, section):
+                if info >> 32 < len(symbols):
+                    yield address, info & 0xFFFFFFFF, symbols[info >> 32]
 
     def _symbols(self, section: Section, sections: list[Section]) -> Iterator[Symbol]:
         if section.kind not in (_SYMBOLS, _DYNAMIC_SYMBOLS) or section.link >= len(sections):
@@ -226,10 +226,10 @@ class Elf:
         return self.data[at : max(end, at)]
 
     def offset(self, address: int) -> int:
-        """Return where in the file the byte of this address is.
+        """Return the offset in the file of the byte at an address.
 
         Raises:
-            ValueError: the file has no byte for it.
+            ValueError: the file has no byte at this address.
         """
         for part in (*self.code, *self._segments):
             if part.address <= address < part.end:
@@ -237,11 +237,11 @@ class Elf:
         raise ValueError(f"address {address:#x} is in no part of the file that is loaded")
 
     def part(self, address: int) -> Range | None:
-        """Return the range of code that holds this address."""
+        """Return the range of code that an address is in."""
         return next((part for part in self.code if part.address <= address < part.end), None)
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes of code from `start` on, as far as the range that holds it reaches."""
+        """Return the bytes of code from `start` to `end`, or to the end of the range that `start` is in."""
         for begin, behind, moved in self._parts:
             if begin <= start < behind:
                 return self.data[start - moved : min(end, behind) - moved]
@@ -249,14 +249,16 @@ class Elf:
 
     @functools.cached_property
     def _parts(self) -> list[tuple[int, int, int]]:
-        """Of each range of code its first address, the one behind it, and how far addresses are from places in the file."""
+        """The first address of each range of code, the address after it, and the difference of addresses and offsets."""
         return [(part.address, part.end, part.address - part.offset) for part in self.code]
 
     def distances(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
-        """Return where the bytes of an instruction with a distance of 32 bits are, be they one or not, and where it leads.
+        """Return the address and the target of each match of an instruction with a 32-bit displacement.
+
+        A match may also be bytes that are no instruction.
 
         Arguments:
-            pattern: matches such an instruction up to the distance, which is behind its match and ends it.
+            pattern: matches the instruction up to the displacement, which ends it.
         """
         for part in self.code:
             moved = part.address - part.offset
@@ -266,12 +268,12 @@ class Elf:
 
     @functools.cached_property
     def linkage(self) -> list[range]:
-        """Where the tables are by which calls of other files' functions go: linkers write them, and nothing else is in them."""
+        """The procedure linkage tables. Linkers write them, and they contain nothing but jumps to other files' functions."""
         return [range(one.address, one.address + one.size) for one in self.sections() if one.name.startswith(b".plt")]
 
     @functools.cached_property
     def branches(self) -> Branches:
-        """Where the bytes of direct calls and jumps with a distance of 32 bits are, be they one or not, and where they lead."""
+        """All bytes that may be direct calls and jumps with a 32-bit displacement, and their targets."""
         found = Branches()
         for part in self.code:
             code = self.data[part.offset : part.offset + part.size]
@@ -287,7 +289,7 @@ class Elf:
         return found
 
     def function(self, address: int) -> tuple[int, int] | None:
-        """Return the first address of the function around this address and the one behind its end, or None."""
+        """Return the first address of the function that an address is in, and the address after the function; None if unknown."""
         if self._functions:
             index = bisect_right(self._functions, (address, sys.maxsize)) - 1
             start, size = self._functions[index] if index >= 0 else (0, 0)
@@ -299,16 +301,16 @@ class Elf:
         return (start, start + size) if start <= address < start + size else None
 
     def _at(self, record: int) -> tuple[int, int]:
-        """The first address and the size of the function that the entry at this address describes; zeros if unreadable."""
-        if record not in self._known:
+        """Return the first address and the size of the function that the entry at an address describes; zeros if unreadable."""
+        if record not in self._described_at:
             try:
-                self._known[record] = self._described(self.offset(record), record)
+                self._described_at[record] = self._described(self.offset(record), record)
             except ValueError:
-                self._known[record] = (0, 0)
-        return self._known[record]
+                self._described_at[record] = (0, 0)
+        return self._described_at[record]
 
     def _described(self, at: int, address: int) -> tuple[int, int]:
-        """The first address and the size of the function that the entry at this offset and address describes."""
+        """Return the first address and the size of the function that the entry at an offset and address describes."""
         try:
             (back,) = struct.unpack_from("<I", self.data, at + 4)
             encoding, of_signals = self._encoding(at + 4 - back)
@@ -317,21 +319,21 @@ class Elf:
             start = int.from_bytes(self.data[first:second], "little", signed=bool(encoding & 0x08))
             start += address + 8 if encoding & 0x70 == _RELATIVE else 0
             size = int.from_bytes(self.data[second : second + width], "little")
-            # glibc describes the return from signal handlers from one byte too early on, for the sake of old unwinders.
+            # glibc's entry for the return from signal handlers begins one byte too early, for the sake of old unwinders.
             early = of_signals and self.read(start, start + 1) not in _SETS_RAX
             return start + early, size - early
         except (ValueError, IndexError, KeyError, struct.error):
             return 0, 0
 
     def _encoding(self, at: int) -> tuple[int, bool]:
-        """How the pointers of a common information entry's functions are written; whether they return from signal handlers."""
+        """Return the pointer encoding of a common information entry, and whether its functions return from signal handlers."""
         end = self.data.index(b"\0", at + 9)
         augmentation = self.data[at + 9 : end]
         if not augmentation.startswith(b"z"):
             return 0, False
         of_signals = b"S" in augmentation
         at = end + 1
-        for _ in range(4):  # the alignments of code and data, the return address's register, the length of what follows
+        for _ in range(4):  # the alignments of code and data, the return address's register, the length of the rest
             at = self._behind_number(at)
         for letter in augmentation[1:].decode("latin-1"):
             if letter == "R":
@@ -349,5 +351,5 @@ class Elf:
 
 
 def _behind(byte: bytes, data: bytes) -> list[int]:
-    """Where the bytes behind each of these are; some times as fast as to look for one after the other."""
+    """Return the offsets after each occurrence of a byte. This is several times as fast as repeated `find`."""
     return list(accumulate([len(piece) + 1 for piece in data.split(byte)[:-1]]))

@@ -1,7 +1,7 @@
-"""Code for x86-64: its instructions, how control gets from one to the next, and the numbers that it puts into registers.
+"""Code for x86-64: its instructions, the control flow between them, and the constants that they load into registers.
 
-Only what is asked for is disassembled, by functions. Where a file knows no functions (Go, musl), an instruction begins where
-decodings from many places meet.
+Code is disassembled on demand, one function at a time. Where a file does not describe its functions (Go, musl), an instruction
+begins where decodings from many offsets converge.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import capstone
 
 from chaosorca.agent.code.elf import CALL, JUMP, Elf, Range
 
-_COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, but *n(%rip)
+_COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, except *n(%rip)
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
-_NEAR = 130  # bytes that a near jump reaches, its own included
+_NEAR = 130  # bytes that a short jump reaches, including its own
 _ENDS = {"jmp", "ljmp", "ret", "retf", "iret", "iretd", "iretq", "hlt", "ud2", "int3", "sysret", "sysexit", ".byte"}
-# After these the thread is elsewhere or signals are held back, or the kernel refuses a probe there.
+# After these the thread is elsewhere or signals are delayed, or the kernel refuses a uprobe on them.
 UNSUITABLE = {
     "call",
     "lcall",
@@ -39,17 +39,17 @@ UNSUITABLE = {
     "cli",
     "sti",
 }
-# These may go on elsewhere as well, or set the trap flag.
+# These may continue elsewhere, too, or set the trap flag.
 _NOT_STRAIGHT = {"loop", "loope", "loopne", "xbegin", "xabort", "popf", "popfd", "popfq"}
 
-_CHUNK = 1024  # bytes that are read at once where no function is known
-_AROUND = 256  # bytes before an instruction that are enough to find where it begins
-_TRIES = 16  # decodings that have to meet
-_MEETING = 48  # bytes in which they have to
-_AGREED = 0.75
-_FILLING = 64  # no more no-operations are put between blocks
-_LONG = 1024  # of a function that is longer, a first look at a part of it is cheaper
-_STEPS = 4096  # instructions looked at to learn one number
+_CHUNK = 1024  # bytes that are disassembled together outside functions
+_AROUND = 256  # bytes before an instruction that suffice to find where it begins
+_TRIES = 16  # decodings that must converge
+_CONVERGING = 48  # bytes within which they must
+_AGREED = 0.75  # share of the decodings
+_PADDING = 64  # no compiler puts more no-operations between blocks
+_LONG = 1024  # bytes; a part of a longer function is disassembled first, which is cheaper
+_STEPS = 4096  # instructions that are searched for one number
 
 _CONSTANT = re.compile(r"\w+, (-?(?:0x)?[0-9a-f]+)")
 _COPY = re.compile(r"\w+, (\w+)")
@@ -57,13 +57,13 @@ _LOAD = re.compile(r"(\w+), [dq]word ptr \[(r(?!ip)\w+)(?: ([+-]) ((?:0x)?[0-9a-
 
 
 def _register_names() -> dict[str, str]:
-    """The 64-bit register for the name of each of its parts that is read or written as a number of 32 or 64 bits."""
+    """Return the 64-bit register for the name of each of its parts of 32 or 64 bits."""
     names = {f"{letter}{rest}": f"r{rest}" for rest in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp") for letter in "re"}
     return names | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in ("", "d")}
 
 
 def _part_names() -> dict[str, str]:
-    """The 64-bit register for the name of each of its smaller parts."""
+    """Return the 64-bit register for the name of each of its smaller parts."""
     old = {f"{letter}{part}": f"r{letter}x" for letter in "abcd" for part in "xlh"}
     pointers = {f"{name}{part}": f"r{name}" for name in ("si", "di", "bp", "sp") for part in ("", "l")}
     return old | pointers | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in "wb"}
@@ -76,7 +76,7 @@ _CHANGED_BY_KERNEL = {"rax", "rcx", "r11"}
 
 
 class Instruction(NamedTuple):
-    """An instruction, as it is written."""
+    """An instruction, disassembled."""
 
     address: int
     size: int
@@ -85,12 +85,12 @@ class Instruction(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The mnemonic and the operands."""
         return f"{self.mnemonic} {self.operands}".strip()
 
     @property
     def end(self) -> int:
-        """Where the one behind it begins."""
+        """The address after it."""
         return self.address + self.size
 
     @property
@@ -100,21 +100,21 @@ class Instruction(NamedTuple):
 
     @property
     def goes_straight_on(self) -> bool:
-        """Tell whether nothing but the instruction behind it can be the next."""
+        """Whether only the instruction after it can be the next one."""
         if self.name in UNSUITABLE or self.name in _NOT_STRAIGHT or self.mnemonic.startswith("rep"):
             return False
-        return self.name[0] != "j" and not self.operands.startswith("ss,")  # after a change of %ss, signals are held back
+        return self.name[0] != "j" and not self.operands.startswith("ss,")  # after a change of %ss, signals are delayed
 
     @property
     def target(self) -> int | None:
-        """Where it jumps to; None: it does not jump, or to an address that it computes."""
+        """The address that it jumps to; None if it does not jump, or computes the address."""
         if self.operands.startswith("0x") and (self.name.startswith(("j", "loop"))):
             return int(self.operands, 16)
         return None
 
 
 class Code:
-    """The instructions around system calls, and how control gets from one to the next."""
+    """The instructions around system calls, and the control flow between them."""
 
     def __init__(self, file: Elf) -> None:
         self.file = file
@@ -132,17 +132,20 @@ class Code:
         self._computing: dict[tuple[int, int] | None, bool] = {None: True}
 
     def is_instruction(self, address: int, text: str) -> bool:
-        """Tell whether an instruction begins here, and is this one."""
+        """Return whether an instruction with this text begins at an address."""
         bounds = self.function(address)
         if bounds is not None and bounds[1] - bounds[0] > _LONG:
-            begin = bounds[0] if address - bounds[0] <= _LONG else self._meeting(address - _AROUND, bounds[0])
+            begin = bounds[0] if address - bounds[0] <= _LONG else self._converged(address - _AROUND, bounds[0])
             if not any(one.address == address and one.text == text for one in self._decode(begin, address + 2)):
                 return False
         instruction = self.instruction(address)
         return instruction is not None and instruction.text == text
 
     def instruction(self, address: int) -> Instruction | None:
-        """Return the instruction that begins here; its function, or its chunk of code without functions, is read for it."""
+        """Return the instruction that begins at an address; None if none does.
+
+        This disassembles the whole function of the address, or outside functions a chunk of code.
+        """
         begin, end = self._bounds(address)
         outside = self.function(address) is None
         if (begin, outside) not in self._read:
@@ -151,7 +154,7 @@ class Code:
             behind = -1
             for one in self._decode(begin, end):
                 at = one.address
-                if outside and self.function(at) is not None:  # described better than by its neighbours
+                if outside and self.function(at) is not None:  # decode it with its own function
                     last = self.instruction(at)
                     behind = -1 if last is None else last.end
                     continue
@@ -168,7 +171,7 @@ class Code:
         return self._at.get(address)
 
     def _bounds(self, address: int) -> tuple[int, int]:
-        """Where the function that holds an address begins and ends; where none is known, a chunk of code."""
+        """Return the bounds of the function that an address is in, or outside functions the bounds of a chunk of code."""
         function = self.function(address)
         if function is not None:
             return function
@@ -177,27 +180,27 @@ class Code:
             return address, address
         index = (address - part.address) // _CHUNK
         begin, end = (self._chunk(part, one) for one in (index, index + 1))
-        if address >= end:  # an instruction that begins in the next chunk's part of the meeting
+        if address >= end:  # the first bytes of the next chunk still belong to an instruction of this one
             return end, self._chunk(part, index + 2)
         return (begin, end) if address >= begin else (self._chunk(part, index - 1), begin)
 
     def _chunk(self, part: Range, index: int) -> int:
-        """Where the first instruction of a chunk begins."""
+        """Return the address of the first instruction of a chunk."""
         address = part.address + index * _CHUNK
         if address >= part.end:
             return part.end
         if address not in self._chunks:
-            self._chunks[address] = self._meeting(address, part.address)
+            self._chunks[address] = self._converged(address, part.address)
         return self._chunks[address]
 
     def _decode(self, begin: int, end: int) -> Iterator[Instruction]:
         return map(Instruction._make, self._decoder.disasm_lite(self.file.read(begin, end), begin))
 
-    def _meeting(self, lowest: int, first: int) -> int:
-        """Return where an instruction begins: at `first`, or above `lowest` where decodings from different bytes meet."""
+    def _converged(self, lowest: int, first: int) -> int:
+        """Return where an instruction begins: at `first`, or above `lowest` where decodings from different offsets converge."""
         if lowest <= first:
             return first
-        end = lowest + _TRIES + _MEETING
+        end = lowest + _TRIES + _CONVERGING
         code = self.file.read(lowest, end + 16)
         visits = Counter(
             address
@@ -208,7 +211,7 @@ class Code:
         return min((address for address, count in visits.items() if count >= _AGREED * _TRIES), default=lowest)
 
     def connect(self, calls: list[int]) -> None:
-        """Learn of jumps into the functions of these calls from elsewhere: compilers put parts of functions far away."""
+        """Find the jumps from elsewhere into the functions of these calls: compilers place parts of functions far away."""
         if not calls:
             return
         bounds = sorted({self._bounds(address) for address in calls})
@@ -218,38 +221,38 @@ class Code:
             begin, end = bounds[bisect_right(begins, target) - 1]
             return begin <= target < end and not begin <= source < end and not self.begins_function(target)
 
-        def learn(source: int, target: int) -> None:
+        def add_jump(source: int, target: int) -> None:
             if leads_inside(source, target) and (jump := self.instruction(source)) is not None and jump.target == target:
                 self._linked[bounds[bisect_right(begins, target) - 1][0]].add(source)
 
         pages = {page for begin, end in bounds for page in range(begin >> 8, (end >> 8) + 1)}
         for opcode, source, target in self.file.branches:
             if target >> 8 in pages and opcode != CALL[0]:
-                learn(source, target)
+                add_jump(source, target)
         for begin, end in bounds:
             for first, last in ((begin - _NEAR, begin), (end, end + _NEAR)):
                 for match in _NEAR_JUMP.finditer(self.file.read(first, last)):
                     source = first + match.start()
-                    learn(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
+                    add_jump(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
 
     def into(self, address: int) -> list[Instruction]:
-        """Return the instructions after which the one at this address can be the next."""
+        """Return the instructions that control can get from to an address directly."""
         before = self._previous(address)
-        ways = [] if before is None or before.name in _ENDS or self._fills(before) else [before]
-        return ways + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in ways]
+        straight = [] if before is None or before.name in _ENDS or self._is_padding(before) else [before]
+        return straight + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in straight]
 
     def _previous(self, address: int) -> Instruction | None:
-        """The instruction in front of the one at this address, when both are of one function."""
+        """Return the instruction before the one at an address, if both belong to one function."""
         if address not in self._before and not self.begins_function(address):
-            self.instruction(address - 1)  # a chunk's first instruction: the one before it is in the chunk before
+            self.instruction(address - 1)  # the instruction before a chunk's first one is in the previous chunk
         return self._before.get(address)
 
-    def _fills(self, instruction: Instruction) -> bool:
-        """Tell whether this is a no-operation between two functions or blocks that nothing leads to."""
+    def _is_padding(self, instruction: Instruction) -> bool:
+        """Return whether this is a no-operation between two functions or blocks, which is never executed."""
         if instruction.name != "nop":
             return False
         last: Instruction | None = instruction
-        for _ in range(_FILLING):
+        for _ in range(_PADDING):
             if last is None or last.name in _ENDS:
                 return True
             if last.name != "nop" or last.address in self._jumps or self.begins_function(last.address):
@@ -258,16 +261,16 @@ class Code:
         return False
 
     def may_be_data(self, address: int) -> bool:
-        """Tell whether this is in no function of a file that knows its functions: a probe could change a table of constants.
+        """Return whether an address may hold data: it is in no function, and the file describes its functions.
 
-        Functions that were written by hand may not be in the file's table, but somebody calls them.
+        A uprobe there could change a table of constants. Assembly may lack descriptions, but other functions call it.
         """
-        if not self.file.knows_functions or self.function(address) is not None:
+        if not self.file.describes_functions or self.function(address) is not None:
             return False
         return not any(self._leads_straight(start, address) for start in self._called_before(address))
 
     def _called_before(self, address: int) -> set[int]:
-        """Where direct calls and jumps from functions lead to, in no function and not far before a place."""
+        """Return the targets of direct calls and jumps from functions that are in no function, and not far before an address."""
         near = range(max(address - _LONG + 1, 0), address + 1)
         return {
             target
@@ -277,7 +280,7 @@ class Code:
 
     @functools.cached_property
     def _called(self) -> dict[int, list[int]]:
-        """Where direct calls and jumps lead to, and where the bytes of these are, be they instructions or not."""
+        """The targets of all bytes that may be direct calls and jumps, each with the addresses of those bytes."""
         found: dict[int, list[int]] = defaultdict(list)
         wanted = CALL + JUMP
         for opcode, source, target in self.file.branches:
@@ -287,37 +290,37 @@ class Code:
 
     @functools.cached_property
     def _named(self) -> set[int]:
-        """The addresses that have a name: of hand-written code, parts of functions are functions."""
+        """The addresses of symbols. In assembly, parts of functions have symbols, too."""
         return {symbol.address for symbol in self.file.symbols()}
 
     def _leads_straight(self, start: int, address: int) -> bool:
-        """Tell whether real instructions follow each other all the way from one place to another."""
+        """Return whether valid instructions fill the bytes from one address to another."""
         end = start
         for one in self._details.disasm(self.file.read(start, address), start):
             end = one.address + one.size
         return end == address
 
     def begins_function(self, address: int) -> bool:
-        """Tell whether control gets here from a place that is not known."""
+        """Return whether a function begins at an address, so that control comes from unknown callers."""
         bounds = self.function(address)
         return bounds is not None and bounds[0] == address
 
     def may_be_entered(self, address: int) -> bool:
-        """Tell whether control may get here from a place that is not known, or by a call."""
+        """Return whether control may come to an address by a call, or from unknown code."""
         calls = any(self.file.read(at, at + 1) == CALL for at in self._called.get(address, ()))
         return calls or address in self._named or self.begins_function(address)
 
-    def only_fills(self, instruction: Instruction) -> bool:
-        """Tell whether this may be a no-operation that is not executed, behind a call that does not return."""
+    def may_be_padding(self, instruction: Instruction) -> bool:
+        """Return whether this may be a no-operation that is never executed, since it follows a call that does not return."""
         last: Instruction | None = instruction
         while last is not None and last.name == "nop":
             last = self._previous(last.address)
         return instruction.name == "nop" and last is not None and last.name == "call"
 
     def computes_jumps(self, address: int) -> bool:
-        """Tell whether the function that holds an address, or another part of it, jumps to where a table says.
+        """Return whether the function that an address is in, or a part of it elsewhere, jumps by a table.
 
-        Parts of a function that lie far away (`.cold`) have descriptions of their own, and jumps between them lead inside.
+        Parts of a function that lie far away (`.cold`) have descriptions of their own, and jump into each other's middle.
         """
         function = self.function(address)
         others = self._linked.get(function[0], ()) if function else ()
@@ -337,7 +340,7 @@ class Code:
         return self._computing[function]
 
     def changes(self, instruction: Instruction, register: str) -> bool:
-        """Tell whether an instruction writes to a register."""
+        """Return whether an instruction writes to a register."""
         if instruction.name == "call":
             return register not in _KEPT_BY_CALLS
         if instruction.name in ("syscall", "sysenter", "int"):
@@ -352,7 +355,7 @@ class Code:
 
 
 def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
-    """The numbers that may be in the lower half of a register after this instruction; None if the code does not tell."""
+    """Return the numbers that may be in the lower half of a register after an instruction; None if the code does not tell."""
     numbers: set[int] = set()
     seen: set[tuple[int, str]] = set()
     todo = [(last, register)]
@@ -370,15 +373,15 @@ def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
             if source is None:
                 return None
             register = source
-        ways = code.into(instruction.address)
-        if not ways or code.begins_function(instruction.address) or len(seen) > _STEPS:
+        before = code.into(instruction.address)
+        if not before or code.begins_function(instruction.address) or len(seen) > _STEPS:
             return None
-        todo += [(way, register) for way in ways]
+        todo += [(one, register) for one in before]
     return numbers
 
 
 def _constant(code: Code, instruction: Instruction) -> int | None:
-    """The number that this instruction puts into the register that it changes."""
+    """Return the number that an instruction loads into the register that it changes; None if it is no constant."""
     first = instruction.operands.partition(",")[0]
     if first not in _REGISTERS:
         return None
@@ -390,17 +393,17 @@ def _constant(code: Code, instruction: Instruction) -> int | None:
 
 
 def _pushed(code: Code, pop: Instruction) -> int | None:
-    """The number that a pop takes from the stack, when it was pushed right before."""
-    ways = code.into(pop.address)
-    while len(ways) == 1 and not code.changes(ways[0], "rsp") and "sp" not in ways[0].operands:
-        ways = code.into(ways[0].address)
-    if len(ways) == 1 and ways[0].name == "push" and ways[0].operands[0] in "-0123456789":
-        return int(ways[0].operands, 0) & 0xFFFFFFFF
+    """Return the number that a pop loads, if it was pushed just before; None otherwise."""
+    before = code.into(pop.address)
+    while len(before) == 1 and not code.changes(before[0], "rsp") and "sp" not in before[0].operands:
+        before = code.into(before[0].address)
+    if len(before) == 1 and before[0].name == "push" and before[0].operands[0] in "-0123456789":
+        return int(before[0].operands, 0) & 0xFFFFFFFF
     return None
 
 
 def copied_from(instruction: Instruction) -> str | None:
-    """The register whose lower half this instruction copies to another."""
+    """Return the register whose lower half an instruction copies to another one; None if it does not."""
     match = _COPY.fullmatch(instruction.operands)
     first = instruction.operands.partition(",")[0]
     if match is None or first not in _REGISTERS or instruction.name not in ("mov", "movsxd"):
@@ -409,7 +412,7 @@ def copied_from(instruction: Instruction) -> str | None:
 
 
 def loaded_from(instruction: Instruction) -> tuple[str | None, int]:
-    """The register and the distance from it that this instruction loads a number from."""
+    """Return the register and the displacement of the memory that an instruction loads a number from; None and 0 if it does not."""
     match = _LOAD.fullmatch(instruction.operands)
     if match is None or instruction.name != "mov" or match[1] not in _REGISTERS:
         return None, 0

@@ -1,9 +1,9 @@
-"""Where probes go in an OpenSSL library for x86-64, and what the program (bpf/tls.c) is told of each place.
+"""The sites of uprobes in an OpenSSL library for x86-64, with their cookies for bpf/tls.c.
 
-A probe on the first instruction of SSL_read would be an expensive one: the kernel steps over nearly all instructions, which takes
-thirty times as long as the few that it carries out itself, as a push. SSL_read and SSL_read_ex are a few instructions long, and
-lead to one function that has all of their arguments; so do SSL_write and SSL_write_ex. If that can be seen for certain, and it
-begins with a push, it has the probes in place of the two.
+A uprobe on the first instruction of SSL_read is expensive. The kernel single-steps nearly all instructions, which takes thirty
+times as long as to emulate one, such as a push. SSL_read and SSL_read_ex are a few instructions long, and call a common function
+with all of their arguments. So do SSL_write and SSL_write_ex. If the code proves this, and the common function begins with a push,
+that function gets the uprobe in place of the two.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from capstone import x86
 from chaosorca.agent.code.elf import Elf
 
 WRITES, LENGTH_APART, IS_FREE, IS_HANDSHAKE = 1, 2, 4, 8
-"""What a cookie consists of; see bpf/tls.c."""
+"""The bits of a cookie; see bpf/tls.c."""
 
 _PAIRS = ((b"SSL_read", b"SSL_read_ex", 0), (b"SSL_write", b"SSL_write_ex", WRITES))
 _OTHERS = {b"SSL_free": IS_FREE, b"SSL_do_handshake": IS_HANDSHAKE}
 _NAMES = {name for one, other, _ in _PAIRS for name in (one, other)} | _OTHERS.keys()
-_LONGEST = 32  # instructions of a function that does nothing but call the one that matters
+_LONGEST = 32  # instructions of a function that only calls the common one
 _PUSH = re.compile(rb"(?:\x41)?[\x50-\x57]")
 _ARGUMENTS = {"rdi", "edi", "di", "dil", "rsi", "esi", "si", "sil", "rdx", "edx", "dx", "dl", "dh", "rcx", "ecx", "cx", "cl", "ch"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """An offset in the file.
+    """The site of a uprobe.
 
     Attributes:
-        cookie: what the program is told.
-        returns: whether there is to be a probe at the function's return, too.
+        offset: its offset in the file.
+        cookie: its cookie.
+        returns: whether the function's return needs a uprobe, too.
     """
 
     offset: int
@@ -43,7 +44,7 @@ class Place:
 
 
 def places(elf: Elf) -> list[Place]:
-    """Return the places of a library; none if this is not one that reads and writes by the names of OpenSSL's."""
+    """Return the sites of a library; empty if it does not export OpenSSL's functions that read and write."""
     found = {one.name: one.address for one in elf.symbols(dynamic_only=True) if one.is_defined and one.name in _NAMES}
     chosen: list[Place] = []
     for plain, extended, cookie in _PAIRS:
@@ -61,17 +62,17 @@ def places(elf: Elf) -> list[Place]:
 
 
 def _common(elf: Elf, plain: int, extended: int) -> int | None:
-    """The function that both do nothing but call, the second with the very arguments that it is given."""
-    handed_on = _first_call(elf, extended)
-    if handed_on is None or handed_on not in _calls(elf, plain):
+    """Return the function that both functions only call, the extended one with its own arguments; None if there is none."""
+    called = _first_call(elf, extended)
+    if called is None or called not in _calls(elf, plain):
         return None
-    bounds = elf.function(handed_on)
-    begins = elf.read(handed_on, handed_on + 2)
-    return handed_on if bounds is not None and bounds[0] == handed_on and _PUSH.match(begins) else None
+    bounds = elf.function(called)
+    begins = elf.read(called, called + 2)
+    return called if bounds is not None and bounds[0] == called and _PUSH.match(begins) else None
 
 
 def _first_call(elf: Elf, function: int) -> int | None:
-    """What a function calls first, having left all of its arguments as they are."""
+    """Return what a function calls first, with all of its arguments unchanged; None if it does not."""
     for one in _instructions(elf, function):
         if one.mnemonic == "call":
             return _target(one)

@@ -1,18 +1,16 @@
-"""Where a program or library for x86-64 makes its system calls: the instructions to put uprobes on.
+"""The breakpoint sites of a program or library for x86-64: instructions before its system calls that can have a uprobe.
 
-A uprobe on `syscall` itself is too late: the kernel holds signals back while it steps over a probed instruction, so the thread
-would stop after the call. A probe on the instruction that is executed just before stops it with the instruction pointer on
-`syscall`.
+A uprobe on `syscall` itself is too late. The kernel delays signals while it single-steps a probed instruction, so the thread would
+stop after the call. A uprobe on the instruction just before stops the thread with its instruction pointer on `syscall`.
 
-Few instructions are emulated by the kernel when they have a probe: jumps, pushes, no-operations. All others it steps over, which
-takes thirty times as long. So the probe goes further ahead, on an emulated instruction, if control runs straight from there
-to the call.
+The kernel emulates a few kinds of probed instructions: jumps, pushes and no-operations. It single-steps all others, which takes
+thirty times as long. So the site is an earlier, emulated instruction if control runs straight from there to the call.
 
-glibc makes most calls that may block at one of two places, by whether the process has ever had a second thread; before the second
-one it calls a function, so that control does not run straight there. A probe on the jump between them serves both: who is to be
-stopped on the second way is so before that call, and can be led behind the first place, which gives the same result.
+glibc has two paths to most calls that may block, one for processes that never had a second thread. The other path calls a function
+before its `syscall`, so control does not run straight there. A uprobe on the branch between the two paths serves both. A call that
+is to fail is stopped at the branch and resumed just after the first path's `syscall`, which gives the same result.
 
-The bytes `0f 05` are searched first, and only the function around each of them is disassembled (code.py).
+Only the functions around the bytes `0f 05` are disassembled (instructions.py).
 """
 
 from __future__ import annotations
@@ -28,60 +26,59 @@ from chaosorca.agent.code.instructions import UNSUITABLE, Code, Instruction, cop
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
 _EMULATED = re.compile(
-    # jmp, jcc, push. Not with a prefix: the kernel steps over such a jump, and processors differ on it.
+    # jmp, jcc, push, without a prefix: the kernel single-steps jumps with one, and processors treat them differently.
     rb"(?s)\xeb.|\xe9....|[\x70-\x7f].|\x0f[\x80-\x8f]....|\x41?[\x50-\x57]|"
-    # nop. That of 5 bytes is unsuitable.
+    # nop, except that of 5 bytes, which is unsuitable.
     rb"\x66*\x90|\x0f\x1f\x00|\x0f\x1f\x40\x00|\x66\x0f\x1f\x44\x00\x00|\x0f\x1f[\x80\x84]\x00{4,5}"
 )
 _CONDITIONAL = re.compile(rb"[\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf2\xf3]*(?:[\x70-\x7f]|\x0f[\x80-\x8f])")
 _SIZE_OF_CALL = 5
-_FAR = 16  # instructions between an emulated one and the call
-_FAR_BYTES = 64  # and their bytes
-_MOST_BEGINNINGS = 8
-_OF_A_LIBRARY = 8  # pairs of places with a detour by the same function: no other code has so many
+_FAR = 16  # most instructions between an emulated one and the call
+_FAR_BYTES = 64  # most bytes of them
+_MOST_SITES = 8  # of one call
+_OF_A_LIBRARY = 8  # fewest calls whose detours call the same function: only C libraries have so many
 _DISTANCES = range(-0x8000, 0x8000)
 _MMAP = 9
 _PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
-_REFUSED_PREFIXES = b"\x26\x2e\x36\x3e\xf0"  # segments, lock
-_NUMBERS = 1024  # no system call has a higher one
+_REFUSED_PREFIXES = b"\x26\x2e\x36\x3e\xf0"  # segment overrides, lock
+_NUMBERS = 1024  # every system call has a lower number
 _MAY_BE_DATA = "it belongs to no function and no number is set before it, so it may be data"
 _LOW_BYTE = re.compile(r"al, (0x[0-9a-f]+|\d+)")
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place for a uprobe.
+    """An instruction for a uprobe.
 
-    A thread that is stopped from here has its instruction pointer `to_next` bytes from the probe, and runs from there straight to
-    the `syscall`. Where `condition` does not hold, the probed instruction leads elsewhere: no system call is made. So it may also
-    be, without a condition, if it is `loop` or `jrcxz`: then the thread is found elsewhere.
+    A thread that is stopped here has its instruction pointer `to_next` bytes from the uprobe, and runs from there straight to the
+    `syscall`. If `condition` does not hold, the probed instruction leads elsewhere, and no system call is made. A `loop` or `jrcxz`
+    may lead elsewhere without a condition; the thread then stops elsewhere.
 
-    Two sites have the same offset if both ways of a jump on a condition lead to a call.
+    Two sites have the same offset if both branches of a conditional jump lead to a call.
     """
 
     offset: int
-    """Where in the file the instruction is that the uprobe goes on."""
+    """The instruction's offset in the file."""
     to_syscall: int
-    """Bytes from there to `syscall`; less than zero after a jump backwards."""
+    """Bytes from the instruction to `syscall`; negative after a jump backwards."""
     nr: int | None
-    """The number that the code sets; None: the code does not tell."""
+    """The system call's number; None if the code does not tell."""
     held_in: str | None = "rax"
-    """The register whose lower half holds the number when the probed instruction begins; None: it or what follows it sets `nr`."""
+    """The register whose lower half holds the number when the instruction begins; None if it or a later one sets `nr`."""
     held_at: int | None = None
-    """Not None: the register is an address, and the number is in the 4 bytes of memory so far behind it."""
+    """If not None, the register holds an address, and the number is in the 4 bytes of memory at this displacement from it."""
     to_next: int | None = None
-    """Bytes from the probe to the instruction at which a thread that is stopped from here finds itself; None: the `syscall` itself,
-    `to_syscall` bytes away."""
+    """Bytes from the uprobe to the instruction that a stopped thread is at; None if that is the `syscall` itself."""
     condition: int | None = None
-    """The condition code (0-15, as in the low four bits of the opcode of `jcc`; Intel SDM, appendix B.1.4.7) that must hold when
-    the probed instruction begins for control to go to the call; None: it always does."""
+    """The condition that leads control to the call, if it holds when the instruction begins; None if control always gets there.
+    It is a condition code of 0 to 15, as in the low four bits of the opcode of `jcc` (Intel SDM, appendix B.1.4.7)."""
     detour: int | None = None
-    """Not None: bytes from the probe to the instruction at which a thread is found if the condition does not hold. From there it
-    gets to another `syscall`, no more than `DETOUR` bytes on, which makes the same call."""
+    """If not None, bytes from the uprobe to the instruction that a thread is at if the condition does not hold. From there it gets
+    to another `syscall`, at most `DETOUR` bytes away, which makes the same call."""
 
     @property
     def rax_is_set(self) -> bool:
-        """Whether %rax holds the number when the probed instruction begins."""
+        """Whether %rax holds the number when the instruction begins."""
         return self.held_in == "rax" and self.held_at is None
 
 
@@ -90,19 +87,19 @@ DETOUR = 255
 
 @dataclass(frozen=True)
 class Sites:
-    """What was found in a file."""
+    """What was found in a file, by offsets in it."""
 
     sites: tuple[Site, ...]
     refused: tuple[tuple[int, str], ...]
-    """Where in the file a `syscall` is that cannot be probed, or not on every way to it, and why."""
+    """Each `syscall` with a path to it that has no site, and the reason."""
     other: tuple[tuple[int, str], ...]
-    """Where in the file an instruction is that enters the kernel in another way: `int 0x80`, `sysenter`."""
+    """Each instruction that enters the kernel in another way: `int 0x80` or `sysenter`."""
     doubtful: tuple[tuple[int, str], ...] = ()
-    """Where in the file the bytes of a `syscall` are that may be data, and why."""
+    """The bytes of each `syscall` that may be data, and the reason."""
 
 
 def find_sites(file: Elf) -> Sites:
-    """Find the system call sites of an ELF file; in the order of their offsets, a `syscall` that is jumped to has several."""
+    """Return the sites of an ELF file in the order of their offsets. A `syscall` with several paths to it has several sites."""
     code = Code(file)
     entrances = {address: name for address, name in _candidates(file) if code.is_instruction(address, name)}
     calls = [address for address, name in entrances.items() if name == "syscall"]
@@ -112,11 +109,11 @@ def find_sites(file: Elf) -> Sites:
     refused: list[tuple[int, str]] = []
     for address in calls:
         sites[address] = []
-        for way in _ways(code, address):
-            if isinstance(way, Site):
-                sites[address].append(way)
+        for found in _sites(code, address):
+            if isinstance(found, Site):
+                sites[address].append(found)
             else:
-                (doubtful if way == _MAY_BE_DATA else refused).append((file.offset(address), way))
+                (doubtful if found == _MAY_BE_DATA else refused).append((file.offset(address), found))
     _join_detours(code, sites)
     other = (
         (file.offset(address), name) for address, name in entrances.items() if name != "syscall" and not code.may_be_data(address)
@@ -126,7 +123,7 @@ def find_sites(file: Elf) -> Sites:
 
 
 def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
-    """Where the bytes of an entrance into the kernel are, be they an instruction or not."""
+    """Yield the address and name of all bytes that may be an instruction that enters the kernel."""
     for part in file.code:
         for match in _ENTRANCE.finditer(file.data, part.offset, part.offset + part.size):
             address = part.address + match.start() - part.offset
@@ -134,25 +131,25 @@ def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
                 yield address, _ENTRANCES[match[0]]
 
 
-def _ways(code: Code, address: int) -> Iterator[Site | str]:
-    """For each way to a system call its sites, or why there is none."""
-    ways = code.into(address)
+def _sites(code: Code, address: int) -> Iterator[Site | str]:
+    """Yield the sites of each path to a system call, or the reason why a path has none."""
+    before = code.into(address)
     if code.begins_function(address):
-        yield "a function begins with it, so nothing is executed just before"
-    elif not ways:
-        yield "no instruction is known to lead to it"
-    for last in ways:
+        yield "a function begins with it, so no instruction before it is known"
+    elif not before:
+        yield "no instruction before it is known"
+    for last in before:
         number = _number(code, last)
         early = () if number is None else _early_sites(code, last, address, number)
         yield from early or (_site(code, last, address, number),)
 
 
 def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tuple[Site, ...]:
-    """The sites further ahead on the way to a system call that ends with this instruction.
+    """Return the earlier sites on the paths to a system call that end with this instruction.
 
-    There are none if there is no need, or if there is another way to one of the instructions between them and the call.
+    There are none if the instruction is emulated itself, or if other code may jump between the sites and the call.
     """
-    if _is_emulated(code, last) or code.function(address) is None:  # elsewhere, nobody knows where functions begin
+    if _is_emulated(code, last) or code.function(address) is None:  # outside functions, other code may jump anywhere
         return ()
     sites: list[Site] = []
     between = 0
@@ -166,18 +163,18 @@ def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tu
             sites.append(site)
             continue
         between += 1
-        ways = code.into(one.address)
-        too_far = between > _FAR or address - one.address > _FAR_BYTES or len(sites) + len(todo) + len(ways) > _MOST_BEGINNINGS
-        if too_far or not ways or not one.goes_straight_on or code.may_be_entered(one.address):
+        before = code.into(one.address)
+        too_far = between > _FAR or address - one.address > _FAR_BYTES or len(sites) + len(todo) + len(before) > _MOST_SITES
+        if too_far or not before or not one.goes_straight_on or code.may_be_entered(one.address):
             return ()
-        if number == _MMAP and code.changes(one, "rdx"):  # the probe looks at the protection, too
+        if number == _MMAP and code.changes(one, "rdx"):  # the uprobe reads the protection, too
             return ()
-        todo += [(way, one.address) for way in ways]
+        todo += [(previous, one.address) for previous in before]
     return () if code.computes_jumps(address) else tuple(sites)
 
 
 def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
-    """Have the two places at which a C library makes the same call share one probe, where it has them for many calls."""
+    """Let the two paths on which a C library makes the same call share one site, if it has two paths for many calls."""
     straight: dict[int, tuple[int, Site]] = {}
     for address, some in sites.items():
         straight |= {site.offset: (address, site) for site in some if site.condition is not None and site.held_in is None}
@@ -199,16 +196,16 @@ def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
 
 
 def _detour(code: Code, address: int) -> tuple[list[Instruction], int, int] | None:
-    """The jumps on conditions that lead to a system call by way of another call, where to, and where that call goes."""
+    """Return the detour that leads to a system call: its conditional jumps, their target, and the function that it calls."""
     called = None
     at = address
     while address - at <= DETOUR and (at == address or not code.may_be_entered(at)):
-        ways = code.into(at)
-        if ways and all(_is_emulated(code, way) and _is_conditional(code, way) for way in ways):
-            return None if called is None else (ways, at, called)
-        if len(ways) != 1:
+        paths = code.into(at)
+        if paths and all(_is_emulated(code, one) and _is_conditional(code, one) for one in paths):
+            return None if called is None else (paths, at, called)
+        if len(paths) != 1:
             return None
-        (before,) = ways
+        (before,) = paths
         if before.name == "call":
             if called is not None or not before.operands.startswith("0x"):
                 return None
@@ -224,10 +221,10 @@ def _is_conditional(code: Code, jump: Instruction) -> bool:
 
 
 def _early_site(code: Code, one: Instruction, following: int, address: int, number: int) -> Site | None:
-    """The site at an emulated instruction, from which control runs straight from the following one to a system call."""
+    """Return the site at an emulated instruction, if control runs straight from `following` to a system call."""
     to_syscall, to_next = address - one.address, following - one.address
     too_far = to_syscall not in _DISTANCES or to_next not in _DISTANCES
-    if too_far or code.function(one.address) is None or code.only_fills(one):
+    if too_far or code.function(one.address) is None or code.may_be_padding(one):
         return None
     condition = _condition(code, one, following)
     offset = code.file.offset(one.address)
@@ -239,7 +236,7 @@ def _is_emulated(code: Code, instruction: Instruction) -> bool:
 
 
 def _condition(code: Code, instruction: Instruction, following: int) -> int | None:
-    """The condition on which a jump leads to the instruction at an address, be it there or behind the jump."""
+    """Return the condition on which a jump leads to `following`, its target or the next instruction; None if it always does."""
     opcode = _CONDITIONAL.match(code.bytes_of(instruction))
     if opcode is None or instruction.target == instruction.end:
         return None
@@ -248,14 +245,14 @@ def _condition(code: Code, instruction: Instruction, following: int) -> int | No
 
 
 def _site(code: Code, last: Instruction, address: int, number: int | None) -> Site | str:
-    """The site at the instruction just before a system call, or why it is none."""
+    """Return the site at the instruction just before a system call, or the reason why it is none."""
     if (reason := _unsuitable(code, last)) is not None:
         return reason
     if code.may_be_data(address) and (number is None or number >= _NUMBERS):
         return _MAY_BE_DATA
     low = _LOW_BYTE.fullmatch(last.operands) if last.name == "mov" else None
     if number is None and low:
-        number = int(low[1], 0)  # who is stopped there is asked for the rest of the register
+        number = int(low[1], 0)  # the tracer reads the rest of the register when the thread stops
     held_in: str | None = "rax"
     held_at = None
     if code.changes(last, "rax"):
@@ -269,21 +266,21 @@ def _site(code: Code, last: Instruction, address: int, number: int | None) -> Si
 
 
 def _unsuitable(code: Code, last: Instruction) -> str | None:
-    """Why a probe on this instruction does not stop a thread before the one that follows; None: it does."""
+    """Return why a uprobe on this instruction does not stop a thread before the next one; None if it does."""
     if last.name in UNSUITABLE:
-        return f"the instruction before it is {last.name}, after which a probe does not stop the thread here"
+        return f"the instruction before it is {last.name}, after which a uprobe does not stop the thread"
     if last.mnemonic.startswith("rep"):
-        return "the instruction before it is repeated, and each round would be a stop"
-    if last.name == "nop" and last.size == _SIZE_OF_CALL:  # Linux from 6.18 on does, and the thread would stop in what is called
-        return "the instruction before it is a no-operation of 5 bytes, in whose place the kernel may put a call"
+        return "the instruction before it has a repeat prefix, and each repetition would be a stop"
+    if last.name == "nop" and last.size == _SIZE_OF_CALL:  # Linux does since 6.18, and the thread would stop in the callee
+        return "the instruction before it is a no-operation of 5 bytes, which the kernel may replace by a call"
     beginning = code.bytes_of(last)
     prefixes = beginning[: len(beginning) - len(beginning.lstrip(_PREFIXES))]
     if last.name != "nop" and set(prefixes) & set(_REFUSED_PREFIXES):
-        return f"the instruction before it ({last.mnemonic}) has a prefix that the kernel puts no probe on"
+        return f"the instruction before it ({last.mnemonic}) has a prefix, and the kernel refuses uprobes with that prefix"
     return None
 
 
 def _number(code: Code, last: Instruction) -> int | None:
-    """The number in the lower half of %rax after this instruction, when it is the same on every way that leads to it."""
+    """Return the number in the lower half of %rax after an instruction, if it is the same on every path; None otherwise."""
     numbers = numbers_in("rax", code, last)
     return numbers.pop() if numbers is not None and len(numbers) == 1 else None

@@ -1,4 +1,4 @@
-"""Which system calls a file makes by the C library's `syscall()`: hand-assembled callers in small shared libraries."""
+"""The system calls that a file makes by the C library's `syscall()`: hand-assembled callers in small shared libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RET, SET, OTHER = "c3", "bf ba 00 00 00", "bf 27 00 00 00"  # mov $186,%edi; mov
 
 
 def to(opcode: str, target: int) -> str:
-    """An instruction with a distance; where it is is filled in by `library`."""
+    """Return an instruction with a displacement, which `library` fills in."""
     return f"{opcode} @{target:x}"
 
 
@@ -35,7 +35,7 @@ def library(
     value: int = 0,
     named: bytes = b"",
 ) -> Elf:
-    """A shared library with these functions, one entry of a linkage table, and one relocation for what is imported."""
+    """Return a shared library with these functions, one entry of a linkage table, and one relocation for the imported symbol."""
     text, bounds = bytearray(), []
     for function in functions:
         begin = len(text)
@@ -136,7 +136,7 @@ def test_numbers(file: Elf, numbers: set[int]) -> None:
     ],
     ids=["a register", "an argument", "once", "a pointer", "loaded", "pushed", "address", "value", "by name", "libffi"],
 )
-def test_what_cannot_be_told(file: Elf) -> None:
+def test_numbers_that_the_code_does_not_tell(file: Elf) -> None:
     assert numbers_passed(file) is None
 
 

@@ -1,4 +1,4 @@
-"""Where probes go in libraries that are, or are not, like OpenSSL's."""
+"""The sites of uprobes in libraries that are similar to OpenSSL, or are not."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ ALONE = """
 
 
 def library(folder: Path, *functions: str) -> tuple[list[Place], dict[str, int]]:
-    """The places of a library with these functions, and where its functions begin."""
+    """Return the sites of a library with these functions, and the offsets of its functions."""
     (folder / "one.s").write_text(".text\n" + "".join(functions) + '\n.section .note.GNU-stack,"",@progbits\n')
     subprocess.run(["gcc", "-shared", "-nostdlib", "-o", folder / "one.so", folder / "one.s"], check=True)
     elf = Elf((folder / "one.so").read_bytes())
     return places(elf), {one.name.decode(): elf.offset(one.address) for one in elf.symbols() if one.is_defined and one.address}
 
 
-def test_what_both_functions_lead_to_has_the_probe(tmp_path: Path) -> None:
+def test_the_common_function_has_the_site(tmp_path: Path) -> None:
     found, at = library(
         tmp_path,
         COMMON.format("SSL_read", "", "push %rbx"),
@@ -87,13 +87,13 @@ def test_what_both_functions_lead_to_has_the_probe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "begins"),
     [
-        ("mov %rcx, %r8; xor %ecx, %ecx", "push %rbx"),  # another argument in the place of the length
+        ("mov %rcx, %r8; xor %ecx, %ecx", "push %rbx"),  # another argument in place of the length
         ("mov $1, %dl", "push %rbx"),
         ("test %edi, %edi; js 1f; 1:", "push %rbx"),
         ("", "sub $8, %rsp"),
     ],
 )
-def test_where_that_is_not_certain_each_function_has_its_own(tmp_path: Path, before: str, begins: str) -> None:
+def test_each_function_has_a_site_if_the_common_one_is_uncertain(tmp_path: Path, before: str, begins: str) -> None:
     found, at = library(tmp_path, COMMON.format("SSL_write", before, begins))
     assert found == [Place(at["SSL_write"], WRITES, True), Place(at["SSL_write_ex"], WRITES | LENGTH_APART, True)]
 
@@ -115,6 +115,6 @@ def test_the_library_that_python_uses() -> None:
     assert ssl.OPENSSL_VERSION
     path = next((one.name for one in code_files(Path("/proc"), os.getpid()) if "libssl" in one.name), None)
     if path is None:
-        pytest.skip("this Python has its own within")
-    told = {(place.cookie & ~LENGTH_APART, place.returns) for place in places(Elf(Path(path).read_bytes()))}
-    assert told == {(0, True), (WRITES, True), (IS_FREE, False), (IS_HANDSHAKE, False)}
+        pytest.skip("this Python is linked to OpenSSL statically")
+    found = {(place.cookie & ~LENGTH_APART, place.returns) for place in places(Elf(Path(path).read_bytes()))}
+    assert found == {(0, True), (WRITES, True), (IS_FREE, False), (IS_HANDSHAKE, False)}

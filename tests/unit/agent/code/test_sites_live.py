@@ -1,4 +1,4 @@
-"""Whether a running program meets exactly one site before each system call of the C library: watched instruction by instruction."""
+"""A running program passes exactly one site before each system call of the C library, as single-stepping shows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if sys.argv[1] == "threads":
     other = threading.Thread(target=os.read, args=(held, 1), daemon=True)
     other.start()
     while not open(f"/proc/self/task/{other.native_id}/syscall").read().startswith("0 "):
-        time.sleep(0.001)  # it has to wait for good, since nobody traces it
+        time.sleep(0.001)  # it must block for good, since no tracer is attached to it
 os.write(1, b"!")
 os.read(0, 1)
 for _ in range(3):
@@ -66,7 +66,7 @@ CANCELLABLE = {0, 1, 17, 42, 74, 75, 288}  # read, write, pread64, connect, fsyn
 
 
 def holds(condition: int | None, flags: int) -> bool:
-    """Whether a condition code holds with these flags, as the processor's manual has it."""
+    """Return whether a condition code holds with these flags (Intel SDM, volume 1, appendix B)."""
     if condition is None:
         return True
     carry, parity, zero, sign, overflow = (bool(flags & bit) for bit in (CARRY, PARITY, ZERO, SIGN, OVERFLOW))
@@ -74,8 +74,8 @@ def holds(condition: int | None, flags: int) -> bool:
     return (overflow, carry, zero, carry or zero, sign, parity, less, zero or less)[condition >> 1] != bool(condition & 1)
 
 
-class Watched:
-    """A process with breakpoints on all sites and system calls of its C library."""
+class Tracee:
+    """A traced process with breakpoints on all sites and system calls of its C library."""
 
     def __init__(self, pid: int, library: Path, sites: tuple[Site, ...]) -> None:
         self.pid = pid
@@ -94,7 +94,7 @@ class Watched:
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR)
         self._bytes = {at: os.pread(self._memory, 1, at) for at in self.calls | set(self.probes)}
         self.made: Counter[int] = Counter()
-        self.met: Counter[Site] = Counter()
+        self.passed: Counter[Site] = Counter()
         self.detours: Counter[Site] = Counter()
 
     def ptrace(self, request: int, data: object = None) -> None:
@@ -109,8 +109,8 @@ class Watched:
         for at in self._bytes:
             os.pwrite(self._memory, b"\xcc", at)
 
-    def watch(self) -> int:
-        """Follow the process until it ends; return its exit code."""
+    def run(self) -> int:
+        """Trace the process until it ends; return its exit code."""
         while True:
             _, status = os.waitpid(self.pid, ALL_THREADS)
             if not os.WIFSTOPPED(status):
@@ -118,24 +118,24 @@ class Watched:
             assert os.WSTOPSIG(status) == signal.SIGTRAP
             self.ptrace(GETREGS, ctypes.addressof(self.registers))
             at = self.registers[RIP] - 1
-            assert at not in self.calls, f"no site was met before the call at {at - self.moved:#x}"
+            assert at not in self.calls, f"no site was passed before the call at {at - self.moved:#x}"
             self.registers[RIP] = at
             self.ptrace(SETREGS, ctypes.addressof(self.registers))
-            if not self._meet(at):
+            if not self._pass_site(at):
                 return self._ended()
             self.ptrace(CONT)
 
-    def _meet(self, at: int) -> bool:
+    def _pass_site(self, at: int) -> bool:
         here = self.probes[at]
         straight = [site for site in here if holds(site.condition, self.registers[FLAGS])]
-        met = straight or [site for site in here if site.detour is not None]
-        assert len(met) <= 1
+        passed = straight or [site for site in here if site.detour is not None]
+        assert len(passed) <= 1
         arguments = [self.registers[number] & 0xFFFFFFFF for number in ARGUMENTS]
         self._step(at)
-        if not met:
+        if not passed:
             return True
-        (site,) = met
-        self.met[site] += 1
+        (site,) = passed
+        self.passed[site] += 1
         if not straight:
             return self._take_detour(site, at + (site.detour or 0), arguments)
         call = at + site.to_syscall
@@ -150,20 +150,20 @@ class Watched:
         return self._step(call)
 
     def _take_detour(self, site: Site, begin: int, arguments: list[int]) -> bool:
-        """Follow the process to the other place at which it makes the same call."""
+        """Step the process to the other `syscall`, which makes the same call."""
         assert self.registers[RIP] == begin
         self.detours[site] += 1
         while (now := self.registers[RIP]) not in range(begin, begin + DETOUR + 1) or os.pread(self._memory, 2, now) != b"\x0f\x05":
             assert now not in self._bytes
             self._step(now)
         assert self.registers[RAX] == site.nr
-        if site.nr in CANCELLABLE:  # whose arguments are those of the function
+        if site.nr in CANCELLABLE:  # the call has the arguments of the function
             assert [self.registers[number] & 0xFFFFFFFF for number in ARGUMENTS] == arguments
         self.made[self.registers[RAX]] += 1
         return self._step(now)
 
     def _step(self, at: int) -> bool:
-        """Execute the instruction at an address; tell whether the process is still there."""
+        """Execute the instruction at an address; return whether the process still runs."""
         if at in self._bytes:
             os.pwrite(self._memory, self._bytes[at], at)
         self.ptrace(STEP)
@@ -181,13 +181,13 @@ class Watched:
 
 
 def c_library() -> Path | None:
-    """The C library of this process, if it is glibc for x86-64."""
+    """Return the C library of this process, if it is glibc for x86-64."""
     lines = Path("/proc/self/maps").read_text().splitlines() if platform.machine() == "x86_64" else []
     return next((Path(line.split(maxsplit=5)[5]) for line in lines if line.endswith("/libc.so.6")), None)
 
 
 @pytest.mark.parametrize("how", ["alone", "threads"])
-def test_each_call_is_met_once(how: str) -> None:
+def test_each_call_passes_one_site(how: str) -> None:
     library = c_library()
     if library is None:
         pytest.skip("this Python does not use glibc for x86-64")
@@ -196,17 +196,17 @@ def test_each_call_is_met_once(how: str) -> None:
         assert process.stdin is not None and process.stdout is not None
         try:
             assert process.stdout.read(1) == b"!"
-            watched = Watched(process.pid, library, sites)
-            watched.begin()
+            tracee = Tracee(process.pid, library, sites)
+            tracee.begin()
             process.stdin.write(b"!")
             process.stdin.flush()
-            process.returncode = watched.watch()
+            process.returncode = tracee.run()
         finally:
             if process.returncode is None:
                 process.kill()
     assert process.returncode == 7
-    assert MADE - set(watched.made) == set()
+    assert MADE - set(tracee.made) == set()
     if {site.nr for site in sites if site.detour is not None} >= CANCELLABLE:
-        # These ask whether they are alone, and the jump is the site; if they are not, it leads to a call made in another place.
-        assert {site.nr for site in watched.met if site.detour is not None} >= CANCELLABLE
-        assert {site.nr for site in watched.detours} >= (CANCELLABLE if how == "threads" else set())
+        # The branch between the two paths is the site. In a process with threads it leads to the second path.
+        assert {site.nr for site in tracee.passed if site.detour is not None} >= CANCELLABLE
+        assert {site.nr for site in tracee.detours} >= (CANCELLABLE if how == "threads" else set())
