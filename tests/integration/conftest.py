@@ -1,4 +1,4 @@
-"""Real containers on the real Docker Engine. Every test starts with nothing of ours, and has to leave nothing of ours."""
+"""Fixtures with real containers on the real Docker Engine. Every test starts without anything of chaosorca, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from tests.support.web import Web
 
 SANITIZED = "chaosorca-test-agent:sanitized"
 ALREADY_PASSED = "chaosorca/passed"
-_STATES_KEPT = 4  # of each Python that the tests are run with
+_FOLDERS = ("chaosorca", "experiments", "scripts", "benchmarks", "tests/integration", "tests/support", "tests/native")
+_STATES_KEPT = 4  # results for this many states of the files
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run also what has passed already on these very files")
+    parser.addoption("--all", action="store_true", help="also run tests that have passed with the same files")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "always: run it even where it has passed on these very files")
+    config.addinivalue_line("markers", "always: run the test even if it has passed with the same files")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what has passed on these very files, kernel, engine and Python: a second run is for what is not known yet.
+    """Leave out the tests that have passed with the same files, kernel, engine and Python.
 
-    The main path (`always`) is run every time, everything is with `--all` and in CI.
+    The main path (`always`) runs every time. With `--all` and in CI all tests run.
     """
     config.stash[_state] = state = _digest()
     if config.getoption("--all") or os.environ.get("CI"):
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remember what has passed, its teardown included."""
+    """Remember the tests that have passed, including their teardown."""
     stash = session.config.stash
     cache, state = session.config.cache, stash.get(_state, "")
     if cache and state:
@@ -68,7 +69,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if number := config.stash.get(_left_out, 0):
-        terminalreporter.write_line(f"{number} tests have passed on these very files before and were not run: --all runs them")
+        terminalreporter.write_line(f"{number} tests were left out, because they have passed with the same files: --all runs them")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -86,9 +87,9 @@ _passed, _failed = pytest.StashKey[set[str]](), pytest.StashKey[set[str]]()
 
 
 def _digest() -> str:
-    """Everything that a result depends on, as far as it can be told: files, kernel, engine, Python, user."""
+    """Return a digest of everything that a result depends on: files, kernel, engine, Python, user."""
     digest = hashlib.sha256()
-    for folder in ("chaosorca", "experiments", "scripts", "tests/integration", "tests/support", "tests/native"):
+    for folder in _FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
@@ -104,14 +105,14 @@ def client() -> docker.DockerClient:
 
 @pytest.fixture(scope="session")
 def image(client: docker.DockerClient) -> str:
-    """nginx, built as the demo builds it."""
+    """An image with nginx, built as the demo builds it."""
     client.images.build(path=str(ROOT / "experiments" / "nginx"), tag="chaosorca-test-nginx", rm=True)
     return "chaosorca-test-nginx"
 
 
 @pytest.fixture(scope="session")
 def sanitized_agent(client: docker.DockerClient) -> str:
-    """The agent's image with its tracer under sanitizers; building it runs the tracer's own tests."""
+    """The agent's image with a tracer built with sanitizers; building it runs the tracer's own tests."""
     from chaosorca.engine.images import ensure_image
 
     native = ROOT / "tests" / "native"
@@ -124,7 +125,7 @@ def sanitized_agent(client: docker.DockerClient) -> str:
 
 @pytest.fixture
 def run_container(client: docker.DockerClient, image: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Container]]:
-    """Start a container from the test's image, with what `docker run` takes; it goes with the test."""
+    """A function that starts a container with options of `docker run`; the container is removed after the test."""
     started: list[Container] = []
 
     def run(command: Any = None, **options: Any) -> Container:
@@ -140,7 +141,7 @@ def run_container(client: docker.DockerClient, image: str, request: pytest.Fixtu
 
 @pytest.fixture
 def web(run_container: Callable[..., Container]) -> Web:
-    """An nginx that answers."""
+    """An nginx that answers requests."""
     container = run_container(ports={"80/tcp": ("127.0.0.1", None)})
     container.reload()
     port = container.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
@@ -214,10 +215,10 @@ def monitored(web: Web) -> Iterator[Web]:
 
 @pytest.fixture
 def proxy(client: docker.DockerClient, tmp_path: Path) -> Iterator[Proxy]:
-    """The engine by another way."""
+    """A proxy to the engine's socket."""
     engine = client.api.get_adapter(client.api.base_url)
     if not hasattr(engine, "socket_path"):
-        pytest.skip("the engine is not reached by a Unix socket")
+        pytest.skip("the engine has no Unix socket")
     running = Proxy(tmp_path / "s", engine.socket_path)
     yield running
     running.close()

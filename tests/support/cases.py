@@ -11,18 +11,18 @@ EVERY = tuple(range(1, REPEATS + 1))
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, and what has to come of it.
+    """A fault, and its expected effect.
 
     Attributes:
         steps: the system calls that each worker makes one after the other.
         fault: the fault.
-        hits: which of each worker's ten calls it acts on.
-        result: what these return; None: what they do without a fault.
-        delay: for how many seconds these are held.
+        hits: which of each worker's ten calls it hits.
+        result: what these return; None: the same as without a fault.
+        delay: how many seconds these are held.
         signals: how many signals come with each.
-        misses: steps that the fault is not on.
-        early: whether threads and children are there before it.
-        threads: how many threads there are, where there is a libc.
+        misses: steps that the fault does not target.
+        early: whether threads and children exist before the fault begins.
+        threads: the number of threads, in programs with a libc.
     """
 
     steps: tuple[str, ...]
@@ -41,7 +41,7 @@ def on(syscall: str, **fault: Any) -> dict[str, Any]:
 
 
 CASES = {
-    # errors, on the calls that each form of `when` means
+    # errors, with each form of `when`
     "error": Case(("openat",), on("openat", error="EACCES"), result=-13),
     "error early": Case(("openat",), on("openat", error="EACCES"), result=-13, early=True),
     "error when F": Case(("write",), on("write", error="ENOSPC", when="3"), (3,), -28),
@@ -91,7 +91,7 @@ CASES = {
         delay=0.02,
         signals=1,
     ),
-    # several system calls: each is counted for itself
+    # several system calls, counted separately
     "two system calls": Case(
         ("openat", "getppid", "read"), on("openat,read", error="EIO", when="2+2"), (2, 4, 6, 8, 10), -5, misses=("getppid",)
     ),
@@ -108,6 +108,6 @@ CASES = {
     ),
     "sockets": Case(("socket", "read"), on("%network", error="EAFNOSUPPORT"), result=-97, misses=("read",)),
     "memory": Case(("mmap",), on("mmap", error="ENOMEM", when="2+2"), (2, 4, 6, 8, 10), -12, early=True),
-    # Without threads: a SIGCHLD of one's child has another's clone made again, which counts as one more call.
+    # Without threads: a SIGCHLD from one thread's child restarts another thread's clone, which counts as one more call.
     "children": Case(("fork",), on("fork*", error="EAGAIN", when="2+3"), (2, 5, 8), -11, early=True, threads=0),
 }

@@ -1,4 +1,4 @@
-"""A Prometheus that is a list of series, and a map without a kernel."""
+"""A Prometheus made of a list of series, and an eBPF map without a kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ START = 1_700_000_000.0
 
 
 class FakeMap:
-    """Behaves like `chaosorca.agent.ebpf.table.Table`, with room for so many entries."""
+    """Behaves like `chaosorca.agent.ebpf.table.Table`, with room for a number of entries."""
 
     def __init__(self, room: int | None = None) -> None:
         self.content: dict[Any, Any] = {}
@@ -26,15 +26,15 @@ class FakeMap:
         self.content[key] = value
 
     def delete(self, key: Any) -> None:
-        """Delete an entry, if it is there."""
+        """Delete an entry, if it exists."""
         self.content.pop(key, None)
 
     def delete_those(self, chosen: Callable[[Any], bool]) -> None:
-        """Delete the entries whose keys are chosen."""
+        """Delete the entries with the chosen keys."""
         self.content = {key: value for key, value in self.content.items() if not chosen(key)}
 
     def entries(self) -> list[tuple[Any, Any]]:
-        """All entries."""
+        """Return all entries."""
         return list(self.content.items())
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class FakeMap:
 
 
 class FakePrometheus:
-    """Answers like `chaosorca.metrics.query.Prometheus`, from series and numbers that the test gives."""
+    """Answers like `chaosorca.metrics.query.Prometheus`, with the series and numbers of a test."""
 
     base_url = "http://prometheus.test"
 
@@ -52,12 +52,12 @@ class FakePrometheus:
         self.asked: list[str] = []
 
     def number(self, expression: str) -> float | None:
-        """The number that the test gave for exactly this expression."""
+        """Return the number that the test gave for exactly this expression."""
         self.asked.append(expression)
         return self.numbers.get(expression)
 
     def samples(self, selector: str, seconds: float, end: float | None = None) -> list[Series]:
-        """The series that a selector selects, as far as they have samples in the span."""
+        """Return the selected series with their samples in the span."""
         self.asked.append(selector)
         last = self.numbers["time()"] if end is None else end
         parts = re.fullmatch(r"(\w+)\{(.*)\}", selector)

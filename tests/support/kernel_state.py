@@ -1,4 +1,4 @@
-"""What the kernel holds of ours: eBPF programs, the links that put them on something, and probes in the code of processes."""
+"""What the kernel holds of chaosorca: eBPF programs, their links, and breakpoints in the code of processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.support.project import ROOT
 
 _BPF = {"x86_64": 321, "aarch64": 280}
-_NEXT_PROGRAM, _NEXT_LINK, _OPEN_PROGRAM, _OPEN_LINK, _TELL = 11, 31, 13, 30, 15  # commands of bpf(2)
+_NEXT_PROGRAM, _NEXT_LINK, _OPEN_PROGRAM, _OPEN_LINK, _GET_INFO = 11, 31, 13, 30, 15  # commands of bpf(2)
 _NAME_AT, _NAME_BYTES = 64, 16  # in struct bpf_prog_info
 _INFO_BYTES = 256
 _FUNCTION = re.compile(r'^SEC\("(?:uprobe|socket|syscall|raw_tp/\w+)"\)\nint (\w+)\(', re.MULTILINE)
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def programs() -> dict[int, str]:
-    """Our programs by their ids. Whatever a program is attached to keeps it, so that where none is left no probe is either."""
+    """Return the names of chaosorca's programs by id. A probe keeps its program, so without programs there are no probes."""
     sources = (ROOT / "chaosorca" / "agent" / "bpf").glob("*.[ch]")
     ours = {name[: _NAME_BYTES - 1] for path in sources for name in _FUNCTION.findall(path.read_text())}
     found = {}
@@ -35,22 +35,23 @@ def programs() -> dict[int, str]:
 
 
 def links(function: str, but: Collection[int] = ()) -> set[int]:
-    """The ids of the links that put a function of ours somewhere: of `at_site`, one for each file and system call that has probes.
+    """Return the ids of the links of one of chaosorca's functions; `at_site` has one for each file and system call with probes.
 
     Arguments:
-        but: ids of programs whose links are not meant, as those of another engine's agent.
+        function: its name.
+        but: ids of programs to leave out, such as those of another engine's agent.
     """
     wanted = {id_ for id_, name in programs().items() if name == function and id_ not in but}
     return {id_ for id_, info in _all(_NEXT_LINK, _OPEN_LINK) if struct.unpack_from("=III", info)[2] in wanted}
 
 
 def breakpoints(pids: Collection[int]) -> list[str]:
-    """Where code that processes execute has a breakpoint that the file has not from which it is: that is what a uprobe is."""
+    """Return the places where processes' code has a breakpoint and its file has none: these are uprobes."""
     return [f"a breakpoint in process {pid} at {place}" for pid in pids for place in _changed_code(pid)]
 
 
 def _changed_code(pid: int) -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has ended
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             place, access, offset, _, inode, *path = line.split(maxsplit=5)
             if "x" not in access or inode == "0":
@@ -68,22 +69,22 @@ def _changed_code(pid: int) -> Iterator[str]:
 
 
 def _all(following: int, opening: int) -> Iterator[tuple[int, bytes]]:
-    """The id of each program or link, and what the kernel tells of it."""
+    """Yield the id of each program or link, and the kernel's information about it."""
     id_ = 0
-    with contextlib.suppress(FileNotFoundError):  # that was the last
+    with contextlib.suppress(FileNotFoundError):  # there is no further one
         while True:
             request = ctypes.create_string_buffer(struct.pack("=III", id_, 0, 0), 12)
             _bpf(following, request)
             _, id_, _ = struct.unpack("=III", request.raw)
-            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
-                yield id_, _told(opening, id_)
+            with contextlib.suppress(FileNotFoundError):  # it has gone in the meantime
+                yield id_, _info(opening, id_)
 
 
-def _told(opening: int, id_: int) -> bytes:
+def _info(opening: int, id_: int) -> bytes:
     fd = _bpf(opening, ctypes.create_string_buffer(struct.pack("=III", id_, 0, 0), 12))
     try:
         info = ctypes.create_string_buffer(_INFO_BYTES)
-        _bpf(_TELL, ctypes.create_string_buffer(struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info)), 16))
+        _bpf(_GET_INFO, ctypes.create_string_buffer(struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info)), 16))
         return info.raw
     finally:
         os.close(fd)

@@ -1,7 +1,7 @@
-"""A container whose program tells what it saw of each of its system calls (see inside/), and faults on it.
+"""A container whose program records the result of each of its system calls (see inside/), and faults on it.
 
-Program and test share a file that both have mapped, the board (inside/board.h): they talk without any system call that a fault
-could hit, so what is counted is what was asked for.
+Program and test map the same file, the board (inside/board.h). They communicate without system calls that a fault could hit, so the
+counts contain exactly the calls of a round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PROGRAMS = ("dynamic", "static", "musl", "bare")
 """Linked dynamically and statically with glibc, with musl, and without a libc: the last has no threads."""
 
 REAL = 1
-"""What a step tells whose result is a descriptor, a process or memory, if it was one."""
+"""The recorded result of a step that returned a descriptor, a process or memory."""
 
 NORMAL = {
     **dict.fromkeys(("openat", "openat2", "open", "creat", "dup", "socket", "mmap", "fork", "vfork"), REAL),
@@ -46,7 +46,7 @@ NORMAL = {
     "readlinkat": -22,
     "getpriority": 20,
 }
-"""What a step tells when nothing is the matter, where that is not 0. `getppid` is 0 in the first process and 1 in its children."""
+"""The recorded results of steps without a fault, where these are not 0. `getppid` is 0 in the first process, 1 in its children."""
 
 _SIZE, _WORKERS_AT, _WORKER_HEAD, _STEPS = 64 << 20, 16384, 512, 48
 _HEADER, _TEXTS, _STEP = struct.Struct("4i"), struct.Struct("10i128s64s64s"), struct.Struct("24s104s128s")
@@ -60,8 +60,8 @@ class Step:
     """A system call that each worker makes again and again.
 
     Attributes:
-        name: which.
-        file: what its descriptor is opened on, before the fault begins; where it takes a path too, that is relative to this.
+        name: the system call.
+        file: the file that its descriptor is opened on, before the fault begins; a path is relative to this.
         path: its path.
     """
 
@@ -72,19 +72,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Round:
-    """Who makes which calls how often.
+    """The calls that the workers make.
 
     Attributes:
         steps: the system calls, one after the other.
         repeats: how often each worker makes all of them; 0: until `Observer.end_round`.
         alone: whether the first process makes them, before all others.
-        threads: how many threads of it do.
-        children: how many forked children do, after all others.
-        early: whether threads and children are there before the fault is.
-        recorded: how many calls of each worker are told one by one; None: all.
+        threads: how many of its threads make them.
+        children: how many forked children make them, after all others.
+        early: whether threads and children exist before the fault begins.
+        recorded: how many calls of each worker are recorded one by one; None: all.
         pause: seconds between the forks.
-        directory: where all this is done.
-        become: what even and odd children execute themselves as, to make the calls once more under a command line with it.
+        directory: the working directory.
+        become: texts in the command lines of even and odd children, which execute themselves with it and make the calls once more.
     """
 
     steps: Sequence[Step | str]
@@ -100,22 +100,22 @@ class Round:
 
     @property
     def roles(self) -> list[str]:
-        """What each worker is."""
+        """The role of each worker."""
         executed = self.children if any(self.become) else 0
         return ["alone"] * self.alone + ["thread"] * self.threads + ["child"] * self.children + ["executed"] * executed
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What one thread saw.
+    """What one thread recorded.
 
     Attributes:
         role: `alone` (the first process's first thread), `thread`, `child`, or `executed`.
-        calls: how many calls it has made.
-        signals: how many signals its handler has counted.
-        tally: how many calls had which result; -errno for those that failed.
-        results, seconds: of the calls that were recorded, in order.
-        steps: of how many steps a repeat consists.
+        calls: the number of its calls.
+        signals: the number of signals that its handler counted.
+        tally: the number of calls by result; -errno for failed calls.
+        results, seconds: the results and durations of the recorded calls, in order.
+        steps: the number of steps of a repeat.
     """
 
     role: str
@@ -127,7 +127,7 @@ class Worker:
     steps: int = 1
 
     def of(self, step: int) -> Worker:
-        """The same for one of the steps, by its place."""
+        """Return the same for one of the steps, by its place."""
         results = self.results[step :: self.steps]
         seconds = self.seconds[step :: self.steps]
         return Worker(self.role, len(results), self.signals, Counter(results), results, seconds)
@@ -139,10 +139,10 @@ class Observer:
     def __init__(self, client: docker.DockerClient, image: str, program: str, text: str = "", **options: Any) -> None:
         """
         Arguments:
-            client, image: where from.
+            client, image: the engine and the image.
             program: one of `PROGRAMS`.
-            text: something to have in its command line.
-            options: what else `docker run` takes.
+            text: a text for its command line.
+            options: further options of `docker run`.
         """
         self.program = program
         self.directory = Path(tempfile.mkdtemp(prefix="orca-board-"))
@@ -159,7 +159,7 @@ class Observer:
             detach=True,
             **options,
         )
-        # Until then the signal that begins a round would be lost.
+        # Before that the signal that begins a round would be lost.
         self._wait(lambda: self._state()[2] == _READY, 10)
 
     @property
@@ -173,21 +173,21 @@ class Observer:
         return self._state()[1] == self._number
 
     def remove(self) -> None:
-        """Take the container and its board away."""
+        """Remove the container and its board."""
         self.container.remove(force=True, v=True)
         self._board.close()
         shutil.rmtree(self.directory)
 
     def prepare(self, round_: Round) -> None:
-        """Have everything there that is not to meet the fault."""
-        assert self.idle, "the round before is not over"
+        """Have the program prepare a round, before the fault begins."""
+        assert self.idle, "the previous round is not over"
         steps = [step if isinstance(step, Step) else Step(step) for step in round_.steps]
         recorded = round_.repeats * len(steps) if round_.recorded is None else round_.recorded
         self._clear(_WORKERS_AT, self._used)
         self._number, self._round = self._number + 1, round_
         self._length = _WORKER_HEAD + recorded * 16
         self._used = len(round_.roles) * self._length
-        assert len(steps) <= _STEPS and _WORKERS_AT + self._used <= _SIZE, "this is too much for the board"
+        assert len(steps) <= _STEPS and _WORKERS_AT + self._used <= _SIZE, "the round does not fit on the board"
         _TEXTS.pack_into(
             self._board,
             _HEADER.size,
@@ -199,33 +199,33 @@ class Observer:
         for place, step in enumerate(steps):
             at = _HEADER.size + _TEXTS.size + place * _STEP.size
             _STEP.pack_into(self._board, at, step.name.encode(), step.file.encode(), step.path.encode())
-        self._go_on()
+        self._signal()
         self._wait(lambda: self._state()[0] == self._number, 10)
 
     def begin(self) -> None:
-        """Have the calls made."""
-        self._go_on()
+        """Begin the round."""
+        self._signal()
 
     def end_round(self) -> None:
-        """End a round that has no number of repeats."""
+        """End a round without a number of repeats."""
         struct.pack_into("i", self._board, _HEADER.size + 4, 1)
 
     def result(self, within: float = 60) -> list[Worker]:
-        """Wait until all calls have been made; return what the workers saw."""
+        """Wait for the end of the round; return what the workers recorded."""
         self._wait(lambda: self.idle, within)
         return self.so_far()
 
     def run(self, within: float = 60) -> list[Worker]:
-        """Have the calls made; return what the workers saw."""
+        """Make the round; return what the workers recorded."""
         self.begin()
         return self.result(within)
 
     def so_far(self) -> list[Worker]:
-        """What the workers have seen so far."""
+        """Return what the workers have recorded so far."""
         return [self._worker(place, role) for place, role in enumerate(self._round.roles)]
 
     def strays(self) -> int:
-        """How many signals came while no call was being made, since the container began."""
+        """Return the number of signals that came between calls, since the start of the container."""
         return self._state()[3]
 
     def tracers(self) -> set[int]:
@@ -250,7 +250,7 @@ class Observer:
             end = min(begin + len(_CHUNK), at + length)
             self._board[begin:end] = _CHUNK[: end - begin]
 
-    def _go_on(self) -> None:
+    def _signal(self) -> None:
         self.container.kill("SIGUSR1")
 
     def _wait(self, condition: Callable[[], bool], within: float) -> None:
@@ -262,12 +262,12 @@ class Observer:
             said = self.container.logs(tail=5).decode(errors="replace").strip()
             raise AssertionError(
                 f"round {self._number} of {self.program} is at {self._state()} after {within} s, {self._round}; "
-                f"container: {state['Status']} ({state['ExitCode']}), {said or 'it said nothing'}; so far: {self.so_far()[:8]}"
+                f"container: {state['Status']} ({state['ExitCode']}), {said or 'no output'}; so far: {self.so_far()[:8]}"
             ) from None
 
 
 class Observers:
-    """The observers of a module's tests, each started when it is first needed."""
+    """The observers of a module's tests. Each is started on first use."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
@@ -276,12 +276,12 @@ class Observers:
         client.images.build(path=str(ROOT / "tests" / "integration" / "inside"), tag=self._image, rm=True)
 
     def get(self, program: str, text: str = "", confined: bool | str = True) -> Observer:
-        """One that waits for a round.
+        """Return an observer that waits for a round.
 
         Arguments:
             program: one of `PROGRAMS`.
-            text: something to have in its command line.
-            confined: with Docker's own seccomp profile, or this one; it has a say after a tracer at each entry of a call.
+            text: a text for its command line.
+            confined: True: Docker's own seccomp profile; a text: this profile; False: none. The kernel applies it after a tracer.
         """
         key = (program, text, confined)
         observer = self._running.get(key)
@@ -295,21 +295,21 @@ class Observers:
         return observer
 
     def remove(self) -> None:
-        """Take all of them away."""
+        """Remove all of them."""
         for observer in self._running.values():
             observer.remove()
 
 
 @dataclass
 class Started:
-    """A fault that goes on, and after its end what it did."""
+    """A fault in force, and its record after its end."""
 
     id: str
     stopped: dict[str, Any] = field(default_factory=dict)
 
     @property
     def injected(self) -> dict[str, int]:
-        """How many calls it has tampered with, by system call."""
+        """The number of injected calls by system call."""
         return dict(self.stopped["injected"])
 
 
@@ -334,7 +334,7 @@ def observe(
     """Make a round under a fault.
 
     Returns:
-        what the workers saw, and how many calls the fault has tampered with by system call.
+        what the workers recorded, and the number of injected calls by system call.
     """
     observer.prepare(round_)
     with fault_on(observer, injector, **fault) as running:
@@ -343,7 +343,7 @@ def observe(
 
 
 def can(injector: str, fault: dict[str, Any]) -> bool:
-    """Whether an injector can make a fault that is to be made by all of them."""
+    """Return whether an injector supports a fault."""
     parsed = parse_fault("x86_64", **fault)
     return not (
         strace_cannot(parsed, "x86_64") if injector == "strace" else injector == "uprobe" and uprobe_cannot(parsed, "x86_64")
@@ -351,7 +351,7 @@ def can(injector: str, fault: dict[str, Any]) -> bool:
 
 
 def normal(step: str, role: str) -> int:
-    """What a step tells in a worker of a role when nothing is the matter."""
+    """Return the recorded result of a step without a fault, in a worker of a role."""
     if step == "getppid":
         return 1 if role in ("child", "executed") else 0
     return NORMAL.get(step, 0)

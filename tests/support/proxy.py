@@ -1,4 +1,4 @@
-"""A connection to the engine that does as a test tells it."""
+"""A connection to the engine that a test controls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Proxy:
-    """The engine's socket at another path, which can be made to hang up, or to keep answers back."""
+    """The engine's socket at another path. It can be made to hang up or to hold answers back."""
 
     def __init__(self, path: Path, engine: str) -> None:
         self.configuration = {"chaosorca_docker_host": f"unix://{path}"}
@@ -21,17 +21,18 @@ class Proxy:
         self._listening.listen()
         self.refuses = False
         self.gathers = False
-        """Whether the headers by which a connection is upgraded come with what follows, as for a client that is held up."""
+        """Whether the headers of an upgraded connection arrive together with the following data, as for a slow client."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def hang_up(self) -> None:
-        """End all connections; new ones end at once while it refuses."""
+        """End all connections; while it refuses, new ones end at once."""
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         self._open.clear()
 
     def close(self) -> None:
+        """End all connections, and accept no more."""
         self._listening.close()
         self.hang_up()
 

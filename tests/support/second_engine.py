@@ -1,8 +1,8 @@
 """A second Docker Engine beside the machine's own, for tests that stop and start the daemon itself.
 
-It shares nothing with the first one: its own containerd, network namespace (so that it cannot take the first one's `docker0` for a
-leftover), control group, directories and socket. There is one at a time, in a place that is always the same, so that whatever an
-earlier one was not allowed to clean up is cleaned up by the next.
+It shares nothing with the first one. It has its own containerd, control group, directories and socket. It also has its own network
+namespace, so that it does not remove the first engine's `docker0` as a leftover. There is only one at a time, always in the same
+place. So it cleans up what an earlier one left when it was killed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SecondEngine:
 
     @property
     def client(self) -> docker.DockerClient:
-        """A client of the daemon that runs now."""
+        """A client of the running daemon."""
         if self._client is None:
             self._client = docker.DockerClient(base_url=self.host)
         return self._client
@@ -60,13 +60,13 @@ class SecondEngine:
             "live-restore": live_restore,
         }
         (BASE / "daemon.json").write_text(json.dumps(config))
-        # Not `ip netns exec`: that hides the control groups, because it mounts a new /sys.
+        # `ip netns exec` would hide the control groups, because it mounts a new /sys.
         namespace = f"--net=/proc/{self._containerd.pid}/ns/net"
         self._daemon = _start(["nsenter", namespace, "dockerd", "--config-file", f"{BASE}/daemon.json"], "docker.log")
         self._wait_for(self._answers, self._daemon, "docker.log")
 
     def stop(self) -> None:
-        """End the daemon as an administrator does, by SIGTERM, and wait until it has ended."""
+        """End the daemon by SIGTERM, as an administrator does, and wait for its end."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -75,7 +75,7 @@ class SecondEngine:
             self._daemon = None
 
     def load(self, images: Sequence[str]) -> None:
-        """Copy images of the machine's own engine; layers that they share go once."""
+        """Copy images from the machine's own engine; shared layers are copied once."""
         with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
             subprocess.run(
                 ["docker", "--host", self.host, "load", "--quiet"], stdin=save.stdout, stdout=subprocess.DEVNULL, check=True
@@ -84,7 +84,7 @@ class SecondEngine:
             raise RuntimeError(f"docker save of {', '.join(images)} failed with {save.returncode}")
 
     def close(self) -> None:
-        """Remove all containers, end the daemons."""
+        """Remove all containers, and end the daemons."""
         with contextlib.suppress(docker.errors.DockerException, requests.RequestException, RuntimeError):
             if self._daemon is None:
                 self.start(self.live_restore)
@@ -99,7 +99,7 @@ class SecondEngine:
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f'[grpc]\naddress = "{BASE}/containerd.sock"\n'
         )
-        # The network namespace is containerd's: it is there as long as containerd is, whatever becomes of the daemon.
+        # The network namespace belongs to containerd, and so outlives the daemon.
         process = _start(["unshare", "--net", "containerd", "--config", f"{BASE}/containerd.toml"], "containerd.log")
         self._wait_for((BASE / "containerd.sock").exists, process, "containerd.log")
         return process
@@ -116,13 +116,13 @@ class SecondEngine:
         while not condition():
             if process.poll() is not None or time.monotonic() > end:
                 said = (BASE / log).read_text(errors="replace")[-1000:]
-                raise RuntimeError(f"{process.args!r} did not start; it said: {said}")
+                raise RuntimeError(f"{process.args!r} did not start; its log ends with: {said}")
             time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def second_engine(images: Sequence[str], live_restore: bool = False) -> Iterator[SecondEngine]:
-    """A running second engine with images of the first one; nothing of it is left afterwards."""
+    """Run a second engine with images of the first one; remove everything of it afterwards."""
     with _only_one():
         _clean_up()
         BASE.mkdir(parents=True)
@@ -140,7 +140,7 @@ def second_engine(images: Sequence[str], live_restore: bool = False) -> Iterator
 
 @contextlib.contextmanager
 def _only_one() -> Iterator[None]:
-    """Wait until nobody else has a second engine. The lock is on the directory above, so that no file is left for it."""
+    """Wait until there is no other second engine. The lock is on the parent directory, so it leaves no file."""
     directory = os.open(BASE.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -151,7 +151,7 @@ def _only_one() -> Iterator[None]:
 
 def _start(command: list[str], log: str) -> subprocess.Popen[bytes]:
     with (BASE / log).open("ab") as output:
-        # A session of its own: Ctrl-C of the test is not the daemon's.
+        # It has its own session, so that Ctrl-C ends the test and not the daemon.
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
@@ -165,7 +165,7 @@ def _end(process: subprocess.Popen[bytes], within: float) -> None:
 
 
 def _clean_up() -> None:
-    """End what still runs, also of an earlier test that was killed, and remove every trace."""
+    """End all processes, including those of an earlier test that was killed, and remove everything."""
     end = time.monotonic() + 10
     while (pids := _processes()) and time.monotonic() < end:
         for pid in pids:
@@ -181,7 +181,7 @@ def _clean_up() -> None:
 
 
 def _processes() -> list[int]:
-    """The daemons and their shims, which all have our directory in their command lines, and what runs in the containers."""
+    """Return the ids of the daemons and shims, which have our directory in their command lines, and of the containers."""
     found: set[int] = set()
     for group in _cgroups():
         with contextlib.suppress(OSError):
@@ -199,7 +199,7 @@ _DAEMONS = {"dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim
 
 
 def _cgroups() -> list[Path]:
-    """The control groups that the containers are in, with cgroup v2 or with v1's many hierarchies; the deepest first."""
+    """Return the control groups of the containers, of cgroup v2 or of v1's hierarchies, the deepest first."""
     root = Path("/sys/fs/cgroup")
     tops = [root / _CGROUP, *(root / one.name / _CGROUP for one in root.iterdir() if one.is_dir())]
     return [
@@ -208,6 +208,6 @@ def _cgroups() -> list[Path]:
 
 
 def _mounts() -> list[str]:
-    """The mounts below our directory, the deepest first."""
+    """Return the mounts below our directory, the deepest first."""
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return sorted((point for point in points if point.startswith(f"{BASE}/")), reverse=True)

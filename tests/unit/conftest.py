@@ -1,4 +1,4 @@
-"""What several unit tests share: a Prometheus that is a list of series, and a map without a kernel."""
+"""Fixtures of the unit tests: a Prometheus made of a list of series."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-/* Makes getppid, or poll, again and again as a board says, a file that it shares with the benchmark, and times that: `calls BOARD`.
- * The board's layout is in ../../parts/calls.py, too. */
+/* Make and time calls of getppid or poll: `calls BOARD`. The board is a file that the benchmark maps too; it describes each round.
+ * ../../parts/calls.py has the same layout. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
@@ -13,7 +13,7 @@
 enum { MOST_BATCHES = 65536, MOST_THREADS = 64 };
 
 static volatile struct board {
-    int64_t asked, done; /* the number of the round that is asked for, and of the one that is over */
+    int64_t asked, done; /* the number of the requested round, and of the last complete one */
     int64_t stop;        /* ends a round early */
     int64_t how;         /* 0: getppid; 1: the same by the libc's `syscall`, whose code does not say which call it makes; 2: poll;
                           * 3: poll of a program that has had a second thread, which glibc makes in another place */

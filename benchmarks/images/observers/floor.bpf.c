@@ -1,4 +1,4 @@
-/* The least that watching system calls can cost: programs that do nothing. */
+/* Empty programs: the least that observing system calls can cost. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

@@ -1,4 +1,4 @@
-/* Attaches the programs of floor.bpf.c, says so, and keeps them until it is ended: `floor OBJECT`. */
+/* Attach the programs of floor.bpf.c, print "attached", and keep them until this process ends: `floor OBJECT`. */
 #include <bpf/libbpf.h>
 #include <stdio.h>
 #include <unistd.h>

@@ -1,8 +1,8 @@
-"""Sends requests over raw sockets, as its one argument says in JSON, and writes the latencies in seconds as JSON.
+"""Send requests over raw sockets, as the JSON argument describes, and print the latencies in seconds as JSON.
 
-`port`, `host`; `requests`: what is sent, each after the answers to those before; `answers`: how many come to each; `end`: what each
-of these ends with; `times`: how often all that is sent on one connection; `connections`; `cut`: bytes of a packet; `rest`: do not
-wait for answers, but for the end; `tls`: by TLS.
+`port`, `host`; `requests`: texts to send, each after the answers to the previous one; `answers`: the number of answers to each;
+`end`: the text that ends an answer; `times`: how often all requests are sent on one connection; `connections`: their number;
+`cut`: the bytes of a packet; `rest`: wait for the end of the connection and not for answers; `tls`: use TLS.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Gives packets to the HTTP program in the kernel, one by one, and tells what it has counted: for a container of the agent's image.
+"""Run the HTTP program in the kernel on packets, one by one, and print what it has counted. It runs in the agent's image.
 
-Standard input is JSON: for each conversation by name its steps. A step is a packet, `["packet", {...}]`, or `["sweep", seconds]`:
-give up on requests that are older than that.
+Standard input is JSON: the steps of each conversation by name. A step is a packet, `["packet", {...}]`, or `["sweep", seconds]`,
+which abandons requests older than that.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from chaosorca.agent.monitors import http
 from chaosorca.agent.monitors.tls import SWEEP
 
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}
-CONTEXT = struct.Struct("=12I5I31I")  # struct __sk_buff; cb[0] is the first of the second part
+CONTEXT = struct.Struct("=12I5I31I")  # struct __sk_buff; the second part begins with cb[0]
 
 
 def frame(packet: dict[str, Any]) -> bytes:
-    """An Ethernet frame with a TCP segment between client and server."""
+    """Return an Ethernet frame with a TCP segment between client and server."""
     data = packet["data"].encode("latin-1")
     from_client, version = packet["from"] == "client", packet["version"]
     client, server = (packet["port"], 80)
@@ -46,7 +46,7 @@ def frame(packet: dict[str, Any]) -> bytes:
 
 
 def give(filter_fd: int, target: int, packet: dict[str, Any], repeat: int = 1) -> int:
-    """Run the program on a packet; return how many nanoseconds that took."""
+    """Run the program on a packet; return its duration in nanoseconds."""
     data = frame(packet)
     context = CONTEXT.pack(*[0] * 12, target, *[0] * 35)
     held = ctypes.create_string_buffer(context, len(context))

@@ -1,4 +1,4 @@
-"""A server whose answers are of all kinds, and that keeps a log of them."""
+"""A server that gives all kinds of answers, and logs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes out of a library's file where its functions begin and end: two of them cannot be seen then to call a third for certain."""
+"""Remove the bounds of functions from a library's file, so that it is no longer certain which function calls which."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ size, number = struct.unpack_from("<HH", library, 54)
 headers = (struct.unpack_from("<IIQ", library, segments_at + place * size) for place in range(number))
 (header_at,) = (offset for kind, _, offset in headers if kind == UNWIND_HEADER)
 (distance,) = struct.unpack_from("<i", library, header_at + 4)
-struct.pack_into("<I", library, header_at + 8, 0)  # the table has no entries,
-struct.pack_into("<I", library, header_at + 4 + distance, 0)  # and what it is made of ends where it begins
+struct.pack_into("<I", library, header_at + 8, 0)  # the table has no entries
+struct.pack_into("<I", library, header_at + 4 + distance, 0)  # the unwind information ends where it begins
 path.write_bytes(library)

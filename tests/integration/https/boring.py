@@ -1,4 +1,4 @@
-"""Sends what it is given to a port of its own, by BoringSSL, and reads until a page ends; again and again on one connection."""
+"""Send a request to a local port with BoringSSL, and read until the page ends; repeat that on one connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that runs for a while before it loads a TLS library, and asks a server five times two seconds later."""
+"""Load a TLS library late, and make five requests two seconds after that."""
 
 from __future__ import annotations
 

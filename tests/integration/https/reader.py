@@ -1,4 +1,4 @@
-"""Receives what it is sent, and knows nothing of TLS."""
+"""Accept connections and read from them, without TLS."""
 
 from __future__ import annotations
 

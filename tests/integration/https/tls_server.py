@@ -1,4 +1,4 @@
-"""The server of all kinds of answers, by TLS."""
+"""The server of all kinds of answers, with TLS."""
 
 from __future__ import annotations
 
