@@ -115,5 +115,8 @@ DOCTOR_ANSWER_WITHIN = 5.0
 DOCTOR_REQUEST_SEEN_WITHIN = 2.0
 """The HTTP monitor shows the doctor's own request within this time."""
 
+DOCTOR_REQUEST_POLLED_EVERY = 0.01
+"""How often the doctor polls whether the HTTP monitor shows its request."""
+
 SECURITYFS_READ_WITHIN = 5.0
 """The doctor reads securityfs within this time."""

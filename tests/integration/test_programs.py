@@ -50,7 +50,8 @@ left = len(os.listdir("/proc/self/fd")) - open_before
 os.setgid(65534), os.setuid(65534)
 errors["rights"] = error_of("http", {})
 json.dumps(dumps)
-print(json.dumps({"tables": tables, "dumped": dumped, "shared": shared, "errors": errors, "left": left, "objects": sorted(os.listdir(PROGRAMS))}))
+found = {"tables": tables, "dumped": dumped, "shared": shared, "errors": errors, "left": left}
+print(json.dumps({**found, "objects": sorted(os.listdir(PROGRAMS))}))
 """
 
 
@@ -80,6 +81,8 @@ def test_programs_are_loaded_and_their_maps_read(client: docker.DockerClient, ru
     errors = found["errors"]
     assert errors["missing"].startswith("AgentError: the eBPF program 'nothing' cannot be loaded: No such file or directory (")
     assert errors["constant"] == "ValueError: the program 'http_target' has no constant 'NOBODY'"
-    assert errors["layout"] == "ValueError: map 'errors' of 'syscalls' has keys and values of (12, 8) bytes, but the layout has (8, 8)"
+    assert (
+        errors["layout"] == "ValueError: map 'errors' of 'syscalls' has keys and values of (12, 8) bytes, but the layout has (8, 8)"
+    )
     assert errors["map"].startswith("AgentError: the eBPF program 'syscalls' cannot be loaded: No such file or directory")
     assert errors["rights"].startswith("AgentError: the eBPF program 'http' cannot be loaded: Operation not permitted (libbpf: ")

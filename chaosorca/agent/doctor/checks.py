@@ -148,7 +148,7 @@ def type_information(offsets: dict[str, int]) -> Finding:
 
 
 def control_groups(own: Cgroup | None) -> Finding:
-    """Check whether containers' system calls can be told apart by control groups, and report their version."""
+    """Check whether control groups can distinguish the system calls of containers, and report their version."""
     name = "control groups"
     if own is None:
         return no(
@@ -158,7 +158,7 @@ def control_groups(own: Cgroup | None) -> Finding:
     if not own.ids():
         return no(
             name,
-            f"{version} only, which cannot tell containers' system calls apart",
+            f"{version} only, by which system calls of containers cannot be distinguished",
             "mount the unified hierarchy beside it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or boot with version 2",
         )
     return ok(name, version if not own.v1 else "version 1 with the unified hierarchy beside it (hybrid)")

@@ -126,7 +126,7 @@ class Doctor:
         yield ok("storage figures", f"come from {source.name}: {source.why}")
         problem = self._events_problem()
         yield (
-            note("engine's socket", f"monitoring and faults end when a container is re-created: {problem}")
+            note("engine's socket", f"monitoring and faults do not continue when a container is re-created: {problem}")
             if problem
             else ok("engine's socket", "the agent reaches it: monitoring and faults continue when a container is re-created")
         )
@@ -153,7 +153,7 @@ class Doctor:
             while self._http.figures().counts.get((own.name, "server", "GET", "404", "false"), 0) != 1:
                 if time.monotonic() > end:
                     raise AgentError("an HTTP request to the agent and its answer were not seen")
-                time.sleep(0.01)
+                time.sleep(timeouts.DOCTOR_REQUEST_POLLED_EVERY)
         return "an HTTP request to the agent was monitored in the kernel"
 
     def _tls(self, own: Target) -> str:
@@ -209,7 +209,7 @@ class _TestProcess:
         self.pid = process.pid
 
     def call(self) -> str:
-        """Make the process call the system, and return the error or `success`."""
+        """Make the process issue its system call, and return the error or `success`."""
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101 - both are pipes
         self._process.stdin.write("\n")
         self._process.stdin.flush()

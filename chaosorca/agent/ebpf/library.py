@@ -139,7 +139,7 @@ def check(result: int) -> int:
 
 
 def exists(result: int) -> bool:
-    """Tell whether a map has an entry, from the result of an access.
+    """Return whether a map has an entry, from the result of an access.
 
     Raises:
         OSError: the result is another error than ENOENT.

@@ -70,7 +70,7 @@ class Uprobes:
 
 
 def supports_uprobe_multi(program: int) -> bool:
-    """Tell whether this kernel attaches a program to many instructions in one call.
+    """Return whether this kernel attaches a program to many instructions in one call.
 
     A kernel that does refuses a directory with EBADF; others refuse the attach type with another error.
     """

@@ -35,5 +35,5 @@ def _cpu_seconds(own: Cgroup | None) -> float:
     if own:
         with contextlib.suppress(OSError):  # this host's control groups may not count processor time
             return own.cpu_seconds()
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usages = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -32,7 +32,7 @@ class Cgroup:
     unified: Path | None
 
     def exists(self) -> bool:
-        """Tell whether the control group exists."""
+        """Return whether the control group exists."""
         return any(path.is_dir() for path in self._roots())
 
     def ids(self) -> list[int]:

@@ -47,5 +47,5 @@ class Identities:
 
 
 def _has_stable_inodes(device: int) -> bool:
-    """Tell whether one inode number always means one file there. It may not on an overlay, which has no block device (major 0)."""
+    """Return whether one inode number always means one file there. An overlay does not, and its major is 0."""
     return os.major(device) != 0

@@ -64,7 +64,7 @@ class PacketSocket:
             raise
 
     def is_current(self) -> bool:
-        """Tell whether the name still belongs to the same device."""
+        """Return whether the name still belongs to the same device."""
         try:
             return self._device_index() == self._index
         except OSError:

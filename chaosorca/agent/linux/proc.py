@@ -103,7 +103,7 @@ def children(proc: Path, pid: int) -> list[int]:
 
 
 def uses_io_uring(proc: Path, pid: int) -> bool:
-    """Tell whether a process has an io_uring open, whose operations are not system calls."""
+    """Return whether a process has an io_uring open, whose operations are not system calls."""
     try:
         return any("[io_uring]" in entry.readlink().name for entry in (proc / str(pid) / "fd").iterdir())
     except OSError:

@@ -110,19 +110,17 @@ class HttpMonitor:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        # Serialises changes of targets. Held while libraries are read, and taken before `_lock`.
-        self._changing = threading.Lock()
-        # Guards `_targets`, `_lost`, `_dropped_before` and the results of the last sweep. Held only briefly, since scrapes take it.
-        self._lock = threading.Lock()
-        self._preparing = threading.Lock()  # guards `_program` and `_no_tls` while the program is loaded
+        self._tls = TlsProbes(proc)
+        self._preparing = threading.Lock()  # guards the loading of `_program`, and `_no_tls`
+        self._program: Program | None = None
+        self._no_tls = ""
+        self._changing = threading.Lock()  # serialises changes of `_targets`, even while libraries are read; taken before `_lock`
+        self._lock = threading.Lock()  # guards all of the following; held only briefly, since scrapes take it
+        self._targets: dict[str, _Monitored] = {}
         self._lost: Counter[tuple[int, int]] = Counter()  # requests in flight whose connection is gone, by number and role
         self._dropped_before = 0  # by targets that are no longer monitored
-        self._connections = self._secured = 0
+        self._connections = self._secured = 0  # at the last sweep
         self._last_sweep = 0.0
-        self._program: Program | None = None
-        self._targets: dict[str, _Monitored] = {}
-        self._tls = TlsProbes(proc)
-        self._no_tls = ""
 
     def prepare(self) -> Program:
         """Load the program unless it is loaded already, and return it.
@@ -151,13 +149,13 @@ class HttpMonitor:
         """Start to monitor a target, or attach to its current network namespace.
 
         Raises:
-            AgentError: the container uses the host's network, where its requests cannot be told apart from others, or the
+            AgentError: the container uses the host's network, where its requests cannot be distinguished from others, or the
                 kernel refuses it.
         """
         if target.host_network:
             raise AgentError(
                 f"HTTP of container {target.name!r} is not monitored: it is on the host's network, "
-                "where its requests cannot be told apart from others"
+                "where its requests cannot be distinguished from others"
             )
         program = self.prepare()
         try:

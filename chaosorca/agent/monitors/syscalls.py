@@ -62,19 +62,19 @@ class SyscallMonitor:
         self._code_segment_at = _CODE_SEGMENT_AT.get(arch, 0)
         self._names = syscall_names(arch)
         self._numbers = syscall_numbers(arch)
-        self._preparing = threading.Lock()  # guards `_program` while the programs are loaded
-        self._lock = threading.Lock()  # guards all of the following, and the order of changes and readings of the maps
+        self._preparing = threading.Lock()  # guards the loading of `_program`
         self._program: Program | None = None
+        self.io_of_ended_threads = False
+        self._lock = threading.Lock()  # guards all of the following; the maps are read and changed under it, too
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._counted: set[str] = set()  # targets whose calls are counted; of the others only the I/O of ended threads is kept
-        self._version = self._published = 0  # of what is monitored, and that which the kernel has
+        self._version = self._published = 0  # versions of what is monitored: current, and as the kernel has it
         self._epoch = 0  # how often counting has started
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
         self._timed_by: dict[str, int] = {}
         self._next = 1
-        self.io_of_ended_threads = False
 
     def prepare(self) -> None:
         """Load the programs unless they are loaded already.
@@ -104,7 +104,7 @@ class SyscallMonitor:
         ids = set(target.cgroup.ids())
         if 1 in ids or target.cgroup.unified is None:
             raise AgentError(
-                f"the system calls of container {target.name!r} cannot be told apart from others: "
+                f"the system calls of container {target.name!r} cannot be distinguished from others: "
                 "it has no control group of its own in the unified hierarchy"
             )
         self.prepare()
@@ -182,11 +182,11 @@ class SyscallMonitor:
             self._publish()
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """Return the number of calls by container, system call and errno (empty: success)."""
+        """Return calls by container, system call and errno (empty: success)."""
         return self.figures()[0]
 
     def figures(self) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str], Histogram]]:
-        """Return the number of calls by container, system call and errno (empty: success), and latencies by container and call."""
+        """Return calls by container, system call and errno (empty: success), and latencies by container and system call."""
         with self._lock:
             names = self._names_of_targets()
             counts: dict[tuple[str, str, str], int] = {}

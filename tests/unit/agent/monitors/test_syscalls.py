@@ -99,7 +99,7 @@ def test_a_map_that_is_full_of_untimed_calls_recovers(monitor: SyscallMonitor, k
 def test_a_container_without_a_unified_control_group_is_refused(monitor: SyscallMonitor) -> None:
     web = container("web")
     web.cgroup.unified = None
-    with pytest.raises(AgentError, match="the system calls of container 'web' cannot be told apart from others"):
+    with pytest.raises(AgentError, match="the system calls of container 'web' cannot be distinguished from others"):
         monitor.attach(web)
     monitor.attach(container("db"))  # it is ending: its control groups of version 1 are removed last
 
