@@ -23,7 +23,7 @@ from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
 from chaosorca.engine import doctor, prometheus
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
-from chaosorca.exceptions import InvalidArgument, OrcaError, PortTaken
+from chaosorca.exceptions import AgentError, InvalidArgument, OrcaError, PortTaken
 from chaosorca.metrics import measure, tables
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.record import FaultRecord
@@ -230,6 +230,27 @@ def doctor_command(configuration: dict[str, Any], as_json: bool) -> None:
             click.echo(str(finding))
     if not doctor.works(findings):
         raise click.exceptions.Exit(FAILED)
+
+
+@cli.group()
+def debug() -> None:
+    """Look into the running agent."""
+
+
+@debug.command("maps")
+@click.option("--program", "-p", help="Only the maps of this eBPF program.")
+@click.pass_obj
+def debug_maps(configuration: dict[str, Any], program: str | None) -> None:
+    """Print the content of the agent's kernel maps as JSON."""
+    agent = find_agent(connect(configuration))
+    if agent is None:
+        raise AgentError("no agent is running: start monitoring or a fault first")
+    maps = agent.ask("dump_maps")
+    if program is not None:
+        if program not in maps:
+            raise AgentError(f"the agent has not loaded program {program!r}: there are {', '.join(sorted(maps)) or 'none'}")
+        maps = {program: maps[program]}
+    click.echo(json.dumps(maps, indent=2))
 
 
 def main() -> None:

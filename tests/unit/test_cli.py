@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from chaosorca import cli
 from chaosorca.engine import prometheus
-from chaosorca.exceptions import EngineError, PortTaken
+from chaosorca.exceptions import AgentError, EngineError, PortTaken
 
 FAILING = [
     "prom start",
@@ -29,6 +32,8 @@ FAILING = [
     "fault stop --name x --syscall openat",
     "fault stop --all",
     "fault list",
+    "debug maps",
+    "debug maps --program syscalls",
     "metric cpu --name x",
     "metric syscall -n x --since 1m --step 2s --window 15s",
     "--docker-host unix:///also-nonexistent.sock prom start",
@@ -70,6 +75,7 @@ HELP = [
     "fault list -h",
     "metric --help",
     "doctor --help",
+    "debug maps --help",
 ]
 
 
@@ -146,3 +152,34 @@ def test_monitoring_starts_a_prometheus_on_a_free_port_where_its_own_is_taken(
     with contextlib.nullcontext() if ports[-1] == 0 or refused is None else pytest.raises(EngineError, match="no space left"):
         cli._ensure_prometheus({})
     assert asked == ports
+
+
+MAPS = {"http": {"exchanges": {"entries": 0, "content": []}}, "syscalls": {"counts": {"entries": 1, "content": [[[0, 257], 4]]}}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [([], MAPS), (["--program", "http"], {"http": MAPS["http"]}), (["-p", "syscalls"], {"syscalls": MAPS["syscalls"]})],
+)
+def test_debug_maps_prints_what_the_agent_dumps(arguments: list[str], printed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    agent = SimpleNamespace(ask=lambda operation: asked.append(operation) or MAPS)
+    monkeypatch.setattr(cli, "connect", lambda _: None)
+    monkeypatch.setattr(cli, "find_agent", lambda _: agent)
+    result = CliRunner().invoke(cli.cli, ["debug", "maps", *arguments])
+    assert (result.exit_code, json.loads(result.output), asked) == (0, printed, ["dump_maps"])
+
+
+@pytest.mark.parametrize(
+    ("agent", "arguments", "says"),
+    [
+        (None, [], r"^no agent is running: start monitoring or a fault first$"),
+        (SimpleNamespace(ask=lambda _: MAPS), ["-p", "x"], r"^the agent has not loaded program 'x': there are http, syscalls$"),
+        (SimpleNamespace(ask=lambda _: {}), ["-p", "x"], r"there are none$"),
+    ],
+)
+def test_debug_maps_says_what_is_missing(agent: Any, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "connect", lambda _: None)
+    monkeypatch.setattr(cli, "find_agent", lambda _: agent)
+    with pytest.raises(AgentError, match=says):
+        CliRunner().invoke(cli.cli, ["debug", "maps", *arguments], catch_exceptions=False)
