@@ -1,4 +1,4 @@
-"""Chaos engineering on system calls for untouched Docker containers: a Chaos Toolkit extension."""
+"""A Chaos Toolkit extension for chaos engineering on system calls of unmodified Docker containers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ACTIVITIES = {
 
 def discover(discover_system: bool = True) -> Any:
     """List the activities of this extension, for `chaos discover chaostoolkit-orca`."""
-    import chaoslib.discovery as chaoslib  # here, because the agent has no Chaos Toolkit and imports this module too
+    import chaoslib.discovery as chaoslib  # not at the top: the agent imports this module without Chaos Toolkit
 
     result = chaoslib.initialize_discovery_result("chaostoolkit-orca", __version__, "chaosorca")
     for function, modules in _ACTIVITIES.items():

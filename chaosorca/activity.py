@@ -1,4 +1,4 @@
-"""What every action and probe has in common: its errors reach Chaos Toolkit as `ActivityFailed`, one sentence each."""
+"""What all actions and probes have in common: their errors reach Chaos Toolkit as `ActivityFailed`, one sentence each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 def activity(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Mark a function as an activity: an `OrcaError` in it is raised as `ActivityFailed`, with the `OrcaError` as its cause."""
+    """Mark a function as an activity: raise its `OrcaError` as `ActivityFailed`, with the `OrcaError` as the cause."""
 
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -1,6 +1,6 @@
-"""The `chaosorca` command: the paper's tool's commands, over the same functions as the experiments.
+"""The `chaosorca` command calls the same functions as the experiments do.
 
-Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output; progress, warnings and errors to standard error.
+Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output. Progress, warnings and errors go to standard error.
 """
 
 from __future__ import annotations
@@ -38,12 +38,18 @@ _name = click.option("--name", "-n", required=True, help="The container's name o
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chaosorca")
-@click.option("--docker-host", envvar="CHAOSORCA_DOCKER_HOST", help="The Docker Engine; default: the docker command's.")
-@click.option("--base-image", envvar="CHAOSORCA_BASE_IMAGE", help="What our images are built on; default: debian:bookworm-slim.")
-@click.option("--prometheus-url", envvar="PROMETHEUS_BASE_URL", help="A Prometheus that scrapes the agent; default: our own.")
+@click.option(
+    "--docker-host", envvar="CHAOSORCA_DOCKER_HOST", help="The address of the Docker Engine; default: that of the docker command."
+)
+@click.option(
+    "--base-image", envvar="CHAOSORCA_BASE_IMAGE", help="The image to build our images from; default: debian:bookworm-slim."
+)
+@click.option(
+    "--prometheus-url", envvar="PROMETHEUS_BASE_URL", help="The address of a Prometheus that scrapes the agent; default: our own."
+)
 @click.pass_context
 def cli(context: click.Context, docker_host: str | None, base_image: str | None, prometheus_url: str | None) -> None:
-    """Make system calls of running, untouched Docker containers fail, and see what the service does."""
+    """Make system calls of running, unmodified Docker containers fail, and see what the service does."""
     given = {"chaosorca_docker_host": docker_host, "chaosorca_base_image": base_image, "prometheus_base_url": prometheus_url}
     context.obj = {key: value for key, value in given.items() if value}
 
@@ -54,17 +60,17 @@ def prom() -> None:
 
 
 @prom.command("start")
-@click.option("--port", default="9090", show_default=True, help="On 127.0.0.1; 0: a free one.")
+@click.option("--port", default="9090", show_default=True, help="The port on 127.0.0.1; 0: a free port.")
 @click.option("--scrape-interval", default="1s", show_default=True, help="The time between scrapes.")
 @click.pass_obj
 def prom_start(configuration: dict[str, Any], port: str, scrape_interval: str) -> None:
-    """Start Prometheus on 127.0.0.1."""
+    """Start Prometheus on a port of 127.0.0.1."""
     started = start_prometheus(port=port, scrape_interval=scrape_interval, configuration=configuration)  # type: ignore[arg-type]
-    click.echo(f"Prometheus {'started' if started['started'] else 'runs already'} at {started['url']}")
+    click.echo(f"Prometheus {'started' if started['started'] else 'already runs'} at {started['url']}")
 
 
 @prom.command("stop")
-@click.option("--keep-data", is_flag=True, help="Keep what it has recorded for the next start.")
+@click.option("--keep-data", is_flag=True, help="Keep the recorded data for the next start.")
 @click.pass_obj
 def prom_stop(configuration: dict[str, Any], keep_data: bool) -> None:
     """Stop Prometheus."""
@@ -81,7 +87,7 @@ def monit() -> None:
 @_name
 @click.pass_obj
 def monit_start(configuration: dict[str, Any], name: str) -> None:
-    """Monitor a container. Where no Prometheus runs, one is started too; it stops with the last `monit stop`."""
+    """Monitor a container. If no Prometheus runs, start one too; the last `monit stop` stops it."""
     targets = start_monitoring(container=name, configuration=configuration)
     try:
         _ensure_prometheus(configuration)
@@ -102,7 +108,7 @@ def monit_stop(configuration: dict[str, Any], name: str) -> None:
     """Stop monitoring a container."""
     stopped = stop_monitoring(container=name, configuration=configuration)["stopped"]
     click.echo(f"stopped monitoring {', '.join(stopped)}" if stopped else f"{name} was not monitored")
-    _leave_nothing(configuration)
+    _remove_unused(configuration)
 
 
 @cli.group()
@@ -112,23 +118,33 @@ def fault() -> None:
 
 @fault.command("start")
 @click.option("--name", "-n", help="The container's name or id.")
-@click.option("--label", "-l", help="Instead of a name, a label (key=value) that selects several.")
-@click.option("--syscall", "-s", required=True, help="System calls, families (open*), classes (%file), separated by commas.")
+@click.option("--label", "-l", help="Instead of a name, a label (key=value) that selects several containers.")
+@click.option("--syscall", "-s", required=True, help="System calls, families (open*) and classes (%file), separated by commas.")
 @click.option("--error", "-e", help="The errno that calls fail with, as in EACCES.")
-@click.option("--retval", help="A forged result, from 0 on.")
-@click.option("--signal", help="A signal that the thread gets as it enters the call, as in SIGUSR1.")
-@click.option("--delay-enter", help="How long a call is held before it is made, as in 100ms.")
-@click.option("--delay-exit", help="How long its result is held back, as in 100ms.")
-@click.option("--when", help="On which calls of each thread, as strace counts them: 3, 3+, 1+3, 2..9+2.")
-@click.option("--probability", default="1", show_default=True, help="The share of those calls, drawn at random; up to 1.")
-@click.option("--max-faults", default="0", show_default=True, help="How many calls of the container at most; 0: no limit.")
+@click.option("--retval", help="A forged result, 0 or greater.")
+@click.option("--signal", help="A signal that the thread receives as it enters the call, as in SIGUSR1.")
+@click.option("--delay-enter", help="How long a call is delayed before the kernel executes it, as in 100ms.")
+@click.option("--delay-exit", help="How long a call is delayed after the kernel has executed it, as in 100ms.")
+@click.option("--when", help="Which calls of each thread to inject, as strace counts them: 3, 3+, 1+3, 2..9+2.")
+@click.option("--probability", default="1", show_default=True, help="The share of those calls to inject, drawn at random; up to 1.")
+@click.option(
+    "--max-faults",
+    default="0",
+    show_default=True,
+    help="The fault ends after it has hit so many calls of the container; 0: no limit.",
+)
 @click.option("--path", help="Only calls on this file, as the container sees it.")
 @click.option("--process", help="Only processes whose command line contains this text.")
 @click.option("--duration", default="10m", show_default=True, help="How long the fault lasts.")
 @click.option("--abort-when", help="End the fault when this holds, as in 'error_ratio > 0.5 for 10s'.")
-@click.option("--placebo", is_flag=True, help="Attach as the fault would, and inject nothing.")
-@click.option("--injector", default="auto", show_default=True, help="uprobe, ptrace, strace, or auto for the first that can do it.")
-@click.option("--dry-run", is_flag=True, help="Say whom the fault would touch, and touch nobody.")
+@click.option("--placebo", is_flag=True, help="Attach as the fault would, but inject nothing.")
+@click.option(
+    "--injector",
+    default="auto",
+    show_default=True,
+    help="uprobe, ptrace, strace, or auto for the cheapest that can inject the fault.",
+)
+@click.option("--dry-run", is_flag=True, help="Report what the fault would be attached to, and attach to nothing.")
 @click.pass_obj
 def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
     """Make system calls of all processes of a container fail or slow."""
@@ -162,24 +178,24 @@ def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | N
         click.echo(f"stopped {_describe(FaultRecord.from_json(one))}")
     if not stopped:
         click.echo("no fault was active")
-    _leave_nothing(configuration)
+    _remove_unused(configuration)
 
 
 @fault.command("list")
 @click.pass_obj
 def fault_list(configuration: dict[str, Any]) -> None:
-    """List the faults that the agent knows of, ended ones included."""
+    """List the faults since the agent started, including those that have ended."""
     agent = find_agent(connect(configuration))
-    known = agent.faults() if agent else []
-    for one in known:
+    faults = agent.faults() if agent else []
+    for one in faults:
         state = f"active until {iso(one.ends)}" if one.ended is None else f"ended {iso(one.ended)}, {one.reason}"
         click.echo(f"{_describe(one)}, {state}")
         for missing in one.not_attached:
             click.echo(f"  process {missing.pid} is not attached: {missing.reason}")
         for warning in one.warnings:
             click.echo(f"  warning: {warning}")
-    if not known:
-        click.echo("no fault is known")
+    if not faults:
+        click.echo("no fault was started since the agent started")
 
 
 @cli.command("metric")
@@ -188,7 +204,9 @@ def fault_list(configuration: dict[str, Any]) -> None:
 @click.option("--since", default="15m", show_default=True, help="How far back to go.")
 @click.option("--step", default="1s", show_default=True, help="The least time between rows.")
 @click.option("--window", help="The time over which rates are smoothed; default: none.")
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of standard output."
+)
 @click.pass_obj
 def metric_command(
     configuration: dict[str, Any], metric: str, name: str, since: str, step: str, window: str | None, output: Path | None
@@ -201,7 +219,7 @@ def metric_command(
     table = tables.read_table(source, series, metric, end - seconds, end, least, smooth)
     if not table.times:
         raise OrcaError(
-            f"container {name!r} was not monitored in the last {since}: start it with `chaosorca monit start --name {name}`"
+            f"container {name!r} was not monitored in the last {since}: start monitoring with `chaosorca monit start --name {name}`"
         )
     text = tables.to_csv(table)
     if output is None:
@@ -210,21 +228,22 @@ def metric_command(
         try:
             output.write_text(text)
         except OSError as error:
-            raise OrcaError(f"{output} could not be written: {error.strerror}") from error
+            raise OrcaError(f"cannot write {output}: {error.strerror}") from error
 
 
 @cli.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def doctor_command(configuration: dict[str, Any], as_json: bool) -> None:
-    """Find out what this engine and kernel can do, by doing it, and say what to do about what they cannot.
+    """Try what this engine and kernel support, and say what to do about what they do not.
 
-    Nothing stays: an agent that is started for it goes again. Exit code 0: faults and monitoring work here; 1: they do not.
+    Nothing stays: an agent that is started for the examination is removed. Exit code 0: faults and monitoring work here; 1: they do
+    not.
     """
     findings = doctor.examine(configuration)
     if as_json:
-        told = {"ok": doctor.works(findings), "checks": [finding.to_json() for finding in findings]}
-        click.echo(json.dumps(told, indent=2))
+        result = {"ok": doctor.works(findings), "checks": [finding.to_json() for finding in findings]}
+        click.echo(json.dumps(result, indent=2))
     else:
         for finding in findings:
             click.echo(str(finding))
@@ -273,7 +292,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(FAILED)
     except Exception as error:
-        _fail(f"an error of chaosorca's own, please report it: {type(error).__name__}: {error}", FAILED)
+        _fail(f"this is a bug in chaosorca, please report it: {type(error).__name__}: {error}", FAILED)
 
 
 def _fail(message: str, code: int) -> None:
@@ -287,16 +306,16 @@ def _describe(one: FaultRecord) -> str:
     return f"fault {one.id} on {one.container}: {one.text} by {one.injector}, {one.state}{attached}"
 
 
-def _leave_nothing(configuration: dict[str, Any]) -> None:
-    """Remove the agent where it has nothing left to do, and then the Prometheus that `monit start` had started."""
+def _remove_unused(configuration: dict[str, Any]) -> None:
+    """Remove the agent if it has nothing left to do, and then the Prometheus that `monit start` started."""
     client = connect(configuration)
     if retire_agent(client) and prometheus.prometheus_label(client, _STARTED_BY) == _MONIT:
         stop_prometheus(configuration=configuration)
-        click.echo("stopped the Prometheus that `monit start` had started, and its data (`prom start` starts one that stays)")
+        click.echo("stopped the Prometheus that `monit start` started, and removed its data (`prom start` starts one that stays)")
 
 
 def _ensure_prometheus(configuration: dict[str, Any]) -> None:
-    """Start a Prometheus on its usual port, or on a free one, if there is none to use."""
+    """Start Prometheus on its usual port, or on a free one, unless one is configured or runs."""
     client = connect(configuration)
     if configuration.get("prometheus_base_url") or prometheus.is_running(client):
         return

@@ -1,4 +1,4 @@
-"""The public errors of chaosorca: one small tree, drawn in `chaosorca.model.errors`."""
+"""The public errors of chaosorca. `chaosorca.model.errors` shows them as a tree."""
 
 from chaosorca.model.errors import (
     AgentError,

@@ -1,4 +1,4 @@
-"""Who answers a question: the Prometheus that the configuration names, else our own; the agent of the engine."""
+"""The sources of measurements: the configured Prometheus or our own, and the agent."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from chaosorca.model.record import FaultRecord
 
 
 def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
-    """Return a client of `prometheus_base_url`, else of our own Prometheus on this machine.
+    """Return a client of the configured Prometheus (`prometheus_base_url`), else of our own on this machine.
 
     Raises:
-        PrometheusError: neither is there.
-        EngineError: no address is configured, and no Docker Engine answers.
+        PrometheusError: no Prometheus is configured, and our own does not run.
+        EngineError: no Prometheus is configured, and no Docker Engine answers.
     """
     url = (configuration or {}).get("prometheus_base_url")
     return Prometheus(str(url) if url else prometheus_url(connect(configuration)))
 
 
 def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
-    """The name under which a container's series are kept, for its name, id or id's prefix.
+    """Return the name that a container has in Prometheus, for its name, id or id's prefix.
 
-    A container that is gone, or an engine that cannot be asked, leaves the name as it was given: its series are still there.
+    If the container does not exist any more, or no Docker Engine answers, return the name as given: its series are still there.
     """
     try:
         found = name_and_id(connect(configuration), container)
@@ -37,13 +37,13 @@ def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
     return found[0] if found else container.lstrip("/")
 
 
-def known_faults(container: str, configuration: Mapping[str, Any] | None) -> list[FaultRecord]:
-    """What the agent knows of the faults of a container, by its name, id or id's prefix: ended ones too, oldest first.
+def faults_on(container: str, configuration: Mapping[str, Any] | None) -> list[FaultRecord]:
+    """Return the faults of a container since the agent started, by its name, id or id's prefix, oldest first.
 
-    Those of a container that had the same name before belong to it: one that went with its fault may have been made anew.
+    Faults on an earlier container of the same name are included, since the container may have been re-created.
 
     Raises:
-        ContainerError: there is no such container, and none that had a fault.
+        ContainerError: the container does not exist, and no fault was started on it.
         EngineError: no Docker Engine answers.
     """
     client = connect(configuration)
@@ -51,5 +51,5 @@ def known_faults(container: str, configuration: Mapping[str, Any] | None) -> lis
     faults = agent.faults() if agent else []
     found = name_and_id(client, container, [(one.container, one.container_id) for one in reversed(faults)])
     if found is None:
-        raise ContainerError(f"container {container!r} does not exist, and no fault on it is known")
+        raise ContainerError(f"container {container!r} does not exist, and no fault was started on it")
     return [one for one in faults if one.container_id == found[1] or one.container == found[0]]

@@ -1,1 +1,1 @@
-"""Actions: start and stop Prometheus, monitoring and faults."""
+"""Actions that start and stop Prometheus, monitoring and faults."""

@@ -48,38 +48,38 @@ def start_fault(
     Make system calls of all processes of a running container fail or slow, until the fault is stopped or its duration is over.
 
     Arguments:
-        syscall: system calls, families ("open*") and classes ("%file", "%network", as strace has them), separated by commas.
+        syscall: system calls, families ("open*") and classes ("%file", "%network", as in strace), separated by commas.
         container: the container's name, id or id's prefix.
-        label: instead of a container, a label (key=value) that selects several running ones.
-        error: the errno that calls fail with, by name, as in "EACCES"; they are not made then.
-        retval: a forged result, from 0 on; calls are not made then.
-        signal: a signal that the thread gets as it enters the call, by name, as in "SIGUSR1".
-        delay_enter: how long a call is held before it is made, with a unit, as in "100ms".
-        delay_exit: how long its result is held back, with a unit.
-        when: on which calls of each thread, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
-        probability: the share of the calls that `when` allows, drawn at random; above 0, up to 1.
-        max_faults: how many calls of the whole container are tampered with at most; then the fault ends. 0: no limit.
-        process: only processes whose command line contains this text, looked at anew at each call.
+        label: instead of a container, a label (key=value) that selects several running containers.
+        error: the errno that calls fail with, by name, as in "EACCES"; the kernel does not execute these calls.
+        retval: a forged result, 0 or greater; the kernel does not execute these calls.
+        signal: a signal that the thread receives as it enters the call, by name, as in "SIGUSR1".
+        delay_enter: how long a call is delayed before the kernel executes it, with a unit, as in "100ms".
+        delay_exit: how long a call is delayed after the kernel has executed it, with a unit.
+        when: which calls of each thread to inject, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
+        probability: the share of the calls selected by `when` to inject, drawn at random; above 0, up to 1.
+        max_faults: the fault ends after it has hit so many calls of the whole container; 0: no limit.
+        process: only processes whose command line contains this text, checked at each call.
         path: only calls on this file, as the container sees it, by any path, link or descriptor.
-        duration: how long the fault lasts, with a unit; the agent keeps this clock.
-        injector: "uprobe" (our own tracer, woken only for the calls that it touches), "ptrace" (the same tracer, woken at every
-            call), "strace" (one fault at a time, and not all of them), or "auto" for the cheapest that can do it here.
-        placebo: attach to the same processes for the same system calls, and inject nothing: what a fair comparison needs,
-            since tracing alone slows a program down.
-        dry_run: say whom the fault would touch, and touch nobody.
-        abort_when: end the fault when this holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
-            "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9"; the agent watches it by its own counters.
+        duration: how long the fault lasts, with a unit. The agent keeps this clock: the fault ends even if this process has died.
+        injector: "uprobe" (our own tracer, woken only for the calls to inject), "ptrace" (the same tracer, woken at every call),
+            "strace" (one fault at a time, and not every kind), or "auto" for the cheapest that can inject the fault on this host.
+        placebo: attach to the same processes for the same system calls, but inject nothing. Tracing alone slows a program down, so
+            a fair comparison needs a placebo.
+        dry_run: report what the fault would be attached to, and attach to nothing.
+        abort_when: end the fault when this condition holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
+            "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9". The agent evaluates it by its own counters.
 
-    The seed of a probability's random decisions is drawn anew, unless the configuration has a `chaosorca_seed`.
+    The random decisions of a probability have a seed: `chaosorca_seed` of the configuration, else a random one.
 
     Returns:
         {"fault": id, "containers": [{"name", "id", "attached", "not_attached": [{"pid", "reason"}]}], "injector", "syscalls",
-        "effects", "begins", "ends", "warnings", "seed"}; times are ISO 8601 in UTC. Of a dry run there is no id and no time, and
-        "attached" is how many processes would be.
+        "effects", "begins", "ends", "warnings", "seed"}; times are ISO 8601 in UTC. After a dry run, the id, the times and the seed
+        are null, and "attached" is the number of processes that the fault would be attached to.
 
     Raises:
-        ActivityFailed: an argument makes no sense, the container must not be touched, has a fault on one of these system calls
-            already, or no process of it could be attached; nothing is left then.
+        ActivityFailed: an argument makes no sense; the container is protected, already has a fault on one of these system calls, or
+            has no process that could be attached. Nothing is left of the fault then.
     """
     is_placebo, is_dry_run = as_bool(placebo, "placebo"), as_bool(dry_run, "dry_run")
     check_selection(container, label)
@@ -105,7 +105,7 @@ def start_fault(
     )
     wanted = check_injector(injector, fault, arch)
     warnings = [
-        f"programs hardly ever make system call {name}, because the vDSO answers it"
+        f"programs hardly ever make system call {name}, because the vDSO answers it without the kernel"
         for name in answered_by_vdso(fault.syscalls, arch)
     ]
     targets = select_containers(client, container, label)
@@ -137,7 +137,7 @@ def start_fault(
             "seed": seed,
         }
     except BaseException:
-        # Whatever was the matter, also Ctrl-C or SIGTERM at any moment: a fault that nobody is told of is not to stay.
+        # Also on Ctrl-C and SIGTERM: no fault stays whose id the caller does not get.
         with contextlib.suppress(OrcaError):
             agent.stop_fault(fault_id=fault_id)
             retire_agent(client)
@@ -153,25 +153,25 @@ def stop_fault(
     secrets: dict = None,
 ) -> dict:
     """
-    End the faults of a container, whoever started them. No fault is success.
+    End the faults of a container, those of other runs included. If there is no fault, the action succeeds.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        label: instead of a container, a label (key=value) that selects several running ones.
+        label: instead of a container, a label (key=value) that selects several running containers.
         syscall: only the faults on one of these system calls, written as in `start_fault`.
 
     Returns:
-        {"stopped": [{"fault", "container", "text", "begins", "ended", "injected": {system call: calls tampered with}, …}]}.
+        {"stopped": [{"fault", "container", "text", "begins", "ended", "injected": {system call: calls hit}, …}]}.
 
     Raises:
-        ActivityFailed: a process of the container could not be released.
+        ActivityFailed: a process of the container could not be detached.
     """
     check_selection(container, label)
     client = connect(configuration)
     syscalls = list(expand_syscalls(syscall, _architecture(client))) if syscall is not None else None
     agent = find_agent(client)
     if agent is None:
-        retire_agent(client)  # one that has died
+        retire_agent(client)  # its container may have exited
         return {"stopped": []}
     ids = selected_ids(client, container, label, [(one.container, one.container_id) for one in reversed(agent.faults())])
     return {"stopped": [one.to_json() for each in ids for one in agent.stop_fault(container=each, syscalls=syscalls)]}
@@ -180,10 +180,10 @@ def stop_fault(
 @activity
 def stop_all_faults(configuration: dict = None, secrets: dict = None) -> dict:
     """
-    End all faults of this Docker Engine, those of other runs too. No fault is success.
+    End all faults of this Docker Engine, those of other runs included. If there is no fault, the action succeeds.
 
     Returns:
-        what `stop_fault` does.
+        the same as `stop_fault`.
     """
     client = connect(configuration)
     agent = find_agent(client)
@@ -208,7 +208,7 @@ def _dry_run(client: DockerClient, fault: Fault, targets: list[Container], injec
     for target in targets:
         for one in active:
             if one.container_id == target.id and set(one.syscalls) & set(fault.syscalls):
-                raise AgentError(f"container {target.name!r} has the fault {one.text!r} already: stop it first")
+                raise AgentError(f"container {target.name!r} already has fault {one.text!r}: stop it first")
     return {
         "fault": None,
         "containers": [
@@ -220,6 +220,6 @@ def _dry_run(client: DockerClient, fault: Fault, targets: list[Container], injec
         "effects": list(fault.effects),
         "begins": None,
         "ends": None,
-        "warnings": [*warnings, "this was a dry run: nothing was attached"],
+        "warnings": [*warnings, "this was a dry run: the fault was not attached"],
         "seed": None,
     }

@@ -25,67 +25,67 @@ def start_monitoring(
     secrets: dict = None,
 ) -> list:
     """
-    Begin to monitor running containers from the outside. What is monitored already is kept, and added to. A monitor that
-    cannot watch a container is left out with a warning, as long as another one can.
+    Start to monitor running containers from the outside. Monitors that already run are kept. A monitor that does not work for a
+    container is left out with a warning, unless none works.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        label: instead of a container, a label (key=value) that selects several.
+        label: instead of a container, a label (key=value) that selects several running containers.
         syscalls: count and time system calls.
-        http: count and time HTTP/1.x requests, those inside TLS of programs that use OpenSSL's libssl too.
-        resources: processor, memory, network and storage figures.
+        http: count and time HTTP/1.x requests, including those inside TLS if the program uses OpenSSL's libssl.
+        resources: measure the use of processor, memory, network and storage.
 
     Returns:
-        for each container {"name", "id", "monitors", "warnings", "running", "new": whether nobody monitored it before}.
+        for each container {"name", "id", "monitors", "warnings", "running", "new": whether it was not monitored before}.
 
     Raises:
-        ActivityFailed: no such container, it does not run or must not be touched, or the agent cannot watch it.
+        ActivityFailed: the container does not exist, does not run or is protected, or no monitor works for it.
     """
     wanted = {"syscalls": syscalls, "http": http, "resources": resources}
     monitors = [name for name, value in wanted.items() if as_bool(value, name)]
     if not monitors:
-        raise InvalidArgument("nothing is to be monitored: leave at least one of syscalls, http, resources true")
+        raise InvalidArgument("no monitor is selected: leave at least one of syscalls, http, resources true")
     check_selection(container, label)
     client = connect(configuration)
     targets = select_containers(client, container, label)
     agent = ensure_agent(client, configuration)
-    watched: list[dict] = []
+    started: list[dict] = []
     try:
         for target in targets:
-            watched.append(agent.ask("start_monitoring", container=target.to_json(), monitors=monitors))
+            started.append(agent.ask("start_monitoring", container=target.to_json(), monitors=monitors))
     except BaseException:
         with contextlib.suppress(OrcaError):
-            for one in watched:
+            for one in started:
                 if one["new"]:
                     agent.ask("stop_monitoring", container=one["name"])
             retire_agent(client)
         raise
-    for one in watched:
+    for one in started:
         for warning in one["warnings"]:
             logger.warning("monitoring of %s: %s", one["name"], warning)
-    return watched
+    return started
 
 
 @activity
 def stop_monitoring(container: str = None, label: str = None, configuration: dict = None, secrets: dict = None) -> dict:
     """
-    Stop monitoring containers; the agent goes when it has nothing left to do. Nobody monitoring them is success.
+    Stop monitoring containers. If they are not monitored, the action succeeds. The agent is removed when it has nothing left to do.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        label: instead of a container, a label (key=value) that selects several.
+        label: instead of a container, a label (key=value) that selects several running containers.
 
     Returns:
-        {"stopped": the names of the containers that were monitored until now}.
+        {"stopped": the names of the containers whose monitoring has stopped}.
     """
     check_selection(container, label)
     client = connect(configuration)
     agent = find_agent(client)
     stopped: list[str] = []
     if agent is not None:
-        watched = {one["id"]: one["name"] for one in agent.ask("status")["targets"]}
-        ids = selected_ids(client, container, label, [(name, one) for one, name in watched.items()])
-        for name in [watched[one] for one in ids if one in watched]:
+        names = {one["id"]: one["name"] for one in agent.ask("status")["targets"]}
+        ids = selected_ids(client, container, label, [(name, one) for one, name in names.items()])
+        for name in [names[one] for one in ids if one in names]:
             stopped += agent.ask("stop_monitoring", container=name)["stopped"]
     retire_agent(client)
     return {"stopped": stopped}

@@ -19,36 +19,36 @@ def start_prometheus(
     secrets: dict = None,
 ) -> dict:
     """
-    Start Prometheus in a container of its own, scraping the agent, with its port on 127.0.0.1 only. One that runs already is kept.
+    Start Prometheus in a container of its own. It scrapes the agent, and listens on 127.0.0.1 only. If it already runs, it is kept.
 
     Arguments:
-        port: the port on 127.0.0.1; 0 takes a free one, which everything here finds again.
+        port: the port on 127.0.0.1; 0: a free port, which the other actions and probes find by themselves.
         scrape_interval: the time between scrapes, with a unit, as in "1s".
-        image: a ready image of Prometheus, instead of the one that is built here.
+        image: an image of Prometheus to use instead of the one that chaosorca builds.
 
     Returns:
-        {"url": its address, "started": whether it was started now}.
+        {"url": its address, "started": whether this action started it}.
 
     Raises:
-        ActivityFailed: the port is taken, Prometheus runs already with other settings, or could not be started.
+        ActivityFailed: the port is taken, or Prometheus already runs with other settings or could not be started.
     """
     number = as_int(port, "port", 0, 65535)
     interval = parse_duration(scrape_interval, "scrape_interval")
     if not 100_000 <= interval <= 60_000_000 or interval % 1000:
-        raise InvalidArgument(f"scrape_interval {scrape_interval!r} is not from 100ms to 1m, in whole milliseconds")
+        raise InvalidArgument(f"scrape_interval {scrape_interval!r} must be from 100ms to 1m, in whole milliseconds")
     return prometheus.start_prometheus(connect(configuration), configuration, number, interval, image)
 
 
 @activity
 def stop_prometheus(keep_data: bool = False, configuration: dict = None, secrets: dict = None) -> dict:
     """
-    Stop Prometheus. None running is success.
+    Stop Prometheus. If it does not run, the action succeeds.
 
     Arguments:
-        keep_data: keep what it has recorded, for the next `start_prometheus`.
+        keep_data: keep the recorded data for the next `start_prometheus`.
 
     Returns:
-        {"stopped": whether one was running}.
+        {"stopped": whether it was running}.
     """
     keep = as_bool(keep_data, "keep_data")
     client = connect(configuration)

@@ -1,36 +1,36 @@
-"""The errors of chaosorca. They live at the bottom so that every layer, the agent's included, can raise them.
+"""The errors of chaosorca. They are in the lowest layer, so that all others can raise them, including the agent.
 
 OrcaError
-├── InvalidArgument     what was asked for makes no sense: refused before anything starts
-├── EngineError         the Docker Engine cannot be reached, or refused
+├── InvalidArgument     an argument makes no sense; nothing was started
+├── EngineError         the Docker Engine cannot be reached, or refused the request
 │   └── PortTaken       another program listens on the port
-├── ContainerError      the container does not exist, does not run, or must not be touched
+├── ContainerError      the container does not exist, does not run, or is protected
 ├── AgentError          the agent failed to do what it was asked
-└── PrometheusError     Prometheus cannot be reached, or refused
-    └── NoData          it answered, and has no figure to give
+└── PrometheusError     Prometheus cannot be reached, or refused the request
+    └── NoData          Prometheus has no data to answer the request
 """
 
 from __future__ import annotations
 
 
 class OrcaError(Exception):
-    """Any error of chaosorca; its text is one sentence for a user."""
+    """Any error of chaosorca. Its text is one sentence for a user."""
 
 
 class InvalidArgument(OrcaError, ValueError):
-    """An argument that makes no sense, refused before anything starts."""
+    """An argument makes no sense; nothing was started."""
 
 
 class EngineError(OrcaError):
-    """The Docker Engine cannot be reached, or refused what was asked."""
+    """The Docker Engine cannot be reached, or refused the request."""
 
 
 class PortTaken(EngineError):
-    """Another program listens on the port that a container was to publish."""
+    """Another program listens on the port that a container is to publish."""
 
 
 class ContainerError(OrcaError):
-    """The container does not exist, does not run, or must not be touched."""
+    """The container does not exist, does not run, or is protected."""
 
 
 class AgentError(OrcaError):
@@ -38,14 +38,14 @@ class AgentError(OrcaError):
 
 
 class PrometheusError(OrcaError):
-    """Prometheus cannot be reached, or refused what was asked."""
+    """Prometheus cannot be reached, or refused the request."""
 
 
 class NoData(PrometheusError):
-    """Prometheus answered, and there is no figure to give."""
+    """Prometheus has no data to answer the request."""
 
 
 KINDS: dict[str, type[OrcaError]] = {
     kind.__name__: kind for kind in (InvalidArgument, EngineError, PortTaken, ContainerError, AgentError, PrometheusError, NoData)
 }
-"""The errors by name, as the agent sends them."""
+"""The errors by their names, which the agent sends."""

@@ -1,9 +1,9 @@
-"""Faults, straight from the agent: no Prometheus is needed."""
+"""Measure faults. The agent is asked directly, so no Prometheus is needed."""
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError
 from chaosorca.model.syscalls import check_any_syscall
-from chaosorca.sources import known_faults
+from chaosorca.sources import faults_on
 
 __all__ = ["fault_active", "faults_injected"]
 
@@ -17,32 +17,32 @@ def faults_injected(
     secrets: dict = None,
 ) -> int:
     """
-    Count the system calls that the latest fault of a container has tampered with, whether it goes on or has ended.
+    Count the system calls that the latest fault of a container has hit, whether it is active or has ended.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        syscall: only this system call.
-        fault: the fault of this id, as `start_fault` returned it, instead of the latest.
+        syscall: only calls of this system call.
+        fault: the fault with this id, as `start_fault` returned it, instead of the latest one.
 
     Returns:
-        calls; 0 for a fault that has not fired.
+        the number of calls; 0 for a fault that has not fired.
 
     Raises:
-        ActivityFailed: no such fault was started on the container, as far as the agent knows.
+        ActivityFailed: no such fault was started on the container since the agent started.
     """
     if syscall is not None:
         check_any_syscall(syscall)
-    known = [one for one in known_faults(container, configuration) if fault in (None, one.id)]
-    if not known:
+    found = [one for one in faults_on(container, configuration) if fault in (None, one.id)]
+    if not found:
         what = f"fault {fault!r}" if fault else "fault"
-        raise AgentError(f"no {what} was started on container {container!r} since the agent began: start one first")
-    return sum(count for name, count in known[-1].injected.items() if syscall in (None, name))
+        raise AgentError(f"no {what} was started on container {container!r} since the agent started: start one first")
+    return sum(count for name, count in found[-1].injected.items() if syscall in (None, name))
 
 
 @activity
 def fault_active(container: str, configuration: dict = None, secrets: dict = None) -> bool:
     """
-    Tell whether a container has an active fault.
+    Check whether a container has an active fault.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -51,6 +51,6 @@ def fault_active(container: str, configuration: dict = None, secrets: dict = Non
         True while a fault is active.
 
     Raises:
-        ActivityFailed: there is no such container.
+        ActivityFailed: the container does not exist.
     """
-    return any(one.active for one in known_faults(container, configuration))
+    return any(one.active for one in faults_on(container, configuration))

@@ -1,4 +1,4 @@
-"""HTTP requests of a container, as its clients experience them."""
+"""Measure the HTTP requests of a container, as its clients experience them."""
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError, InvalidArgument
@@ -8,7 +8,7 @@ from chaosorca.model.duration import parse_seconds
 from chaosorca.model.status import status_regex
 from chaosorca.model.times import iso
 from chaosorca.model.values import as_number
-from chaosorca.sources import known_faults, open_prometheus, series_name
+from chaosorca.sources import faults_on, open_prometheus, series_name
 
 __all__ = ["error_ratio", "latency", "request_rate", "time_to_recover"]
 
@@ -25,19 +25,19 @@ def request_rate(
     secrets: dict = None,
 ) -> float:
     """
-    Measure how many HTTP requests ended in a second.
+    Measure how many HTTP requests end per second.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        status: only those that ended so: a list of codes and classes, as in "200" or "4xx,5xx,none"; none: never answered.
-        role: "server" for requests to the container, "client" for those that it makes.
-        window: the time over which it is averaged, with a unit.
+        status: only requests with these codes and classes, as in "200" or "4xx,5xx,none"; "none": never answered.
+        role: "server" for requests to the container, "client" for requests that it makes.
+        window: the time over which the rate is averaged, with a unit.
 
     Returns:
-        requests/s; 0.0 if there was none.
+        requests/s; 0.0 if there was no such request.
 
     Raises:
-        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: the container is not monitored, or its last sample is older than three scrapes.
     """
     labels = {"role": _role(role)}
     if status is not None:
@@ -58,19 +58,19 @@ def error_ratio(
     secrets: dict = None,
 ) -> float:
     """
-    Measure the share of HTTP requests that ended in a certain way.
+    Measure the share of HTTP requests that end with certain codes.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        status: what counts as an error, as in `request_rate`.
+        status: the codes and classes that count as errors, as in `request_rate`.
         role: "server" or "client", as in `request_rate`.
-        window: the time over which it is averaged, with a unit.
+        window: the time over which the requests are counted, with a unit.
 
     Returns:
-        0.0 to 1.0.
+        from 0.0 to 1.0.
 
     Raises:
-        ActivityFailed: there was no request at all, nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: there was no request, the container is not monitored, or its last sample is older than three scrapes.
     """
     code = "~" + status_regex(status)
     seconds = parse_seconds(window, "window")
@@ -91,19 +91,19 @@ def latency(
     secrets: dict = None,
 ) -> float:
     """
-    Measure how long HTTP requests take, from the request to the first packet of its answer.
+    Measure how long HTTP requests take, from the request to the first packet of the answer.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        quantile: which quantile, from 0 to 1; it is interpolated within powers of two, as Prometheus's histogram_quantile() does.
+        quantile: the quantile, from 0 to 1; Prometheus's histogram_quantile() interpolates it between powers of two.
         role: "server" or "client", as in `request_rate`.
-        window: the time over which it is taken, with a unit.
+        window: the time over which it is measured, with a unit.
 
     Returns:
         seconds.
 
     Raises:
-        ActivityFailed: no request was answered, nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: no request was answered, the container is not monitored, or its last sample is older than three scrapes.
     """
     q, seconds = as_number(quantile, "quantile", 0, 1), parse_seconds(window, "window")
     name = series_name(container, configuration)
@@ -122,30 +122,31 @@ def time_to_recover(
     secrets: dict = None,
 ) -> float:
     """
-    Measure how long a container takes to come back after its latest fault, and wait until it has.
+    Measure how long a container takes to recover from its latest fault. The probe waits until the container has recovered.
 
-    It has come back when the share of requests that go wrong is what it was in the 30 seconds before the fault, and stays so over
-    three scrape intervals with requests; what chance brings once in a thousand times is allowed for (a binomial test). Requests
-    have to be enough to notice a share that is larger by 0.2: where they are few, it waits up to a minute more for them. Faults
-    that overlap, or follow one another within 30 seconds, count as one; those that never fired do not count beside others. A
-    request that is never answered goes wrong when its connection ends, or after a minute.
+    The container has recovered when its share of failed requests is the same as in the 30 seconds before the fault, over three
+    scrape intervals with requests. A binomial test at a level of 0.001 decides whether the shares are the same. The test needs
+    enough requests to detect a share that is larger by 0.2. If there are too few, the probe waits up to one minute longer.
+
+    Faults that overlap or follow each other within 30 seconds count as one. A fault that never fired is ignored if another one
+    fired. A request that is never answered counts as failed when its connection ends, or after a minute.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        status: what counts as gone wrong, as in `request_rate`.
+        status: the codes and classes that count as failed, as in `request_rate`.
         role: "server" or "client", as in `request_rate`.
-        within: how long it may take, with a unit.
+        within: how long the recovery may take, with a unit.
 
     Returns:
-        seconds from the fault's end, as exact as scrapes are: to one interval, or two where a status is new.
+        seconds from the fault's end. The error is at most one scrape interval, or two if a status occurs for the first time.
 
     Raises:
-        ActivityFailed: it did not come back in that time; no fault has ended, one is active, or it never fired; no request ended
-            before the fault or after it; nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: the container did not recover in time; no fault has ended, one is active, or none fired; no request ended
+            before or after the fault; the container is not monitored, or its last sample is older than three scrapes.
     """
     code, limit = "~" + status_regex(status), parse_seconds(within, "within")
     _role(role)
-    faults = known_faults(container, configuration)
+    faults = faults_on(container, configuration)
     spans = []
     for one in faults:
         if one.ended is None:
@@ -154,7 +155,7 @@ def time_to_recover(
             )
         spans.append((one.begins, one.ended))
     if not faults:
-        raise AgentError(f"no fault on container {container!r} has ended since the agent began: start one first, and end it")
+        raise AgentError(f"no fault on container {container!r} has ended since the agent started: start one and end it first")
     latest = recovery.latest(spans)
     last = [(span, one) for span, one in zip(spans, faults, strict=True) if span in latest]
     hit = [span for span, one in last if one.fired] or [span for span, one in last if one.placebo]

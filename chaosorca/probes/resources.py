@@ -1,4 +1,4 @@
-"""What a container uses."""
+"""Measure the resources that a container uses."""
 
 from chaosorca.activity import activity
 from chaosorca.metrics import measure
@@ -8,23 +8,23 @@ from chaosorca.sources import open_prometheus, series_name
 
 __all__ = ["cpu_usage", "io_rate", "memory_usage", "network_receive_rate", "network_transmit_rate"]
 
-_MISSING = "the agent could not read it, or, of network figures, the container is on the host's network"
+_MISSING = "the agent could not read it, or it is a network figure of a container on the host's network"
 
 
 @activity
 def cpu_usage(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much processor time a container uses. A tracer's own time is not in it, what it costs the container is.
+    Measure how much processor time a container uses, including what tracing costs its processes, without the tracer's own time.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        window: the time over which it is averaged, with a unit.
+        window: the time over which the rate is averaged, with a unit.
 
     Returns:
-        cores: 1.0 is one core fully used.
+        cores; 1.0 is one fully used core.
 
     Raises:
-        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: the container is not monitored, or its last sample is older than three scrapes.
     """
     return _rate(container, window, configuration, "container_cpu_usage_seconds_total")
 
@@ -32,7 +32,7 @@ def cpu_usage(container: str, window: str = "15s", configuration: dict = None, s
 @activity
 def memory_usage(container: str, configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much memory a container uses, page cache included.
+    Measure how much memory a container uses, including its page cache.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -41,7 +41,7 @@ def memory_usage(container: str, configuration: dict = None, secrets: dict = Non
         bytes.
 
     Raises:
-        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: the container is not monitored, or its last sample is older than three scrapes.
     """
     name = series_name(container, configuration)
     expression = f"sum({selector('container_memory_usage_bytes', name=name)})"
@@ -51,17 +51,17 @@ def memory_usage(container: str, configuration: dict = None, secrets: dict = Non
 @activity
 def network_receive_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much a container receives, loopback left out.
+    Measure how much a container receives from the network, without its loopback interface.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        window: the time over which it is averaged, with a unit.
+        window: the time over which the rate is averaged, with a unit.
 
     Returns:
         bytes/s.
 
     Raises:
-        ActivityFailed: nobody monitors the container, its last sample is older than three scrapes, or it is on the host's network.
+        ActivityFailed: the container is not monitored, its last sample is older than three scrapes, or it is on the host's network.
     """
     return _rate(container, window, configuration, "container_network_receive_bytes_total")
 
@@ -69,17 +69,17 @@ def network_receive_rate(container: str, window: str = "15s", configuration: dic
 @activity
 def network_transmit_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much a container transmits, loopback left out.
+    Measure how much a container transmits to the network, without its loopback interface.
 
     Arguments:
         container: the container's name, id or id's prefix.
-        window: the time over which it is averaged, with a unit.
+        window: the time over which the rate is averaged, with a unit.
 
     Returns:
         bytes/s.
 
     Raises:
-        ActivityFailed: nobody monitors the container, its last sample is older than three scrapes, or it is on the host's network.
+        ActivityFailed: the container is not monitored, its last sample is older than three scrapes, or it is on the host's network.
     """
     return _rate(container, window, configuration, "container_network_transmit_bytes_total")
 
@@ -91,13 +91,13 @@ def io_rate(container: str, window: str = "15s", configuration: dict = None, sec
 
     Arguments:
         container: the container's name, id or id's prefix.
-        window: the time over which it is averaged, with a unit.
+        window: the time over which the rate is averaged, with a unit.
 
     Returns:
-        bytes/s, read and written together.
+        bytes/s, the sum of both.
 
     Raises:
-        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: the container is not monitored, or its last sample is older than three scrapes.
     """
     return _rate(container, window, configuration, "container_fs_reads_bytes_total", "container_fs_writes_bytes_total")
 

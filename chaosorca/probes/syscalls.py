@@ -1,4 +1,4 @@
-"""System calls of a container, as its programs experience them."""
+"""Measure the system calls of a container, as its programs experience them."""
 
 from chaosorca.activity import activity
 from chaosorca.metrics import measure, promql
@@ -22,19 +22,19 @@ def syscall_rate(
     secrets: dict = None,
 ) -> float:
     """
-    Measure how many system calls were made in a second, failed and injected ones included.
+    Measure how many system calls a container makes per second, including failed and injected calls.
 
     Arguments:
         container: the container's name, id or id's prefix.
         syscall: only this system call, by its full name.
-        error: only those that failed with this errno, by name.
-        window: the time over which it is averaged, with a unit.
+        error: only calls that failed with this errno, by name.
+        window: the time over which the rate is averaged, with a unit.
 
     Returns:
-        calls/s; 0.0 if there was none.
+        calls/s; 0.0 if there was no such call.
 
     Raises:
-        ActivityFailed: nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: the container is not monitored, or its last sample is older than three scrapes.
     """
     labels = {}
     if syscall is not None:
@@ -57,19 +57,19 @@ def syscall_latency(
     secrets: dict = None,
 ) -> float:
     """
-    Measure how long a system call takes, injected delays included.
+    Measure how long a system call takes, including injected delays.
 
     Arguments:
         container: the container's name, id or id's prefix.
         syscall: the system call, by its full name.
-        quantile: which quantile, from 0 to 1; it is interpolated within powers of two, as Prometheus's histogram_quantile() does.
-        window: the time over which it is taken, with a unit.
+        quantile: the quantile, from 0 to 1; Prometheus's histogram_quantile() interpolates it between powers of two.
+        window: the time over which it is measured, with a unit.
 
     Returns:
         seconds.
 
     Raises:
-        ActivityFailed: no such call ended, nobody monitors the container, or its last sample is older than three scrapes.
+        ActivityFailed: no such call ended, the container is not monitored, or its last sample is older than three scrapes.
     """
     q, seconds = as_number(quantile, "quantile", 0, 1), parse_seconds(window, "window")
     name = series_name(container, configuration)

@@ -43,7 +43,7 @@ def test_monitor_fault_metric(web: Web, client: docker.DockerClient, tmp_path: P
     assert "fired 4 times" in run("fault", "stop", "--name", web.name)
     assert run("fault", "stop", "--name", web.name) == "no fault was active\n"
     assert [web.get() for _ in range(3)] == [200] * 3
-    assert run("prom", "start").startswith("Prometheus runs already at http://127.0.0.1:")
+    assert run("prom", "start").startswith("Prometheus already runs at http://127.0.0.1:")
 
     time.sleep(3)
     http = sums(run("metric", "http", "--name", web.name))

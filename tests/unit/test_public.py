@@ -183,7 +183,7 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
         (
             "actions.monitoring.start_monitoring",
             {"container": "x", "http": "false", "syscalls": False, "resources": "0"},
-            "nothing is to be monitored",
+            "no monitor is selected",
         ),
         ("actions.faults.start_fault", {"syscall": "openat", "error": "EIO"}, "give exactly one of container and label"),
         ("actions.faults.stop_fault", {}, "give exactly one of container and label"),

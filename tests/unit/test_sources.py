@@ -1,4 +1,4 @@
-"""Who is asked, and what of what is known belongs to a container."""
+"""Which faults belong to a container."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("asked", "found", "expected"),
     [
-        ("web", ("web", "ccc"), ["1", "3"]),  # made anew after the first
+        ("web", ("web", "ccc"), ["1", "3"]),  # re-created after the first fault
         ("ccc", ("web", "ccc"), ["1", "3"]),
-        ("web", ("web", "ddd"), ["1", "3"]),  # made anew once more
+        ("web", ("web", "ddd"), ["1", "3"]),  # re-created once more
         ("db", ("db", "bbb"), ["2"]),
         ("new-name", ("new-name", "bbb"), ["2"]),
         ("other", ("other", "eee"), []),
@@ -34,12 +34,12 @@ def test_faults_belong_to_a_containers_id_and_to_its_name(
     monkeypatch.setattr(sources, "connect", lambda configuration: None)
     monkeypatch.setattr(sources, "find_agent", lambda client: SimpleNamespace(faults=lambda: FAULTS))
     monkeypatch.setattr(sources, "name_and_id", lambda client, reference, known: found)
-    assert [one.id for one in sources.known_faults(asked, None)] == expected
+    assert [one.id for one in sources.faults_on(asked, None)] == expected
 
 
-def test_a_container_that_nobody_knows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_container_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "connect", lambda configuration: None)
     monkeypatch.setattr(sources, "find_agent", lambda client: None)
     monkeypatch.setattr(sources, "name_and_id", lambda client, reference, known: None)
-    with pytest.raises(ContainerError, match=r"^container 'web' does not exist, and no fault on it is known$"):
-        sources.known_faults("web", None)
+    with pytest.raises(ContainerError, match=r"^container 'web' does not exist, and no fault was started on it$"):
+        sources.faults_on("web", None)

@@ -130,7 +130,7 @@ def test_stopping_without_an_agent_is_success(engine: Any) -> None:
 def test_a_dry_run_refuses_a_second_fault_on_the_same_call(changed: dict[str, Any], refused: bool, engine: Any) -> None:
     engine(FakeAgent(fault_record(**{"container_id": WEB.id, **changed})))
     if refused:
-        with pytest.raises(ActivityFailed, match="container 'web' has the fault 'openat:error=EACCES' already: stop it first"):
+        with pytest.raises(ActivityFailed, match="container 'web' already has fault 'openat:error=EACCES': stop it first"):
             faults.start_fault("openat", container="web", error="EIO", dry_run=True)
     else:
         tried = faults.start_fault("openat", container="web", error="EIO", dry_run=True)

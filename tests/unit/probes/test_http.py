@@ -21,7 +21,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Known:
 
     def make(*faults: dict[str, Any]) -> None:
         records = [fault_record(text="openat:error=EIO", **one) for one in faults]
-        monkeypatch.setattr(http, "known_faults", lambda container, configuration: records)
+        monkeypatch.setattr(http, "faults_on", lambda container, configuration: records)
 
     return make
 
@@ -29,7 +29,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Known:
 @pytest.mark.parametrize(
     ("faults", "says"),
     [
-        ([], "no fault on container 'web' has ended since the agent began: start one first, and end it"),
+        ([], "no fault on container 'web' has ended since the agent started: start one and end it first"),
         (
             [{"ended": None}, {}],
             "fault 'openat:error=EIO' is active on container 'web' until 2023-11-14T22:23:20.000Z: end it first (stop_fault)",
