@@ -16,7 +16,7 @@ def parse_duration(value: object, what: str) -> int:
     """Return a duration in whole microseconds.
 
     Arguments:
-        value: the text, as in `"100ms"`. A bare number is refused, because its unit would be a guess.
+        value: the text, as in `"100ms"`. A bare number is refused, because its unit is unclear.
         what: the argument's name, for the error.
 
     Raises:

@@ -154,7 +154,7 @@ def check_syscall(name: str, arch: str) -> str:
 
 
 def check_any_syscall(name: str) -> str:
-    """Return the name of a system call, if any architecture has it. Queries of measurements need no more.
+    """Return the name of a system call, if any architecture has it. This is enough for queries of measurements.
 
     Raises:
         InvalidArgument: there is no such system call; the message suggests the nearest names.

@@ -30,7 +30,7 @@ def as_number(value: object, what: str, least: float, most: float) -> float:
     """
     text = str(value) if not isinstance(value, bool) else "nan"
     try:
-        number = float(text if text.isascii() and "_" not in text else "")  # Python alone accepts other digits and underscores
+        number = float(text if text.isascii() and "_" not in text else "")  # float() would accept other digits and underscores
     except ValueError:
         raise InvalidArgument(f"{what} {value!r} is not a number") from None
     if not least <= number <= most:

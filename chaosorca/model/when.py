@@ -17,7 +17,7 @@ _TEXT = re.compile(r"([0-9]{1,20})(?:\.\.([0-9]{1,20}))?(?:(\+)([0-9]{1,20})?)?"
 
 
 def when_matches(text: str | None, call: int) -> bool:
-    """Return whether an expression selects the call of this number, counted from 1. No expression selects every call."""
+    """Return whether an expression selects a call, by its number from 1 on. Without an expression, every call is selected."""
     first, last, step = when_bounds(text)
     return first <= call <= (last or call) and (call - first) % step == 0
 
