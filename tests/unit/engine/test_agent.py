@@ -1,4 +1,4 @@
-"""Starting the agent's container, with an engine that knows some places."""
+"""Start of the agent's container, with a fake engine that has some sockets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FakeContainer:
 
 
 class FakeClient:
-    """As much of a Docker client as starting a container needs."""
+    """A fake Docker client that can start a container."""
 
     def __init__(self, socket_path: str | None, missing: set[str], denied: set[str]) -> None:
         self.api = SimpleNamespace(base_url="", get_adapter=lambda _: SimpleNamespace(socket_path=socket_path))
@@ -80,7 +80,7 @@ USUAL, OTHER = "/var/run/docker.sock", "/run/user/1000/docker.sock"
         (None, {USUAL}, set(), None),
     ],
 )
-def test_the_agent_gets_the_engines_socket_where_there_is_one(
+def test_the_agent_gets_the_first_engine_socket_that_exists(
     path: str | None, missing: set[str], denied: set[str], mounted: str | None
 ) -> None:
     client = FakeClient(path, missing, denied)
@@ -91,7 +91,7 @@ def test_the_agent_gets_the_engines_socket_where_there_is_one(
     assert [one.removed for one in client.made] == [True] * (len(client.made) - 1) + [False]
 
 
-def test_another_start_that_was_faster_is_taken_and_any_other_refusal_is_told() -> None:
+def test_a_faster_start_is_accepted_and_other_refusals_are_errors() -> None:
     client = FakeClient(None, set(), set())
     client.error = refusal(409, "name in use")
     assert agent._run(client, "image") == "the chaosorca-agent that is there"
@@ -132,8 +132,8 @@ def test_a_variable_with_another_value_is_refused(name: str, value: str, values:
         agent.agent_environment({name: value})
 
 
-class Visited:
-    """An engine that has an agent's container, or none, and what is done to it."""
+class FakeEngine:
+    """An engine with or without an agent's container, and a log of the actions on it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, status: str | None, image: str = "image") -> None:
         self.done: list[str] = []
@@ -144,20 +144,20 @@ class Visited:
         monkeypatch.setattr(agent, "ensure_agent", lambda *_: self.done.append("started") or agent.Agent(SimpleNamespace()))
         monkeypatch.setattr(agent, "retire_agent", lambda _: self.done.append("retired"))
 
-    def visit(self) -> None:
+    def use_agent(self) -> None:
         with agent.temporary_agent(self, None):
-            self.done.append("visited")
+            self.done.append("used")
 
 
 @pytest.mark.parametrize(
     ("status", "done"),
-    [(None, ["started", "visited", "retired"]), ("exited", ["started", "visited", "retired"]), ("running", ["visited"])],
+    [(None, ["started", "used", "retired"]), ("exited", ["started", "used", "retired"]), ("running", ["used"])],
 )
-def test_an_agent_that_runs_is_visited_and_left_and_another_goes_again(
+def test_a_running_agent_is_left_running_and_a_temporary_one_is_removed(
     status: str | None, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Visited(monkeypatch, status)
-    engine.visit()
+    engine = FakeEngine(monkeypatch, status)
+    engine.use_agent()
     assert engine.done == done
 
 
@@ -169,21 +169,21 @@ def test_an_agent_that_runs_is_visited_and_left_and_another_goes_again(
         ("paused", "older", "is paused"),
     ],
 )
-def test_an_agent_that_cannot_be_asked_is_left_alone(status: str, image: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Visited(monkeypatch, status, image)
+def test_an_agent_that_cannot_be_used_is_left_alone(status: str, image: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(monkeypatch, status, image)
     with pytest.raises(AgentError, match=says):
-        engine.visit()
+        engine.use_agent()
     assert engine.done == []
 
 
-def test_an_agent_that_was_started_goes_even_if_the_visit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Visited(monkeypatch, None)
+def test_a_temporary_agent_is_removed_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(monkeypatch, None)
     with pytest.raises(KeyboardInterrupt), agent.temporary_agent(engine, None):
         raise KeyboardInterrupt
     assert engine.done == ["started", "retired"]
 
 
-def test_faults_are_records_and_what_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_are_records_and_an_unreadable_record_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     one = fault_record()
     asked: list[Any] = []
     answers: dict[str, Any] = {"status": {"faults": [one.to_json()]}, "stop_fault": {"stopped": [one.to_json()]}}

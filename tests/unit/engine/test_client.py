@@ -1,4 +1,4 @@
-"""Connecting to the Docker Engine, and its errors as ours."""
+"""Connections to the Docker Engine, and its errors as `EngineError`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_engine_that_cannot_be_reached_is_one_sentence(host: str, cause: str)
 
 
 @pytest.mark.parametrize("configuration", [None, {}, {"chaosorca_docker_host": ""}, {"chaosorca_docker_host": None}])
-def test_without_a_host_it_is_the_docker_commands(configuration: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_host_the_engine_of_the_docker_command_is_used(configuration: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     with pytest.raises(EngineError, match=r"^no Docker Engine answers where the docker command looks for one: .*No such file"):
         connect(configuration)
@@ -57,7 +57,7 @@ def refusal(explanation: str | None) -> docker.errors.APIError:
         (requests.ReadTimeout("slow"), "the Docker Engine did not answer while testing: slow"),
     ],
 )
-def test_what_the_client_raises_says_what_was_being_done(error: Exception, text: str) -> None:
+def test_an_error_of_the_client_names_the_current_step(error: Exception, text: str) -> None:
     with pytest.raises(EngineError) as caught, engine_errors("testing"):
         raise error
     assert (str(caught.value), caught.value.__cause__) == (text, error)

@@ -1,4 +1,4 @@
-"""Commands in containers, through the Docker client and a socket at which an engine answers as slowly or at once as is told."""
+"""Commands in containers, through the Docker client and a fake engine on a Unix socket."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ UPGRADED = (
 Engine = Callable[..., docker.DockerClient]
 
 
-def part(whose: int, written: bytes) -> bytes:
-    return struct.pack(">BxxxL", whose, len(written)) + written
+def part(stream: int, written: bytes) -> bytes:
+    return struct.pack(">BxxxL", stream, len(written)) + written
 
 
 def answer(status: str, body: object) -> bytes:
@@ -36,13 +36,13 @@ def answer(status: str, body: object) -> bytes:
 
 @pytest.fixture
 def asked() -> list[str]:
-    """The heads of all requests."""
+    """The first lines and headers of all requests."""
     return []
 
 
 @pytest.fixture
 def engine(tmp_path: Path, asked: list[str]) -> Iterator[Engine]:
-    """Makes the client of an engine that answers the start of a command by these pieces, each sent on its own."""
+    """Return a function that gives the client of an engine. The engine answers the start of a command with separate pieces."""
     servers = []
 
     def make(*pieces: bytes, exit_code: int = 0) -> docker.DockerClient:
@@ -67,7 +67,7 @@ def engine(tmp_path: Path, asked: list[str]) -> Iterator[Engine]:
                         return
 
         server = socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine.sock"), Handler)
-        server.daemon_threads = True  # the client keeps its connections
+        server.daemon_threads = True  # the client keeps its connections open
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return docker.DockerClient(base_url=f"unix://{tmp_path}/engine.sock", version="1.41")
@@ -82,12 +82,12 @@ def in_web(client: docker.DockerClient) -> Ended:
     return run_command(SimpleNamespace(client=client, id="web"), ["true"])
 
 
-def test_what_comes_with_the_headers_is_not_lost(engine: Engine) -> None:
+def test_output_that_arrives_with_the_headers_is_not_lost(engine: Engine) -> None:
     client = engine(UPGRADED + part(1, b"all of") + part(2, b"beside") + part(1, b" it\n"), exit_code=3)
     assert in_web(client) == Ended(3, b"all of it\n", b"beside")
 
 
-def test_what_comes_in_whatever_pieces_is_whole(engine: Engine) -> None:
+def test_output_in_many_pieces_is_complete(engine: Engine) -> None:
     stream = UPGRADED + part(1, b"x" * 20_000) + part(2, b"") + part(1, b"y")
     client = engine(*(stream[begin : begin + 777] for begin in range(0, len(stream), 777)))
     assert in_web(client) == Ended(0, b"x" * 20_000 + b"y", b"")
@@ -97,7 +97,7 @@ def test_a_command_that_writes_nothing(engine: Engine) -> None:
     assert in_web(engine(UPGRADED)) == Ended(0, b"", b"")
 
 
-def test_what_the_engine_itself_says_is_a_complaint(engine: Engine) -> None:
+def test_messages_of_the_engine_are_among_the_errors(engine: Engine) -> None:
     assert in_web(engine(UPGRADED + part(2, b"a") + part(3, b"the engine's"), exit_code=126)) == Ended(126, b"", b"athe engine's")
 
 
@@ -124,12 +124,12 @@ def test_headers_of_dockers_configuration_are_sent_with_all(engine: Engine, aske
     assert "upgrade: tcp" in asked[1]
 
 
-def test_a_refusal_is_the_docker_clients(engine: Engine) -> None:
+def test_a_refusal_is_an_error_of_the_docker_client(engine: Engine) -> None:
     with pytest.raises(docker.errors.APIError) as caught:
         in_web(engine(answer("409 Conflict", {"message": "container web is paused"})))
     assert caught.value.explanation == "container web is paused"
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
-def test_a_header_that_is_cut_off_is_no_part(cut: int) -> None:
+def test_an_incomplete_header_is_ignored(cut: int) -> None:
     assert demultiplexed(io.BytesIO(part(1, b"whole") + part(2, b"lost")[:cut])) == (b"whole", b"")

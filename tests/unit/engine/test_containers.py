@@ -1,4 +1,4 @@
-"""Finding containers, with a client that knows a few."""
+"""Look-up of containers, with a fake client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FakeContainer:
 
 
 class FakeClient:
-    """As much of a Docker client as looking containers up needs."""
+    """A fake Docker client that can look up containers."""
 
     def __init__(self, *containers: FakeContainer, error: Exception | None = None) -> None:
         self._all = containers
@@ -81,7 +81,9 @@ def test_a_running_container_is_found_by_name_id_and_prefix(reference: str, netw
         ("nobody", [("gone", "a" * 64)], None),
     ],
 )
-def test_a_name_goes_before_an_ids_prefix(reference: str, known: list[tuple[str, str]], found: tuple[str, str] | None) -> None:
+def test_a_name_takes_precedence_over_an_id_prefix(
+    reference: str, known: list[tuple[str, str]], found: tuple[str, str] | None
+) -> None:
     assert name_and_id(FakeClient(FakeContainer("web")), reference, known) == found
 
 
@@ -90,19 +92,19 @@ def test_a_name_goes_before_an_ids_prefix(reference: str, known: list[tuple[str,
     [
         ("web", [], [ID]),
         ("web", [("web", ID), ("other", "b" * 64)], [ID]),
-        ("web", [("web", "a" * 64), ("other", "b" * 64), ("web", ID)], [ID, "a" * 64]),  # it was made anew
+        ("web", [("web", "a" * 64), ("other", "b" * 64), ("web", ID)], [ID, "a" * 64]),  # it was re-created
         (ID[:12], [("web", "a" * 64)], [ID, "a" * 64]),
         ("gone", [("gone", "a" * 64), ("gone", "a" * 64)], ["a" * 64]),
         ("nobody", [("gone", "a" * 64)], []),
     ],
 )
-def test_what_is_to_be_undone_is_on_whoever_has_or_had_the_name(
+def test_a_rollback_finds_the_current_and_earlier_containers_of_a_name(
     reference: str, known: list[tuple[str, str]], ids: list[str]
 ) -> None:
     assert selected_ids(FakeClient(FakeContainer("web")), reference, None, known) == ids
 
 
-def test_what_is_to_be_undone_by_label_is_on_all_that_have_it_whatever_their_state() -> None:
+def test_a_rollback_by_label_finds_containers_in_any_state() -> None:
     ended = {"Running": False, "Status": "exited"}
     client = FakeClient(FakeContainer("web", ended, {"app": "shop"}), FakeContainer("other"))
     assert selected_ids(client, None, "app=shop", []) == [ID]
@@ -148,7 +150,7 @@ def test_other_labels_do_not_matter(labels: Any) -> None:
         ("qqqqqqqq", "container 'qqqqqqqq' does not exist"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_of_all(reference: str, says: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_names(reference: str, says: str) -> None:
     client = FakeClient(FakeContainer("web"), FakeContainer("database-1", {"Running": False, "Status": "exited"}))
     with pytest.raises(ContainerError) as caught:
         find_container(client, reference)
@@ -157,7 +159,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_of_all(reference: str, says
 
 
 @pytest.mark.parametrize("reference", ["", " ", None, 5, ["web"]])
-def test_what_is_no_name_is_refused_before_the_engine_is_asked(reference: Any) -> None:
+def test_an_invalid_name_is_refused_before_any_request_to_the_engine(reference: Any) -> None:
     with pytest.raises(InvalidArgument, match="is not a name: give a container's name or id"):
         find_container(FakeClient(error=AssertionError("asked")), reference)
 
@@ -186,7 +188,7 @@ def test_a_label_selects_all_containers_that_have_it_by_name() -> None:
         (None, "app=mixed", ContainerError, "container 'guarded' is protected"),
     ],
 )
-def test_a_selection_that_makes_no_sense_is_refused(container: Any, label: Any, kind: type[Exception], says: str) -> None:
+def test_an_invalid_selection_is_refused(container: Any, label: Any, kind: type[Exception], says: str) -> None:
     client = FakeClient(
         FakeContainer("web", labels={"app": "mixed"}),
         FakeContainer("guarded", labels={"app": "mixed", "chaosorca.protected": "true"}),

@@ -23,7 +23,7 @@ GOOD = [ok(name, "works") for name in ("control groups", "tracepoints", "socket 
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have an agent find something, or be no agent, and return what doctor says."""
+    """Return a function that gives the findings for an agent's findings or error."""
     client = SimpleNamespace(info=lambda: INFO, version=lambda: {"ApiVersion": "1.41"})
 
     def examine(found: list[Finding] | Exception, ran: bool = False, images: set[str] | None = None) -> list[Finding]:
@@ -59,7 +59,7 @@ def test_all_is_well(examined: Any) -> None:
 
 
 @pytest.mark.parametrize(("ran", "says"), [(False, "was removed again"), (True, "is left unchanged")])
-def test_what_becomes_of_the_agent_is_told(examined: Any, ran: bool, says: str) -> None:
+def test_the_finding_says_what_happened_to_the_agent(examined: Any, ran: bool, says: str) -> None:
     assert says in by_name(examined(GOOD, ran=ran))["agent"].found
 
 
@@ -74,7 +74,7 @@ def test_what_becomes_of_the_agent_is_told(examined: Any, ran: bool, says: str) 
         ("x", True),
     ],
 )
-def test_what_is_needed_decides_and_nothing_else(examined: Any, name: str, works: bool) -> None:
+def test_only_needed_checks_decide_the_verdict(examined: Any, name: str, works: bool) -> None:
     broken = [*(finding for finding in GOOD if finding.name != name), no(name, "is broken", "mend it")]
     findings = examined(broken)
     assert doctor.works(findings) is works
@@ -82,17 +82,17 @@ def test_what_is_needed_decides_and_nothing_else(examined: Any, name: str, works
     assert (f"see {name}" in findings[-1].todo) is not works
 
 
-def test_what_the_agent_finds_takes_the_place_of_what_the_engine_says(examined: Any) -> None:
+def test_findings_of_the_agent_replace_those_of_the_engine(examined: Any) -> None:
     assert by_name(examined([*GOOD, no("AppArmor", "confines", "x")]))["AppArmor"].found == "confines"
     assert by_name(examined(GOOD))["AppArmor"].found == "is not on"
 
 
-def test_a_base_image_that_is_not_there_is_told(examined: Any) -> None:
+def test_a_missing_base_image_is_a_note(examined: Any) -> None:
     assert by_name(examined(GOOD))["base image"].mark == "note"
 
 
 @pytest.mark.parametrize(
-    ("hours", "mark", "told"),
+    ("hours", "mark", "age"),
     [
         (-1, "ok", "less than a day ago"),
         (0, "ok", "less than a day ago"),
@@ -104,14 +104,14 @@ def test_a_base_image_that_is_not_there_is_told(examined: Any) -> None:
         (400 * 24, "note", "400 days ago"),
     ],
 )
-def test_an_old_image_is_to_be_rebuilt(hours: float, mark: str, told: str) -> None:
+def test_an_old_image_is_to_be_rebuilt(hours: float, mark: str, age: str) -> None:
     now = 1_700_000_000 + hours * 3600
     finding = doctor.image_age("chaosorca-agent:1", "2023-11-14T22:13:20.000000000Z", now)
     todo = "rebuild it for security updates: docker rmi chaosorca-agent:1" if mark == "note" else ""
-    assert finding == Finding(mark, "agent image", f"chaosorca-agent:1 was built {told}", todo)
+    assert finding == Finding(mark, "agent image", f"chaosorca-agent:1 was built {age}", todo)
 
 
-def test_the_age_of_the_agent_image_is_told(examined: Any) -> None:
+def test_the_age_of_the_agent_image_is_a_finding(examined: Any) -> None:
     found = by_name(examined(GOOD))["agent image"].found
     assert found.startswith("chaosorca-agent:")
     assert found.endswith("was built less than a day ago")
@@ -125,16 +125,16 @@ def test_without_an_agent_it_does_not_work(examined: Any, error: Exception) -> N
     assert findings[-1].todo == "see agent"
 
 
-def test_without_an_engine_it_is_told_in_a_line_each_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_engine_there_are_two_lines_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
     done = CliRunner().invoke(cli, ["doctor"])
     assert done.exit_code == 1
     first, last = done.output.splitlines()
     assert first.startswith("no    Docker               no Docker Engine answers")
     assert last == "no    main job             faults and monitoring do not both work here: see Docker"
-    told = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
-    assert told["ok"] is False
-    assert [check["name"] for check in told["checks"]] == ["Docker", "main job"]
+    answer = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
+    assert answer["ok"] is False
+    assert [check["name"] for check in answer["checks"]] == ["Docker", "main job"]
 
 
 def test_as_json(examined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +142,6 @@ def test_as_json(examined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "examine", lambda _: findings)
     done = CliRunner().invoke(cli, ["doctor", "--json"])
     assert done.exit_code == 0
-    told = json.loads(done.output)
-    assert told["ok"] is True
-    assert [Finding(**check) for check in told["checks"]] == findings
+    answer = json.loads(done.output)
+    assert answer["ok"] is True
+    assert [Finding(**check) for check in answer["checks"]] == findings

@@ -1,4 +1,4 @@
-"""What the images are built from, and Prometheus's configuration."""
+"""The build contexts and tags of images, and Prometheus's configuration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_base_image_is_debians_unless_configured(configuration: Any, base: s
     assert base_image(configuration) == base
 
 
-def test_the_agents_context_holds_all_that_runs_in_it_and_nothing_else() -> None:
+def test_the_agents_context_holds_exactly_the_sources_that_run_in_it() -> None:
     files = build_context("agent")
     sources = [
         path
@@ -119,7 +119,7 @@ def test_another_role_is_another_image() -> None:
 
 
 class FakeClient:
-    """An engine that has some images, and says of a build what it is told to."""
+    """A fake engine with some images and a prepared build output."""
 
     def __init__(self, images: tuple[str, ...] = (), steps: tuple[dict[str, str], ...] = ()) -> None:
         self._images, self._steps = images, steps
@@ -136,14 +136,14 @@ class FakeClient:
         return iter(self._steps)
 
 
-def test_an_image_that_is_there_is_not_built() -> None:
+def test_an_existing_image_is_not_built() -> None:
     tag = image_tag("agent", build_context("agent"))
     client = FakeClient((tag,))
     assert ensure_image(client, "agent", None) == tag
     assert client.built == {}
 
 
-def test_an_image_that_is_missing_is_built_from_the_context() -> None:
+def test_a_missing_image_is_built_from_the_context() -> None:
     client = FakeClient(steps=({"stream": "Step 1/2 : FROM x"}, {"stream": "\n"}, {"status": "Pulling"}, {"aux": ""}))
     tag = ensure_image(client, "agent", {"chaosorca_base_image": "debian:trixie"})
     assert tag == image_tag("agent", build_context("agent"))
@@ -155,7 +155,7 @@ def test_an_image_that_is_missing_is_built_from_the_context() -> None:
         assert {name: file.read() for name, file in files.items() if file} == build_context("agent")
 
 
-def test_a_build_that_fails_says_why_and_what_came_before() -> None:
+def test_a_failed_build_reports_the_error_and_the_output_before_it() -> None:
     client = FakeClient(steps=({"stream": "Step 1/2 : FROM x"}, {"stream": "E: no route"}, {"error": "returned 100\n"}))
     with pytest.raises(
         EngineError, match=r"could not be built on 'debian:bookworm-slim': returned 100 \(before that: E: no route\)"

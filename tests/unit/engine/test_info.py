@@ -1,4 +1,4 @@
-"""What the answers of engines to `docker info` and `docker version` tell; each has what matters of one of its kind."""
+"""Findings from `docker info` and `docker version`. Each example has the relevant fields of one kind of engine."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ NAMES = ["Docker", "user namespace", "AppArmor", "SELinux", "control groups"]
         (DEBIAN, {"ApiVersion": "1.9"}, "no ok ok ok ok", ["use Docker 20.10 or newer"]),
         ({}, {}, "no ok ok ok ok", ["(no version) with API 0 on an unknown system"]),
         ({**DEBIAN, "SecurityOptions": None}, V20, "ok ok ok ok ok", ["AppArmor             is not on"]),
-        # As engines before 18.03 wrote them.
+        # The format of engines before 18.03.
         ({**DEBIAN, "SecurityOptions": ["seccomp", "apparmor"]}, V20, "ok ok ok ok ok", ["AppArmor             is on"]),
     ],
     ids=[
@@ -101,6 +101,6 @@ def test_findings(info: dict[str, Any], version: dict[str, Any], marks: str, say
     assert all(finding.todo for finding in findings if finding.mark == "no")
 
 
-def test_the_address_is_told() -> None:
+def test_the_address_is_in_the_finding() -> None:
     first: Finding = engine_findings(DEBIAN, V20, "/var/run/docker.sock")[0]
     assert first.found.endswith(", at /var/run/docker.sock")

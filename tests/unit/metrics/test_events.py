@@ -1,4 +1,4 @@
-"""Events of a journal and of the agent's record of faults."""
+"""Events of a journal and of records of faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOON = 1_704_110_400.0  # 2024-01-01T12:00:00Z
 
 
 def run(name: str, start: str, end: str | None, **provider: Any) -> dict[str, Any]:
-    """A run of an activity as Chaos Toolkit writes it."""
+    """Return the run of an activity as Chaos Toolkit writes it."""
     return {
         "activity": {"type": "action", "name": name, "provider": {"type": "python", **provider}},
         "start": f"2024-01-01T12:00:{start}",
@@ -23,8 +23,8 @@ def run(name: str, start: str, end: str | None, **provider: Any) -> dict[str, An
     }
 
 
-def told(journal: dict[str, Any]) -> list[tuple[float, str, str]]:
-    """The events in order: seconds since noon, event, detail."""
+def listed(journal: dict[str, Any]) -> list[tuple[float, str, str]]:
+    """Return the events in order: seconds since noon, event, detail."""
     return [(round(event.at - NOON, 3), event.event, event.detail) for event in sorted(journal_events(journal))]
 
 
@@ -45,7 +45,7 @@ def test_a_whole_journal_becomes_events(zone: str) -> None:
         "run": [run("a", at("03"), at("04.123456")), run("b", at("05"), at("10"))],
         "rollbacks": [run("r", at("30"), at("31"))],
     }
-    assert told(journal) == [
+    assert listed(journal) == [
         (0, "experiment_begin", "it comes back"),
         (1, "activity_begin", "p"),
         (1, "phase_begin", "hypothesis before"),
@@ -71,7 +71,7 @@ def test_a_whole_journal_becomes_events(zone: str) -> None:
 
 def test_a_time_of_another_zone_is_the_same_moment() -> None:
     journal = {"experiment": {"title": "t"}, "start": "2024-01-01T13:00:00+01:00", "end": "2024-01-01T06:30:01-05:30"}
-    assert told(journal) == [(0, "experiment_begin", "t"), (1, "experiment_end", "t")]
+    assert listed(journal) == [(0, "experiment_begin", "t"), (1, "experiment_end", "t")]
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_time_of_another_zone_is_the_same_moment() -> None:
         ),
     ],
 )
-def test_what_did_not_happen_is_not_there(journal: dict[str, Any], events: list[Any]) -> None:
-    assert told(journal) == events
+def test_parts_that_did_not_run_give_no_events(journal: dict[str, Any], events: list[Any]) -> None:
+    assert listed(journal) == events
 
 
 @pytest.mark.parametrize("arguments", [["-c", "1"], "-c 1", {"path": "/"}, None])
 def test_a_process_provider_is_an_activity_like_others(arguments: Any) -> None:
     journal = {"run": [run("curl", "01", "02", type="process", path="curl", arguments=arguments)]}
-    assert [event for _, event, detail in told(journal) if detail == "curl"] == ["activity_begin", "activity_end"]
+    assert [event for _, event, detail in listed(journal) if detail == "curl"] == ["activity_begin", "activity_end"]
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_a_process_provider_is_an_activity_like_others(arguments: Any) -> None:
         ),
     ],
 )
-def test_a_fault_begins_and_ends_unless_it_goes_on(faults: list[FaultRecord], events: list[Event]) -> None:
+def test_an_active_fault_has_no_end(faults: list[FaultRecord], events: list[Event]) -> None:
     assert fault_events(faults) == events
 
 
-def test_csv_is_sorted_by_time_and_tells_each_event_once() -> None:
+def test_csv_is_sorted_by_time_and_has_each_event_once() -> None:
     later, earlier = Event(NOON + 2.25, "fault_end", "web", 'a, "b"'), Event(NOON, "experiment_begin", "", "t")
     assert to_csv([later, earlier, later]) == (
         "timestamp,event,container,detail\n"

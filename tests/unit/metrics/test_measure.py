@@ -1,4 +1,4 @@
-"""What is 0 and what is an error."""
+"""Figures about containers: what is 0 and what is an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERIES = 'chaosorca_monitored{job="chaosorca",container="web",monitor="http"}'
 
 @pytest.fixture
 def monitored(prometheus: Any, series: Any) -> Any:
-    """A Prometheus with the monitoring of `web` sampled so many seconds ago, and these numbers."""
+    """Return a function that gives a Prometheus with samples of `web` by age in seconds, and some values."""
 
     def make(ages: list[float], numbers: dict[str, float] | None = None) -> Any:
         found = [series("chaosorca_monitored", {-age: 1 for age in ages}, container="web", monitor="http")]
@@ -38,7 +38,7 @@ def monitored(prometheus: Any, series: Any) -> Any:
         ([2, 1.5, 1, 0.5], 1.2),
     ],
 )
-def test_a_container_that_is_being_monitored_passes(monitored: Any, ages: list[float], window: float) -> None:
+def test_a_monitored_container_passes(monitored: Any, ages: list[float], window: float) -> None:
     check_monitored(monitored(ages), "web", "http", window)
 
 
@@ -55,9 +55,7 @@ def test_a_container_that_is_being_monitored_passes(monitored: Any, ages: list[f
         ([60, 30, 10], 15, f"{SERIES} has fewer than two samples in the last 15 s"),
     ],
 )
-def test_a_container_that_is_not_has_no_figure_and_the_series_is_named(
-    monitored: Any, ages: list[float], window: float, says: str
-) -> None:
+def test_missing_monitoring_is_an_error_that_names_the_series(monitored: Any, ages: list[float], window: float, says: str) -> None:
     with pytest.raises(NoData, match=re.escape(says)):
         check_monitored(monitored(ages), "web", "http", window)
 
@@ -89,7 +87,7 @@ def test_a_rate_without_series_is_a_true_zero_while_monitored(monitored: Any, an
     assert (result, type(result)) == (expected, type(expected))
 
 
-def test_a_rate_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
+def test_a_rate_of_an_unmonitored_container_is_an_error(monitored: Any) -> None:
     with pytest.raises(NoData, match="monitor is not attached"):
         rate(monitored([], {"sum(rate(m[15000ms]))": 2.5}), "m", "web", "http", 15)
 
@@ -98,17 +96,17 @@ SHARE = "(sum(rate(part[15000ms])) or vector(0)) / sum(rate(whole[15000ms]))"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_ratio_is_the_share_in_one_expression_where_no_part_is_zero(monitored: Any, share: float) -> None:
+def test_a_ratio_is_one_expression_in_which_a_missing_part_is_zero(monitored: Any, share: float) -> None:
     assert ratio(monitored([1, 0], {SHARE: share}), "part", "whole", "web", "http", 15) == share
 
 
 @pytest.mark.parametrize("answer", [{}, {SHARE: math.nan}])
-def test_a_ratio_of_nothing_is_no_number(monitored: Any, answer: dict[str, float]) -> None:
+def test_a_ratio_without_requests_is_an_error(monitored: Any, answer: dict[str, float]) -> None:
     with pytest.raises(NoData, match=r"^whole did not grow in the last 15 s"):
         ratio(monitored([1, 0], answer), "part", "whole", "web", "http", 15)
 
 
-def test_a_ratio_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
+def test_a_ratio_of_an_unmonitored_container_is_an_error(monitored: Any) -> None:
     with pytest.raises(NoData, match="monitor is not attached"):
         ratio(monitored([], {SHARE: 0.5}), "part", "whole", "web", "http", 15)
 
@@ -117,7 +115,7 @@ def test_a_ratio_of_an_unmonitored_container_is_no_zero(monitored: Any) -> None:
     ("times", "interval"),
     [([], None), ([5], None), ([0, 1], 1), ([0, 1, 2, 3], 1), ([0, 1, 2, 60, 61], 1), ([0, 0.5, 1], 0.5)],
 )
-def test_the_scrape_interval_is_the_usual_one(times: list[float], interval: float | None) -> None:
+def test_the_scrape_interval_is_the_median(times: list[float], interval: float | None) -> None:
     assert scrape_interval([(at, 1.0) for at in times]) == interval
 
 
@@ -130,7 +128,7 @@ def test_waiting_ends_with_the_scrapes_from_now_on(prometheus: Any, series: Any,
     wait_for_scrapes(source, ["web"], scrapes, within=5)
 
 
-def test_waiting_for_scrapes_that_do_not_come_names_the_containers(prometheus: Any, series: Any) -> None:
+def test_waiting_for_missing_scrapes_names_the_containers(prometheus: Any, series: Any) -> None:
     old = [
         series("chaosorca_monitored", {-2: 1, -1: 1}, container="web", monitor="http"),
         series("chaosorca_monitored", {0: 1}, container="db", monitor="http"),
@@ -139,7 +137,7 @@ def test_waiting_for_scrapes_that_do_not_come_names_the_containers(prometheus: A
         wait_for_scrapes(prometheus(old), ["web", "db", "api"], 1, within=0.1)
 
 
-def test_a_figure_is_its_number(monitored: Any) -> None:
+def test_a_figure_is_the_value_of_its_expression(monitored: Any) -> None:
     assert figure(monitored([2, 1, 0], {"x": 0.25}), "x", "web", "http", 15, "why") == 0.25
     assert figure(monitored([2, 1, 0], {"x": 0.0}), "x", "web", "http", 15, "why") == 0.0
 
@@ -153,6 +151,6 @@ def test_a_figure_is_its_number(monitored: Any) -> None:
         ([9, 8], {"x": 1.0}, "is stale, without a sample for 8.0 s"),
     ],
 )
-def test_no_number_is_no_figure(monitored: Any, ages: list[float], numbers: dict[str, float], says: str) -> None:
+def test_a_missing_value_is_an_error(monitored: Any, ages: list[float], numbers: dict[str, float], says: str) -> None:
     with pytest.raises(NoData, match=re.escape(says)):
         figure(monitored(ages, numbers), "x", "web", "http", 15, "why")

@@ -1,4 +1,4 @@
-"""PromQL text."""
+"""PromQL expressions."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def test_a_total_rate_has_its_window_in_milliseconds(window: float, text: str) -
     assert total_rate("m", window) == text
 
 
-def test_a_quantile_adds_up_buckets_before_it_interpolates() -> None:
+def test_a_quantile_sums_buckets_before_it_interpolates() -> None:
     assert quantile(0.95, 'm_bucket{a="b"}', 15.0) == 'histogram_quantile(0.95, sum by (le) (rate(m_bucket{a="b"}[15000ms])))'

@@ -1,4 +1,4 @@
-"""Prometheus's HTTP API, over a session that answers from a table."""
+"""Prometheus's HTTP API, with a fake session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaosorca.metrics.query import Prometheus, Series
 
 
 class Session(requests.Session):
-    """Answers each request with a text, or raises."""
+    """A session that answers each request with a text, or raises an error."""
 
     def __init__(self, answer: str | Exception) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_samples_are_read_with_their_labels_and_times() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "span"), [(0, "1ms"), (0.0001, "1ms"), (0.25, "250ms"), (900, "900000ms")])
-def test_a_span_is_asked_for_in_milliseconds_and_never_empty(seconds: float, span: str) -> None:
+def test_a_span_is_queried_in_milliseconds_and_is_never_empty(seconds: float, span: str) -> None:
     session = Session(success("matrix", []))
     assert Prometheus("http://p:9090", session).samples("m", seconds) == []
     assert session.asked[0][1] == {"query": f"m[{span}]"}
@@ -89,7 +89,7 @@ def test_anything_else_is_an_error_that_names_the_address(answer: str | Exceptio
         assert "\n" not in str(caught.value)
 
 
-def test_an_address_that_nobody_listens_at_is_an_error() -> None:
+def test_an_address_without_a_server_is_an_error() -> None:
     with pytest.raises(PrometheusError, match=r"cannot be reached at http://127\.0\.0\.1:1: start it"):
         Prometheus("http://127.0.0.1:1").number("up")
 

@@ -1,4 +1,4 @@
-"""When a service has come back, by what was scraped."""
+"""Recovery of a service, judged by scraped samples."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ from tests.support.fakes import START
 
 REQUESTS = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="server"}'
 PART = 'chaosorca_http_requests_total{job="chaosorca",container="web",role="server",code=~"5..|none"}'
-NOBODY, IDLE = None, math.nan
+UNMONITORED, IDLE = None, math.nan
 
 
 def recovered_after(found: Sequence[Interval], ended: float, normal: float) -> float | None:
-    """When it has recovered, if there were enough requests to tell."""
+    """Return when the service has recovered, if the requests are conclusive."""
     what = recovery(found, ended, normal)
     return what.after if what and what.conclusive else None
 
 
 def intervals(*shares: float | None) -> list[Interval]:
-    """Of a second each, from 0 on: the share that went wrong of ten requests, IDLE without any, NOBODY without a scrape."""
+    """Return intervals of one second from 0 on.
+
+    Each has ten requests with a failure ratio, or is IDLE (without requests) or UNMONITORED (without a scrape).
+    """
     found = []
     for at, share in enumerate(shares):
-        requests = {True: None, False: 10.0}[share is NOBODY]
-        if share is not NOBODY and math.isnan(share):
+        requests = {True: None, False: 10.0}[share is UNMONITORED]
+        if share is not UNMONITORED and math.isnan(share):
             requests, share = 0.0, 0.0
         found.append(Interval(at, at + 1.0, requests, (share or 0.0) * 10))
     return found
@@ -54,13 +57,13 @@ def intervals(*shares: float | None) -> list[Interval]:
         ([(1, 2)], [(1, 2)]),
         ([(1, 2), (33, 40)], [(33, 40)]),
         ([(33, 40), (1, 2)], [(33, 40)]),
-        ([(1, 4), (33, 40)], [(1, 4), (33, 40)]),  # the one before would be in what is normal for the other
+        ([(1, 4), (33, 40)], [(1, 4), (33, 40)]),  # the first would be in the steady state of the second
         ([(1, 50), (33, 40)], [(1, 50), (33, 40)]),
         ([(0, 10), (30, 60), (70, 80)], [(0, 10), (30, 60), (70, 80)]),
         ([(0, 10), (41, 60), (70, 80)], [(41, 60), (70, 80)]),
     ],
 )
-def test_faults_that_follow_one_another_soon_are_one_disturbance(faults: list[Span], expected: list[Span]) -> None:
+def test_faults_with_a_short_gap_are_one_disturbance(faults: list[Span], expected: list[Span]) -> None:
     assert latest(faults) == expected
 
 
@@ -72,72 +75,79 @@ def test_faults_that_follow_one_another_soon_are_one_disturbance(faults: list[Sp
         ([0, 0.1, 0.5, 1], 3, 0.2),
         ([0, 0, 0.9], 2, 0),
         ([0, 0, 0.9], 2.5, 0),
-        ([IDLE, 0.2, NOBODY], 3, 0.2),
-        ([IDLE, NOBODY, IDLE], 3, None),
+        ([IDLE, 0.2, UNMONITORED], 3, 0.2),
+        ([IDLE, UNMONITORED, IDLE], 3, None),
         ([0], 0.5, None),
         ([], 1, None),
     ],
 )
-def test_normal_is_the_share_before_the_fault(shares: Sequence[float | None], begins: float, expected: float | None) -> None:
+def test_the_steady_state_is_the_failure_ratio_before_the_fault(
+    shares: Sequence[float | None], begins: float, expected: float | None
+) -> None:
     assert failure_ratio(intervals(*shares), begins) == expected
 
 
 @pytest.mark.parametrize(
     ("shares", "ended", "expected"),
     [
-        ([1, 1, 0, 0, 0], 1.4, 0.6),  # still wrong in the interval in which it ended, which may have been before
+        ([1, 1, 0, 0, 0], 1.4, 0.6),  # failures in the interval of the fault's end may precede the end
         ([1, 0, 0, 0], 1.4, 0),
         ([1, 1, 0, 0, 0], 2, 0),
         ([1, 1, 0.5, 0.2, 0, 0, 0], 1, 3),
-        ([1, 1, 0, 1, 0, 0, 0], 1, 3),  # a good one among bad ones
+        ([1, 1, 0, 1, 0, 0, 0], 1, 3),  # one good interval among bad ones
         ([1, 1, 0, 0, 1, 0, 0, 0], 1, 4),
-        ([1, 1, 0, 0], 1, None),  # not for long enough yet
+        ([1, 1, 0, 0], 1, None),  # too few good intervals yet
         ([1, 1, 1, 1, 1], 1, None),
-        ([0, 0, 0, 1, 0, 0, 0], 3, 1),  # what was before its end does not matter
-        ([1, IDLE, IDLE, 0, 0, 0], 1, 3),  # nothing is known of it until requests have ended again
+        ([0, 0, 0, 1, 0, 0, 0], 3, 1),  # intervals before the fault's end are ignored
+        ([1, IDLE, IDLE, 0, 0, 0], 1, 3),  # unknown until requests end again
         ([1, IDLE, 1, 0, 0, 0], 1, 2),
-        ([1, 0, IDLE, 0, IDLE, 0], 1, 0),  # silence neither proves nor spoils anything
-        ([1, 1, 0, IDLE, IDLE, IDLE, IDLE, IDLE], 1, None),  # one answer, and then it hangs
+        ([1, 0, IDLE, 0, IDLE, 0], 1, 0),  # intervals without requests do not count
+        ([1, 1, 0, IDLE, IDLE, IDLE, IDLE, IDLE], 1, None),  # one answer, then the service hangs
         ([1, IDLE, IDLE, IDLE, IDLE], 1, None),
-        ([1, NOBODY, 0, 0, 0], 1, 2),
-        ([1, 0, 0, NOBODY, 0, 0, 0], 1, 4),
+        ([1, UNMONITORED, 0, 0, 0], 1, 2),
+        ([1, 0, 0, UNMONITORED, 0, 0, 0], 1, 4),
         ([], 1, None),
-        ([1, 0, 0, 0, 1, 1, 0], 1, 0),  # it had recovered
-        ([1, 0, 0, 0, 1, 1, 1, 0], 1, None),  # and has not
+        ([1, 0, 0, 0, 1, 1, 0], 1, 0),  # it has recovered
+        ([1, 0, 0, 0, 1, 1, 1, 0], 1, None),  # the recovery is undone
         ([1, 0, 0, 0, 1, 1, 1, 0, 0, 0], 1, 6),
-        ([1, 0, 0, 0, IDLE, NOBODY], 1, 0),
+        ([1, 0, 0, 0, IDLE, UNMONITORED], 1, 0),
     ],
 )
-def test_recovered_is_what_stays_normal(shares: Sequence[float | None], ended: float, expected: float | None) -> None:
+def test_recovery_needs_intervals_that_stay_in_the_steady_state(
+    shares: Sequence[float | None], ended: float, expected: float | None
+) -> None:
     found = recovered_after(intervals(*shares), ended, 0.0)
     assert found == (expected if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(("requests", "normal"), [(1, 1 / 30), (1, 0.3), (2, 2 / 60), (3, 0.1), (5, 0.26)])
-def test_few_requests_that_all_go_wrong_are_no_recovery(requests: int, normal: float) -> None:
-    assert is_steady(requests, requests, normal), "one interval alone cannot tell"
+def test_few_requests_that_all_fail_are_no_recovery(requests: int, normal: float) -> None:
+    assert is_steady(requests, requests, normal), "one interval alone is not conclusive"
     wrong = [Interval(at, at + 1.0, requests, requests) for at in range(60)]
     assert recovered_after(wrong, 0, normal) is None
     right = [Interval(at, at + 1.0, requests) for at in range(60, 400)]
     began = recovered_after(wrong + right, 0, normal)
     assert began is not None
-    assert 55 <= began <= 60, "some wrong ones in a row may be normal"
+    assert 55 <= began <= 60, "some consecutive failures agree with the steady state"
 
 
-def test_what_goes_wrong_always_is_steady() -> None:
+def test_failures_of_the_steady_state_do_not_prevent_recovery() -> None:
     assert recovered_after(intervals(1, 1, 0.1, 0.3, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(1)
-    assert recovered_after(intervals(1, 1, 0.1, 0.6, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(3), "6 of 10 are not normal"
-    assert recovery(intervals(1, 1, 0.1, 0.3, 0.1), 1, 0.1) == Recovery(1, 30, False), (
-        "30 requests are too few where 3 go wrong anyway"
+    assert recovered_after(intervals(1, 1, 0.1, 0.6, 0.1, 0, *[0.1] * 8), 1, 0.1) == pytest.approx(3), (
+        "6 of 10 are outside the steady state"
     )
-    assert recovered_after(intervals(1, 1, 0.4, 0.4, 0.4, 0.4), 1, 0.1) is None, "each alone might be chance, and not all of them"
+    assert recovery(intervals(1, 1, 0.1, 0.3, 0.1), 1, 0.1) == Recovery(1, 30, False), (
+        "30 requests are too few where 3 fail in the steady state"
+    )
+    assert recovered_after(intervals(1, 1, 0.4, 0.4, 0.4, 0.4), 1, 0.1) is None, (
+        "each interval alone agrees with the steady state, but all together do not"
+    )
     assert recovered_after(intervals(1, 1, 1, 1), 1, 1.0) == 0
 
 
 @pytest.mark.parametrize("requests", [1, 10, 50, 200])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99, 1.0])
-def test_what_chance_brings_is_steady(requests: int, share: float) -> None:
-    """As the probabilities of all numbers of requests say, added up exactly."""
+def test_the_binomial_test_agrees_with_exact_probabilities(requests: int, share: float) -> None:
     p, chance = Fraction(share), Fraction(0)
     for wrong in range(requests, -1, -1):
         chance += math.comb(requests, wrong) * p**wrong * (1 - p) ** (requests - wrong)
@@ -160,11 +170,11 @@ def test_what_chance_brings_is_steady(requests: int, share: float) -> None:
         (1, 1.0, True),
     ],
 )
-def test_so_many_requests_are_enough_to_notice_more_that_go_wrong(requests: int, share: float, expected: bool) -> None:
+def test_enough_requests_reveal_a_larger_failure_ratio(requests: int, share: float, expected: bool) -> None:
     assert is_conclusive(requests, share) is expected
 
 
-def test_many_requests_are_no_matter() -> None:
+def test_the_binomial_test_works_for_many_requests() -> None:
     assert is_steady(500_000 + 1500, 1_000_000, 0.5), "three standard deviations"
     assert not is_steady(500_000 + 1600, 1_000_000, 0.5)
 
@@ -174,14 +184,17 @@ Web = Callable[..., Any]
 
 @pytest.fixture
 def web(prometheus: Any, series: Any) -> Web:
-    """A Prometheus that has scraped `web` each second from -40 to `now`, with ten requests a second: 200, and 500 in some."""
+    """Return a function that gives a Prometheus with scrapes of `web` every second from -40 to `now`.
+
+    The service gets ten requests per second. Their code is 500 in the seconds of `wrong`, else 200.
+    """
 
     def make(wrong: Sequence[int], now: int = 20, without: Sequence[int] = (), idle: Sequence[int] = ()) -> Any:
         times = [at for at in range(-40, now + 1) if at not in without]
         ok = {at: 10 * sum(one not in wrong and one not in idle for one in range(-40, at + 1)) for at in times}
         bad = {at: 10 * sum(one in wrong for one in range(-40, at + 1)) for at in times}
         known = [at for at in times if bad[at]]
-        if known and known[0] > -40:  # as the exporter has it: a series that is new is at 0 in the scrape that finds it
+        if known and known[0] > -40:  # the exporter gives a new series as 0 in its first scrape
             bad[known[0]] = 0
         labels = {"container": "web", "role": "server"}
         found = [
@@ -197,23 +210,23 @@ def web(prometheus: Any, series: Any) -> Web:
 
 def recover(prometheus: Any, within: float = 10, sleep: Callable[[float], None] | None = None, begins: float = 0) -> float:
     def never(_: float) -> None:
-        raise AssertionError("waits for nothing")
+        raise AssertionError("it must not wait")
 
     return time_to_recover(prometheus, "web", REQUESTS, PART, (START + begins, START + begins + 5), within, sleep or never)
 
 
-def test_the_share_is_read_from_counters(web: Web) -> None:
+def test_intervals_are_read_from_counters(web: Web) -> None:
     found = read_intervals(web(wrong=[2], without=[4]), "web", REQUESTS, PART, START - 1, START + 6)
     assert [(one.since - START, one.until - START, one.requests, one.failed) for one in found] == [
         (0, 1, 10, 0),
-        (1, 2, 0, 0),  # it is found here, and told a scrape later
+        (1, 2, 0, 0),  # the new series is 0 here and has its value one scrape later
         (2, 3, 20, 10),
         (3, 5, 20, 0),
         (5, 6, 10, 0),
     ]
 
 
-def test_intervals_over_which_nobody_looked_are_told(web: Web) -> None:
+def test_intervals_without_monitoring_have_no_requests(web: Web) -> None:
     found = read_intervals(web(wrong=[], without=[2, 3, 4]), "web", REQUESTS, PART, START - 1, START + 6)
     assert [one.requests for one in found] == [10, None, 10]
 
@@ -222,12 +235,12 @@ def test_intervals_over_which_nobody_looked_are_told(web: Web) -> None:
     ("wrong", "expected"),
     [(range(1, 6), 0), (range(1, 9), 3), ([*range(1, 6), 8], 3), ([-7, *range(1, 8)], 2), ([], 0)],
 )
-def test_the_time_is_that_from_the_faults_end(wrong: Sequence[int], expected: float, web: Web) -> None:
+def test_the_time_counts_from_the_faults_end(wrong: Sequence[int], expected: float, web: Web) -> None:
     assert recover(web(wrong)) == expected
 
 
 class Passing:
-    """A Prometheus at a time from which every sleep leads a second further."""
+    """A Prometheus whose time advances by a second with every sleep."""
 
     def __init__(self, at: Callable[[int], Any], now: int = 6) -> None:
         self.now = now
@@ -235,19 +248,19 @@ class Passing:
         self.source = at(now)
 
     def sleep(self, _: float) -> None:
-        """Let a second pass."""
+        """Advance by a second."""
         self.now += 1
         later = self._at(self.now)
         self.source.series, self.source.numbers["time()"] = later.series, later.numbers["time()"]
 
 
-def test_it_waits_until_the_recovery_is_seen(web: Web) -> None:
+def test_it_waits_for_the_recovery(web: Web) -> None:
     time = Passing(lambda now: web(range(1, 9), now=now))
     assert recover(time.source, sleep=time.sleep) == 3
-    assert time.now == 11, "when three intervals since 8 were good"
+    assert time.now == 11, "three intervals after 8 were good"
 
 
-def test_one_that_does_not_come_back_is_an_error_that_says_how_it_was(web: Web) -> None:
+def test_a_service_that_does_not_recover_is_an_error_with_figures(web: Web) -> None:
     time = Passing(lambda now: web(range(1, 100), now=now))
     with pytest.raises(NoData) as failed:
         recover(time.source, sleep=time.sleep)
@@ -255,11 +268,11 @@ def test_one_that_does_not_come_back_is_an_error_that_says_how_it_was(web: Web) 
         "container 'web' has not recovered within 10 s from its fault's end at 2023-11-14T22:13:25.000Z: 100.0% of the last "
         f"30 requests failed ({PART}), until 2023-11-14T22:13:40.000Z, and 0.0% before the fault"
     )
-    assert time.now == 20, "it looked until 15, and four scrapes more"
+    assert time.now == 20, "it waited until 15, and for four more scrapes"
 
 
 def slow_web(prometheus: Any, series: Any, now: int, every: int = 3) -> Any:
-    """A Prometheus with a service that one request reaches each so many seconds; all go wrong from 0 to 5."""
+    """Return a Prometheus with a service that gets one request every so many seconds. All requests from 0 to 5 fail."""
     times = range(-40, now + 1)
     asked = range(-40, now + 1, every)
     labels = {"container": "web", "role": "server"}
@@ -271,14 +284,14 @@ def slow_web(prometheus: Any, series: Any, now: int, every: int = 3) -> Any:
 
 
 @pytest.mark.parametrize("within", [4, 10, 30])
-def test_few_requests_are_waited_for(within: float, prometheus: Any, series: Any) -> None:
-    """The answer is the same, whenever the probe is asked."""
+def test_it_waits_for_enough_requests(within: float, prometheus: Any, series: Any) -> None:
+    """The result does not depend on when the probe is called."""
     time = Passing(lambda now: slow_web(prometheus, series, now))
     assert recover(time.source, within, time.sleep) == recover(slow_web(prometheus, series, 200), within) == 3
-    assert time.now == 56, "seen when seventeen requests have ended"
+    assert time.now == 56, "conclusive when seventeen requests have ended"
 
 
-def test_too_few_requests_are_an_error_that_says_so(prometheus: Any, series: Any) -> None:
+def test_too_few_requests_are_an_error(prometheus: Any, series: Any) -> None:
     time = Passing(lambda now: slow_web(prometheus, series, now, 40))
     with pytest.raises(NoData) as failed:
         recover(time.source, 45, time.sleep)
@@ -289,7 +302,7 @@ def test_too_few_requests_are_an_error_that_says_so(prometheus: Any, series: Any
     assert time.now == 5 + 45 + 60 + 4 + 1
 
 
-def test_one_that_took_longer_is_an_error_that_says_how_long(web: Web) -> None:
+def test_a_recovery_that_took_too_long_is_an_error(web: Web) -> None:
     with pytest.raises(NoData, match=r"^container 'web' took 12 s to recover from its fault, more than the permitted 10 s$"):
         recover(web(range(1, 18), now=30))
 
@@ -311,11 +324,11 @@ def test_one_that_took_longer_is_an_error_that_says_how_long(web: Web) -> None:
         ({"wrong": range(1, 40), "without": range(10, 40), "now": 39}, 0, "chaosorca_monitored{"),
     ],
 )
-def test_what_cannot_be_told_is_an_error(how: dict[str, Any], begins: float, says: str, web: Web) -> None:
+def test_missing_monitoring_or_requests_are_an_error(how: dict[str, Any], begins: float, says: str, web: Web) -> None:
     with pytest.raises(NoData, match=f"^{re.escape(says)}"):
         recover(web(**how), begins=begins)
 
 
-def test_a_container_that_nobody_monitors_is_an_error(prometheus: Any) -> None:
+def test_a_container_that_was_never_monitored_is_an_error(prometheus: Any) -> None:
     with pytest.raises(NoData, match=r"the http monitor is not attached to container 'web'"):
         recover(prometheus([]))

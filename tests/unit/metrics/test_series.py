@@ -1,4 +1,4 @@
-"""Arithmetic on samples."""
+"""Arithmetic on scraped samples."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def test_thin_leaves_times_that_are_about_a_step_apart(axis: list[float], step: 
         ([0, 1, 2], [], [None, 0, 0]),
         ([0, 1, 2], [(0, 5), (1, 5), (2, 5)], [None, 0, 0]),
         ([0, 1, 2], [(0, 5), (1, 7), (2, 10)], [None, 2, 3]),
-        ([0, 1, 2, 3], [(0, 5), (1, 7), (2, 3), (3, 4)], [None, 2, 3, 1]),  # began again
+        ([0, 1, 2, 3], [(0, 5), (1, 7), (2, 3), (3, 4)], [None, 2, 3, 1]),  # counter reset
         ([0, 1, 2, 3], [(0, 5), (1, 0), (2, 0), (3, 2)], [None, 0, 0, 2]),
-        ([0, 1, 2, 3], [(2, 0), (3, 27)], [None, 0, 0, 27]),  # appears as 0 first
+        ([0, 1, 2, 3], [(2, 0), (3, 27)], [None, 0, 0, 27]),  # first exported as 0
         ([0, 1, 2, 5, 6], [(2, 0), (5, 8), (6, 9)], [None, 0, 0, 8, 1]),
         ([0, 1, 2, 3, 4], [(2, 0), (3, 0), (4, 27)], [None, 0, 0, 0, 27]),
         ([0, 1, 2, 3], [(1, 0), (2, 27), (3, 27)], [None, 0, 27, 0]),
         ([0, 1, 2], [(0, 0), (1, 27), (2, 27)], [None, 27, 0]),
         ([0, 1, 2, 3], [(3, 0)], [None, 0, 0, 0]),
         ([0, 1, 9, 10, 11], [(9, 0), (10, 5), (11, 5)], [None, 0, None, 5, 0]),  # after a gap
-        ([0, 1, 2, 3], [(2, 4), (3, 6)], [None, 0, 4, 2]),  # appears late, with a value
+        ([0, 1, 2, 3], [(2, 4), (3, 6)], [None, 0, 4, 2]),  # first exported with a value
         ([0, 1, 9, 10], [(0, 1), (1, 2), (9, 50), (10, 51)], [None, 1, None, 1]),  # a gap
-        ([0, 3, 6], [(0, 1), (3, 2), (6, 3)], [None, 1, 1]),  # as long as the gap, which is none yet
+        ([0, 3, 6], [(0, 1), (3, 2), (6, 3)], [None, 1, 1]),  # exactly as long as the limit, so not a gap
         ([0, 2], [(0, 1), (1, 2), (2, 4)], [None, 3]),  # samples between the axis's times
         ([0.0004, 1.0004], [(0.0, 1), (1.0, 3)], [None, 2]),  # the same to the millisecond
     ],
 )
-def test_growth_is_what_was_added_stamped_at_the_later_scrape(
+def test_an_increase_is_stamped_at_the_later_scrape(
     axis: list[float], samples: list[tuple[float, float]], grown: list[float | None]
 ) -> None:
     assert increases(axis, samples, gap=3) == grown
@@ -69,7 +69,7 @@ def test_growth_is_what_was_added_stamped_at_the_later_scrape(
         ([(0, 1000), (2, 1003)], [None, 0, 3]),
     ],
 )
-def test_what_a_counter_had_before_it_was_watched_is_no_growth(
+def test_the_first_value_of_a_foreign_counter_is_not_an_increase(
     samples: list[tuple[float, float]], grown: list[float | None]
 ) -> None:
     assert increases([0, 1, 2], samples, gap=3, begins_at_zero=False) == grown
@@ -89,7 +89,7 @@ def test_what_a_counter_had_before_it_was_watched_is_no_growth(
         ([0, 1, 9, 10, 11], [None, 3, None, 4, 2], 99, [None, 3, None, 4, 3]),  # not over a gap
     ],
 )
-def test_per_second_divides_by_the_time_that_it_took(
+def test_per_second_divides_by_the_length_of_the_interval(
     axis: list[float], grown: list[float | None], window: float, rates: list[float | None]
 ) -> None:
     assert per_second(axis, grown, window) == rates
@@ -123,16 +123,16 @@ def test_27_calls_are_exactly_27_when_multiplied_back(start: float, interval: fl
         ([[0.0], [0.0], [0.0]], [0.0]),
     ],
 )
-def test_add_is_unknown_where_any_part_is(columns: list[Any], total: list[float | None]) -> None:
+def test_a_sum_is_unknown_where_any_part_is_unknown(columns: list[Any], total: list[float | None]) -> None:
     assert add(columns) == total
 
 
-def test_add_refuses_columns_of_different_axes() -> None:
+def test_columns_of_different_axes_cannot_be_added() -> None:
     with pytest.raises(ValueError, match="shorter"):
         add([[1.0, 2.0], [1.0]])
 
 
-# Expected values worked out by hand: rank = q * total, linear within the first bucket whose count reaches the rank.
+# Expected values calculated by hand: rank = q * total, linear within the first bucket whose count reaches the rank.
 @pytest.mark.parametrize(
     ("q", "buckets", "expected"),
     [
@@ -147,7 +147,7 @@ def test_add_refuses_columns_of_different_axes() -> None:
         (0.95, [(0.1, 80), (0.2, 95), (0.4, 100), (INF, 100)], 0.2),
         (0.99, [(0.1, 80), (0.2, 95), (0.4, 100), (INF, 100)], 0.2 + 0.2 * 4 / 5),
         (0.5, [(1.0, 0), (2.0, 0), (4.0, 8), (INF, 8)], 3.0),
-        (0.99, [(1.0, 1), (2.0, 2), (INF, 10)], 2.0),  # in the last bucket: the highest bound that there is
+        (0.99, [(1.0, 1), (2.0, 2), (INF, 10)], 2.0),  # in the last bucket: the highest finite bound
         (0.1, [(1.0, 1), (2.0, 2), (INF, 10)], 1.0),
         (0.5, [(1.0, 0.5), (2.0, 1.0), (INF, 1.0)], 1.0),  # rates instead of counts
     ],

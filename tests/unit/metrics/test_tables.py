@@ -16,7 +16,7 @@ HTTP = "chaosorca_http_requests_total"
 
 @pytest.fixture
 def table(prometheus: Any, series: Any) -> Any:
-    """Read a table of container `web`, monitored at some seconds; returns its times since START and its columns."""
+    """Return the times since START and the columns of a table of container `web`, monitored at some seconds."""
 
     def read(metric: str, monitored: list[float], *samples: Any, **options: Any) -> tuple[list[float], dict[str, list[Any]]]:
         monitor = METRICS[metric].monitor
@@ -35,12 +35,12 @@ def test_http_has_a_column_for_each_code_joined_by_time(table: Any, series: Any)
         "http",
         [0, 1, 2, 3, 4],
         series(HTTP, {0: 10, 1: 12, 2: 15, 3: 15, 4: 16}, code="200", **labels),
-        series(HTTP, {2: 0, 3: 27, 4: 27}, code="403", **labels),  # appears late: 0 before, nothing lost
+        series(HTTP, {2: 0, 3: 27, 4: 27}, code="403", **labels),  # a late series is 0 before and loses nothing
         series(HTTP, {4: 3}, code="none", **labels),
     ) == ([1, 2, 3, 4], {"200": [2, 3, 0, 1], "403": [0, 0, 27, 0], "none": [0, 0, 0, 3]})
 
 
-def test_http_adds_methods_of_one_code_and_keeps_roles_apart(table: Any, series: Any) -> None:
+def test_http_sums_methods_of_one_code_and_separates_roles(table: Any, series: Any) -> None:
     server = {"container": "web", "role": "server", "code": "200"}
     assert table(
         "http",
@@ -52,7 +52,7 @@ def test_http_adds_methods_of_one_code_and_keeps_roles_apart(table: Any, series:
     ) == ([1, 2], {"200": [1, 12], "client:200": [5, 0]})
 
 
-def test_http_is_given_per_second_also_where_scrapes_are_further_apart(table: Any, series: Any) -> None:
+def test_http_is_per_second_for_any_scrape_interval(table: Any, series: Any) -> None:
     labels = {"container": "web", "role": "server", "method": "GET", "code": "200"}
     assert table("http", [0, 2, 4.5], series(HTTP, {0: 0, 2: 27, 4.5: 32}, **labels)) == ([2, 4.5], {"200": [13.5, 2]})
 
@@ -77,7 +77,7 @@ def test_syscalls_have_a_column_for_all_calls_and_one_for_each_errno(table: Any,
         ({0: 1000, 1: 0.5, 2: 0.75}, [0.5, 0.25]),  # the container was restarted
     ],
 )
-def test_cpu_is_cores_and_what_was_used_before_is_no_spike(
+def test_cpu_is_in_cores_and_earlier_usage_is_no_spike(
     table: Any, series: Any, samples: dict[float, float], cores: list[float]
 ) -> None:
     cpu = series("container_cpu_usage_seconds_total", samples, name="web")
@@ -106,7 +106,7 @@ def test_mem_is_a_gauge_from_the_first_scrape_on(table: Any, series: Any) -> Non
     assert table("mem", [0, 1, 2, 3], memory) == ([0, 1, 2, 3], {"bytes": [100, 50, None, 70]})
 
 
-def test_latency_has_quantiles_of_what_was_answered_between_two_scrapes(table: Any, series: Any) -> None:
+def test_latency_has_quantiles_of_requests_answered_between_two_scrapes(table: Any, series: Any) -> None:
     def bucket(le: str, samples: dict[float, float], role: str = "server") -> Any:
         return series("chaosorca_http_request_duration_seconds_bucket", samples, container="web", role=role, le=le)
 
@@ -200,7 +200,7 @@ def test_the_metrics_of_the_command_line_exist(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"), [("sycall", "did you mean 'syscall'"), ("memory", "there are cpu, http"), ("", "there are")]
 )
-def test_another_metric_is_refused_with_those_that_exist(name: str, hint: str) -> None:
+def test_an_unknown_metric_is_refused_with_the_existing_ones(name: str, hint: str) -> None:
     with pytest.raises(InvalidArgument, match=hint):
         check_metric(name)
 
@@ -244,15 +244,15 @@ def test_times_are_utc_with_milliseconds(seconds: float, text: str) -> None:
     [
         ([{2: 0, 3: 27, 4: 27}], {}, 2),
         ([{3: 0, 4: 27}, {2: 0, 3: 1, 4: 1}], {}, 2),
-        ([{0: 0, 1: 0, 2: 0, 3: 27}], {}, None),  # it was there before
-        ([{3: 0, 4: 27}, {0: 5, 1: 5, 2: 5}], {}, None),  # one of its series was
-        ([{2: 7, 3: 27}], {}, None),  # nobody has given it as 0 at first
+        ([{0: 0, 1: 0, 2: 0, 3: 27}], {}, None),  # the series existed before
+        ([{3: 0, 4: 27}, {0: 5, 1: 5, 2: 5}], {}, None),  # one of its series existed before
+        ([{2: 7, 3: 27}], {}, None),  # its first value is not 0
         ([{2: 0, 3: 27, 4: 27}], {"window": 3}, None),
-        ([{1: 0, 2: 27, 4: 27}], {"step": 2}, None),  # found by a scrape that is left out
-        ([{2: 0, 3: 27, 4: 27}], {"step": 2}, None),  # the one before is
+        ([{1: 0, 2: 27, 4: 27}], {"step": 2}, None),  # its first scrape is dropped
+        ([{2: 0, 3: 27, 4: 27}], {"step": 2}, None),  # the scrape before is dropped
     ],
 )
-def test_a_table_knows_when_a_column_was_found(
+def test_a_table_records_when_a_column_first_appeared(
     samples: list[dict[float, float]], options: dict[str, float], expected: float | None, prometheus: Any, series: Any
 ) -> None:
     alive = series("chaosorca_monitored", dict.fromkeys([0, 1, 2, 3, 4], 1.0), container="web", monitor="http")
@@ -262,7 +262,7 @@ def test_a_table_knows_when_a_column_was_found(
     assert table.new == ({} if expected is None else {"403": START + expected})
 
 
-def test_figures_of_others_are_never_new(prometheus: Any, series: Any) -> None:
+def test_foreign_counters_are_never_new(prometheus: Any, series: Any) -> None:
     alive = series("chaosorca_monitored", dict.fromkeys([0, 1, 2], 1.0), container="web", monitor="resources")
     cpu = series("container_cpu_usage_seconds_total", {1: 0, 2: 3}, name="web")
     assert read_table(prometheus([alive, cpu]), "web", "cpu", START - 10, START + 100).new == {}

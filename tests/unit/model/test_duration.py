@@ -1,4 +1,4 @@
-"""Durations: what is accepted, what is refused, and how they are written again."""
+"""Durations: what is accepted, what is refused, and how they are formatted."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_bare_number_is_refused_for_having_no_unit(value: object) -> None:
         (b"1s", "is not a duration"),
     ],
 )
-def test_what_is_no_duration_is_refused_with_its_reason(value: object, reason: str) -> None:
+def test_an_invalid_duration_is_refused_with_its_reason(value: object, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=reason) as caught:
         parse_duration(value, "delay_enter")
     assert str(caught.value).startswith(f"delay_enter {value!r} ")
@@ -114,6 +114,6 @@ def test_what_is_no_duration_is_refused_with_its_reason(value: object, reason: s
         (86_400 * SECOND, "24h"),
     ],
 )
-def test_format_takes_the_largest_unit_that_divides_and_reads_back(microseconds: int, text: str) -> None:
+def test_a_duration_is_formatted_with_its_largest_unit_and_parsed_again(microseconds: int, text: str) -> None:
     assert format_duration(microseconds) == text
     assert parse_duration(text, "delay") == microseconds

@@ -39,14 +39,14 @@ def test_a_name_is_found_in_any_case_and_by_its_aliases(given: str, name: str) -
         ("ERESTARTSYS", "did you mean 'ERESTART'"),
     ],
 )
-def test_an_unknown_name_is_refused_and_the_nearest_is_offered(given: str, hint: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_names(given: str, hint: str) -> None:
     with pytest.raises(InvalidArgument, match=hint) as caught:
         check_errno(given)
     assert str(caught.value).startswith(f"error {given!r} is not a Linux errno")
 
 
 @pytest.mark.parametrize("given", ["", " ", "13", "-13", "-EACCES", "E", "nonsense!", "EACCES,EIO", "0"])
-def test_what_is_no_name_is_refused(given: str) -> None:
+def test_a_value_that_is_not_a_name_is_refused(given: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a Linux errno"):
         check_errno(given)
 

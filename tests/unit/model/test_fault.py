@@ -53,7 +53,7 @@ def test_a_valid_fault_has_one_text_and_survives_json(arguments: dict[str, Any],
     assert Fault.from_json(json.loads(json.dumps(fault.to_json()))) == fault
 
 
-def test_a_fault_lasts_ten_minutes_unless_told_otherwise() -> None:
+def test_a_fault_lasts_ten_minutes_by_default() -> None:
     assert parse_fault(X86, "openat", "EIO").duration == 600_000_000
     assert parse_fault(X86, "openat", "EIO", duration="90s").duration == 90_000_000
 

@@ -29,21 +29,24 @@ X86 = "x86_64"
         ({"error": "", "delay_enter": "1s"}, {"error": None, "delay_enter": 1_000_000}),
         ({"retval": 2**53 + 1, "error": None}, {"error": None, "retval": 2**53 + 1}),
         ({"when": 7}, {"when": "7"}),
-        ({"path": "/a:b%25"}, {"path": "/a:b%25"}),  # nothing is unescaped in an argument
+        ({"path": "/a:b%25"}, {"path": "/a:b%25"}),  # arguments are not unescaped
         ({"process": "worker: 100%"}, {"process": "worker: 100%"}),
         ({"path": "/" + 2047 * "ü"}, {"path": "/" + 2047 * "ü"}),  # 4095 bytes
         ({"placebo": "true"}, {"placebo": True}),
         ({"placebo": "no"}, {"placebo": False}),
-        ({"delay_enter": "10m"}, {"delay_enter": 600_000_000}),  # as long as the fault lasts: what it holds it holds to its end
+        ({"delay_enter": "10m"}, {"delay_enter": 600_000_000}),  # as long as the fault
         ({"delay_exit": "1h", "duration": "2h"}, {"delay_exit": 3_600_000_000, "duration": 7_200_000_000}),
         ({"duration": "1us"}, {"duration": 1}),
         ({"duration": "8784h"}, {"duration": 8784 * 3_600_000_000}),
         ({"abort_when": "error_ratio>0.5"}, {"abort_when": "error_ratio > 0.5 for 5s"}),
         ({"abort_when": "latency(0.99) > 500ms for 60s"}, {"abort_when": "latency(0.99) > 500ms for 1m"}),
-        ({"abort_when": "request_rate < 10 for 20m"}, {"abort_when": "request_rate < 10 for 20m"}),  # it ends before: no harm
+        (
+            {"abort_when": "request_rate < 10 for 20m"},
+            {"abort_when": "request_rate < 10 for 20m"},
+        ),  # longer than the fault is allowed
     ],
 )
-def test_arguments_are_taken_as_numbers_or_as_text(arguments: dict[str, Any], fault: dict[str, Any]) -> None:
+def test_arguments_may_be_numbers_or_text(arguments: dict[str, Any], fault: dict[str, Any]) -> None:
     found = parse_fault(X86, "read", **{"error": "EIO", **arguments})
     assert {name: getattr(found, name) for name in fault} == fault
     assert read_fault(found.text, X86) == replace(found, duration=max(found.delay_exit or 0, Fault.duration), abort_when=None)
@@ -120,7 +123,7 @@ def test_arguments_are_taken_as_numbers_or_as_text(arguments: dict[str, Any], fa
         ({"duration": 10}, "duration 10 has no unit"),
         ({"duration": ""}, "duration '' is not a duration"),
         ({"duration": "400d"}, "duration '400d' is not a duration"),
-        # when it ends by itself
+        # early end
         ({"abort_when": ""}, "abort_when '' is not a condition: write it as in 'error_ratio > 0.5 for 10s'"),
         ({"abort_when": True}, "abort_when True is not a condition"),
         ({"abort_when": "error_ratio"}, "abort_when 'error_ratio' is not a condition"),
@@ -132,7 +135,7 @@ def test_arguments_are_taken_as_numbers_or_as_text(arguments: dict[str, Any], fa
         ({"abort_when": "error_ratio > 0.5 for 10"}, "abort_when's duration '10' has no unit"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused_with_their_reason(arguments: dict[str, Any], says: str) -> None:
+def test_invalid_arguments_are_refused_with_their_reason(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_fault(X86, "read", **{"error": "EIO", **arguments})
     assert says in str(refused.value)

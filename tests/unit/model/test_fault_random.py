@@ -1,4 +1,4 @@
-"""Random faults read back, and random nonsense is refused as politely as any other."""
+"""Random faults are parsed back, and random invalid texts are refused with a proper message."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from chaosorca.model.syscalls import syscall_classes, syscall_numbers
 SEEDS = range(20_261, 20_265)
 ROUNDS = 600
 ARCHES = ("x86_64", "aarch64")
-# What can be in a file's name, and what has a meaning in a fault's text, in URLs, in shells and in Unicode.
+# Characters that may be in file names, and those with a meaning in a fault's text, in URLs, in shells and in Unicode.
 CHARACTERS = string.printable + ":%=,+*&#\\äß漢\u2028\u202e\x7f\x1b🐋"
 
 
 @pytest.fixture(params=SEEDS)
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Random numbers, the same at every run; the seed is in the test's name."""
+    """Random numbers that are the same in every run. The seed is in the test's name."""
     return random.Random(request.param)
 
 
@@ -68,7 +68,7 @@ PARTS: dict[str, Callable[[random.Random], Any]] = {
 
 
 def random_fault(rng: random.Random, arch: str) -> Fault:
-    """A fault that makes sense: parts that do not go together are not drawn together."""
+    """Return a random valid fault, without parts that exclude each other."""
     while True:
         names = rng.sample(sorted(PARTS), rng.randint(1, 6))
         wrong = [{"error", "retval"}, {"signal", "error"}, {"signal", "retval"}, {"signal", "delay_exit"}]
@@ -81,7 +81,7 @@ def random_fault(rng: random.Random, arch: str) -> Fault:
         return parse_fault(arch, syscalls, **arguments, duration="10h", placebo=rng.random() < 0.2)
 
 
-def test_a_random_fault_reads_back_and_is_written_the_same_again(rng: random.Random) -> None:
+def test_the_text_of_a_random_fault_is_parsed_back(rng: random.Random) -> None:
     for _ in range(ROUNDS):
         arch = rng.choice(ARCHES)
         fault = random_fault(rng, arch)
@@ -115,7 +115,7 @@ def refuses_politely(read: Callable[..., Fault], *arguments: Any, **named: Any) 
 
 
 def mutated(rng: random.Random, text: str) -> str:
-    """A text with a few characters or parts taken out, put in, doubled or swapped."""
+    """Return a text with a few characters or parts removed, inserted, doubled or swapped."""
     for _ in range(rng.randint(1, 3)):
         at, length = rng.randint(0, len(text)), rng.randint(1, 4)
         parts = text.split(":")
@@ -134,7 +134,7 @@ def mutated(rng: random.Random, text: str) -> str:
     return text
 
 
-def test_a_valid_text_that_was_tampered_with_is_read_or_refused_and_nothing_else(rng: random.Random) -> None:
+def test_a_mutated_text_is_either_parsed_or_refused(rng: random.Random) -> None:
     refused = 0
     for _ in range(ROUNDS):
         arch = rng.choice(ARCHES)
@@ -147,13 +147,13 @@ def test_a_valid_text_that_was_tampered_with_is_read_or_refused_and_nothing_else
     assert ROUNDS * 0.5 < refused < ROUNDS
 
 
-def test_garbage_is_refused_and_nothing_else(rng: random.Random) -> None:
+def test_random_text_is_refused(rng: random.Random) -> None:
     for _ in range(ROUNDS):
         text = random_text(rng, 80)
         assert refuses_politely(read_fault, text, "x86_64")
 
 
-def test_random_things_as_arguments_are_taken_or_refused_and_nothing_else(rng: random.Random) -> None:
+def test_random_arguments_are_either_accepted_or_refused(rng: random.Random) -> None:
     things: list[Any] = [
         None,
         True,

@@ -36,7 +36,7 @@ LONGEST = "/" + 4094 * "a"
         ("file_setattr:error=EPERM", SAME),
         ("set_mempolicy_home_node:error=EIO", SAME),
         ("_sysctl:error=ENOSYS", SAME),
-        # those that never return are left out where the fault is on their result, and stay where it is not
+        # calls that never return are left out only if the fault is on their result
         ("exit*:delay_enter=1ms", "exit,exit_group:delay_enter=1ms"),
         ("exit_group:signal=SIGUSR1", SAME),
         ("exit:signal=SIGKILL", SAME),
@@ -57,7 +57,7 @@ LONGEST = "/" + 4094 * "a"
         ("read:retval=+7", "read:retval=7"),
         ("read:retval=5.0", "read:retval=5"),
         ("read:retval=4096", SAME),
-        ("getpid:retval=9007199254740993", SAME),  # which a float would round
+        ("getpid:retval=9007199254740993", SAME),  # a float would round this
         ("mmap:retval=9223372036854775807", SAME),
         # signals
         ("read:signal=SIGHUP", SAME),
@@ -80,7 +80,7 @@ LONGEST = "/" + 4094 * "a"
         ("read:delay_enter=60s", "read:delay_enter=1m"),
         ("read:delay_enter=90s", SAME),
         ("read:delay_enter=10m", SAME),
-        ("read:delay_exit=3600s", "read:delay_exit=1h"),  # longer than a fault lasts unless told otherwise
+        ("read:delay_exit=3600s", "read:delay_exit=1h"),  # longer than the default duration
         ("read:delay_exit=8784h", SAME),
         ("read:delay_exit= 5s ", "read:delay_exit=5s"),
         ("read:delay_exit=2s:delay_enter=1s", "read:delay_enter=1s:delay_exit=2s"),
@@ -138,11 +138,11 @@ LONGEST = "/" + 4094 * "a"
             "open*:error=EIO:path=/data:when=3:probability=0.5",
             "open,openat,openat2,creat:error=EIO:when=3:probability=0.5:path=/data",
         ),
-        ("fs*:error=EIO:path=/data", "fsetxattr,fspick,fstat,fstatfs,fsync:error=EIO:path=/data"),  # fsopen names none
+        ("fs*:error=EIO:path=/data", "fsetxattr,fspick,fstat,fstatfs,fsync:error=EIO:path=/data"),  # fsopen names no file
         # in which processes
         ("read:error=EIO:process=nginx", SAME),
         ("read:error=EIO:process=nginx%3A worker process", SAME),
-        ("read:error=EIO:process= -c ", SAME),  # spaces are looked for as well
+        ("read:error=EIO:process= -c ", SAME),  # spaces are significant
         ("read:error=EIO:process=--rate=10%25", SAME),
         ("read:error=EIO:process=sh:path=/data", "read:error=EIO:path=/data:process=sh"),
         # a fault that injects nothing
@@ -157,7 +157,7 @@ LONGEST = "/" + 4094 * "a"
         ),
     ],
 )
-def test_a_text_is_read_and_has_one_way_to_be_written(text: str, canonical: str | None) -> None:
+def test_a_text_has_one_canonical_form(text: str, canonical: str | None) -> None:
     fault = read_fault(text, X86)
     assert fault.text == (canonical or text)
     assert read_fault(fault.text, X86) == fault
@@ -175,7 +175,7 @@ def test_a_text_is_read_and_has_one_way_to_be_written(text: str, canonical: str 
         ("file_getattr:error=EIO", "file_getattr:error=EIO"),
     ],
 )
-def test_a_text_means_the_calls_of_its_architecture(text: str, canonical: str) -> None:
+def test_a_text_selects_the_calls_of_its_architecture(text: str, canonical: str) -> None:
     if canonical == "no system call":
         with pytest.raises(InvalidArgument, match="%lstat"):
             read_fault(text, ARM)

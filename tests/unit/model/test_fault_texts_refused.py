@@ -17,7 +17,7 @@ LONGEST = "/" + 4094 * "a"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        # nothing, or not in this order
+        # empty, or in another order
         ("", "syscall '' names no system call"),
         ("::", "syscall '' names no system call"),
         ("openat", "the fault on 'openat' has no effect: give one of"),
@@ -87,7 +87,7 @@ LONGEST = "/" + 4094 * "a"
         ("openat:error=0", "error '0' is not a Linux errno"),
         ("openat:error=41", "error '41' is not a Linux errno"),  # a number that Linux leaves out
         ("openat:error=ACCES", "error 'ACCES' is not a Linux errno: did you mean 'EACCES'"),
-        ("openat:error=ERESTARTSYS", "error 'ERESTARTSYS' is not a Linux errno"),  # no program ever gets it
+        ("openat:error=ERESTARTSYS", "error 'ERESTARTSYS' is not a Linux errno"),  # programs never get this one
         ("openat:error=any", "error 'any' is not a Linux errno"),
         ("openat:error= ", "error ' ' is not a Linux errno"),
         ("openat:error=E", "error 'E' is not a Linux errno"),
@@ -197,7 +197,7 @@ LONGEST = "/" + 4094 * "a"
         ("read:error=EIO:process=nginx: worker", "write a colon in path or process as %3A"),
         ("read:error=EIO:process=100%", "process '100%' has a percent sign"),
         ("read:process=nginx", "has no effect"),
-        # what makes no sense together
+        # parts that exclude each other
         ("read:error=EIO:retval=0", "a call cannot both fail with EIO and return 0: give either error or retval"),
         ("placebo:read:error=EIO:retval=0", "a call cannot both fail with EIO and return 0"),
         ("read:signal=SIGKILL:error=EIO", "SIGKILL ends the process during the call, so error would have no effect: leave it out"),
@@ -216,7 +216,7 @@ LONGEST = "/" + 4094 * "a"
         ("exit:delay_enter=1s:path=/a", "system call 'exit' names no file"),
     ],
 )
-def test_a_text_that_makes_no_sense_is_refused_with_its_reason(text: str, says: str) -> None:
+def test_an_invalid_text_is_refused_with_its_reason(text: str, says: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         read_fault(text, X86)
     assert says in str(refused.value)
@@ -224,7 +224,7 @@ def test_a_text_that_makes_no_sense_is_refused_with_its_reason(text: str, says: 
 
 
 @pytest.mark.parametrize("text", [None, 5, True, b"openat:error=EIO", ["openat:error=EIO"], {"syscall": "openat"}])
-def test_what_is_no_text_is_no_fault(text: Any) -> None:
+def test_a_value_that_is_not_text_is_refused(text: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"is not text: write it as in 'openat:error=EACCES'$"):
         read_fault(text, X86)
 

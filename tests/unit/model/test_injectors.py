@@ -1,4 +1,4 @@
-"""Which injector carries out a fault, and what strace cannot."""
+"""Which faults each injector supports."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_strace_cannot(text: str, what: str) -> None:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed here: the integration tests ask the agent's")
 @pytest.mark.parametrize("text", EXPRESSIBLE)
-def test_a_strace_that_is_here_takes_it(text: str) -> None:
+def test_an_installed_strace_accepts_the_fault(text: str) -> None:
     command = strace_command(read_fault(text, machine(platform.machine())), [1], 1)[:-2]
     judged = subprocess.run([*command, "-V"], capture_output=True, text=True, timeout=10, check=False)
     assert (judged.returncode, [line for line in judged.stderr.splitlines() if "invalid" in line]) == (0, [])

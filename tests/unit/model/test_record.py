@@ -32,7 +32,7 @@ RECORD = FaultRecord(
 )
 
 
-def test_its_json_has_the_names_that_users_rely_on() -> None:
+def test_its_json_has_the_public_names() -> None:
     assert RECORD.to_json() == {
         "fault": "f1",
         "run": "r1",
@@ -76,7 +76,7 @@ def test_it_is_active_until_it_has_ended() -> None:
     assert not replace(RECORD, ended=RECORD.ends).active
 
 
-def test_what_is_no_record_is_refused() -> None:
+def test_an_invalid_record_is_refused() -> None:
     given = RECORD.to_json()
     del given["begins"]
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""Which calls a fault is on: families, classes, signals, and strace's `when` call by call."""
+"""The calls of a fault: families, classes, signals, and strace's `when` call by call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chaosorca.model.when import when_matches
         ("%lstat,read", "x86_64", ("lstat", "read")),
     ],
 )
-def test_names_families_and_classes_mean_these_calls(text: str, arch: str, names: tuple[str, ...]) -> None:
+def test_names_families_and_classes_select_these_calls(text: str, arch: str, names: tuple[str, ...]) -> None:
     found = expand_syscalls(text, arch)
     assert sorted(found) == sorted(names)
     assert expand_syscalls(",".join(found), arch) == found
@@ -44,19 +44,19 @@ def test_names_families_and_classes_mean_these_calls(text: str, arch: str, names
         (["openat"], "names no system call"),
     ],
 )
-def test_what_means_no_call_is_refused(text: object, says: str) -> None:
+def test_a_text_without_a_matching_call_is_refused(text: object, says: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         expand_syscalls(text, "x86_64")
     assert says in str(refused.value)
 
 
-def test_a_family_that_an_architecture_has_no_member_of_is_refused() -> None:
+def test_a_family_without_a_member_on_an_architecture_is_refused() -> None:
     assert expand_syscalls("vfor*", "x86_64") == ("vfork",)
     with pytest.raises(InvalidArgument, match="matches no system call of aarch64"):
         expand_syscalls("vfor*", "aarch64")
 
 
-def test_every_member_of_a_class_is_a_known_call() -> None:
+def test_every_member_of_a_class_is_a_system_call() -> None:
     for members in syscall_classes().values():
         assert members <= syscall_numbers("x86_64").keys()
 
@@ -72,7 +72,7 @@ def test_every_member_of_a_class_is_a_known_call() -> None:
         ("signal", {"rt_sigaction", "rt_sigreturn", "kill"}, {"read"}),
     ],
 )
-def test_classes_are_stracess(name: str, members: set[str], strangers: set[str]) -> None:
+def test_classes_agree_with_strace(name: str, members: set[str], strangers: set[str]) -> None:
     assert members <= syscall_classes()[name]
     assert not strangers & syscall_classes()[name]
 
@@ -140,7 +140,7 @@ def test_effects(arguments: dict, text: str, effects: tuple[str, ...]) -> None:
         ({"placebo": True}, "has no effect: give one of delay_enter, error, retval, signal, delay_exit"),
     ],
 )
-def test_effects_that_make_no_sense(arguments: dict, says: str) -> None:
+def test_effects_that_exclude_each_other(arguments: dict, says: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_fault("x86_64", "read", **arguments)
     assert says in str(refused.value)

@@ -75,6 +75,6 @@ def test_a_list_matches_its_codes_and_no_other(status: object, matched: list[str
         {"code": 200},
     ],
 )
-def test_what_is_no_list_of_codes_is_refused_with_an_example(status: object) -> None:
+def test_an_invalid_list_of_codes_is_refused_with_an_example(status: object) -> None:
     with pytest.raises(InvalidArgument, match=r"write it as in '200' or '4xx,5xx,none'$"):
         status_regex(status)

@@ -15,12 +15,12 @@ from chaosorca.model.values import as_bool, as_int, as_number
         *[(value, False) for value in (False, "false", "False", "FALSE", "0", 0, "no", "No")],
     ],
 )
-def test_a_boolean_is_taken_as_one_or_as_text(value: object, expected: bool) -> None:
+def test_a_boolean_may_be_text(value: object, expected: bool) -> None:
     assert as_bool(value, "keep") is expected
 
 
 @pytest.mark.parametrize("value", [None, "", " ", "maybe", "on", "off", "y", "n", "2", 2, -1, 0.5, [], ["true"], {}, "${keep}"])
-def test_what_is_no_boolean_is_refused(value: object) -> None:
+def test_an_invalid_boolean_is_refused(value: object) -> None:
     with pytest.raises(InvalidArgument, match=r"^keep .* is not a boolean: give true or false$"):
         as_bool(value, "keep")
 
@@ -29,7 +29,7 @@ def test_what_is_no_boolean_is_refused(value: object) -> None:
     ("value", "expected"),
     [(0, 0.0), (1, 1.0), (0.1, 0.1), ("0.1", 0.1), ("1", 1.0), ("0", 0.0), (" 0.5 ", 0.5), ("1e-3", 0.001)],
 )
-def test_a_number_is_taken_as_one_or_as_text(value: object, expected: float) -> None:
+def test_a_number_may_be_text(value: object, expected: float) -> None:
     assert as_number(value, "probability", 0, 1) == expected
 
 
@@ -53,13 +53,13 @@ def test_a_number_is_taken_as_one_or_as_text(value: object, expected: float) -> 
         ([], "is not a number"),
     ],
 )
-def test_a_number_out_of_bounds_or_none_at_all_is_refused(value: object, reason: str) -> None:
+def test_an_invalid_number_is_refused(value: object, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^probability .*{reason}"):
         as_number(value, "probability", 0, 1)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (9090, 9090), ("9090", 9090), ("0", 0), (9090.0, 9090), (65535, 65535)])
-def test_a_whole_number_is_taken_as_one_or_as_text(value: object, expected: int) -> None:
+def test_a_whole_number_may_be_text(value: object, expected: int) -> None:
     result = as_int(value, "port", 0, 65535)
     assert (result, type(result)) == (expected, int)
 
@@ -79,6 +79,6 @@ def test_a_whole_number_is_taken_as_one_or_as_text(value: object, expected: int)
         ("0x50", "is not a number"),
     ],
 )
-def test_what_is_no_whole_number_in_bounds_is_refused(value: object, reason: str) -> None:
+def test_an_invalid_whole_number_is_refused(value: object, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^port .*{reason}"):
         as_int(value, "port", 0, 65535)

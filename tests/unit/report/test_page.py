@@ -41,7 +41,7 @@ START = 1_700_000_000.0  # 22:13:20
         (5e9, "B", "5 GB"),
     ],
 )
-def test_numbers_are_written_as_people_read_them(value: float, unit: str, text: str) -> None:
+def test_numbers_have_readable_units(value: float, unit: str, text: str) -> None:
     assert quantity(value, unit) == text
 
 
@@ -64,7 +64,7 @@ def test_texts_and_attributes_are_escaped() -> None:
     made = element("p", "a<b & ", element("b", "c"), "<i>", title='"><script>', class_="x", data_of="y")
     assert to_html(made) == (
         '<!DOCTYPE html>\n<p title="&quot;&gt;<script&gt;" class="x" data-of="y">a&lt;b &amp; <b>c</b>&lt;i&gt;</p>\n'
-    ), "within quotes a < is a < (HTML, 13.1.2.3)"
+    ), "< needs no escape within quotes (HTML, 13.1.2.3)"
 
 
 def plot(values: list[float | None], steps: bool = True, **how: Any) -> Plot:
@@ -74,17 +74,17 @@ def plot(values: list[float | None], steps: bool = True, **how: Any) -> Plot:
 
 
 def paths(svg: Element) -> list[list[tuple[float, float]]]:
-    """The points of each line's pieces."""
+    """Return the points of each path."""
     pieces = [one.get("d", "")[1:].split() for one in svg.iter("path")]
     return [[(float(x), float(y)) for x, y in (point.split(",") for point in piece)] for piece in pieces]
 
 
-def test_a_rate_is_a_staircase_that_begins_where_it_is_known() -> None:
+def test_a_rate_is_a_staircase_from_its_first_known_interval() -> None:
     (points,) = paths(to_svg(plot([99, 10, 20])))
     assert [x for x, _ in points] == [78, 462, 462, 846]
     (first, second), (third, fourth) = ([y for _, y in points[:2]], [y for _, y in points[2:]])
     assert first == second > third == fourth
-    assert third == 26, "the largest that is drawn is at the top"
+    assert third == 26, "the largest drawn value is at the top"
 
 
 def test_a_level_is_a_line_through_its_points() -> None:
@@ -95,7 +95,7 @@ def test_a_level_is_a_line_through_its_points() -> None:
 @pytest.mark.parametrize(
     ("values", "pieces"), [([1, 1, None, 1, 1], 2), ([None, 1, 1], 1), ([1, None, 1], 1), ([None, None], 0), ([1], 0), ([], 0)]
 )
-def test_what_is_not_known_is_a_gap(values: list[float | None], pieces: int) -> None:
+def test_an_unknown_value_is_a_gap(values: list[float | None], pieces: int) -> None:
     assert len(paths(to_svg(plot(values)))) == pieces
 
 
@@ -111,17 +111,17 @@ def test_faults_are_shaded_and_values_can_be_read() -> None:
 
 
 def readings(svg: Element) -> list[str]:
-    """What is told where one points at."""
+    """Return the texts of the tooltips."""
     return [str(one.findtext("title")) for one in svg.iter("rect") if one.get("class") == "reading"]
 
 
-def test_readings_of_long_lines_tell_the_range_of_several_times() -> None:
+def test_tooltips_of_long_lines_show_the_range_of_several_times() -> None:
     found = readings(to_svg(plot([float(at % 7) for at in range(10_000)])))
     assert len(found) <= 200
     assert found[1] == "22:14:09 to 22:14:59\nthese: 0 /s to 6 /s"
 
 
-def test_of_a_long_line_the_extremes_are_drawn() -> None:
+def test_a_long_line_keeps_its_extremes() -> None:
     values: list[float | None] = [float(index % 7) for index in range(100_000)]
     values[31_234], values[70_001], values[50_000] = 1000.0, -5.0, None
     kept = thinned(values)
@@ -136,7 +136,7 @@ def test_of_a_long_line_the_extremes_are_drawn() -> None:
     [
         ([0, 0, 8, 5], 1, [0, 4, 4, 5]),
         ([0, 0, 0, 8, 5, 0, 7], 2, [0, 0, 4, 4, 5, 0, 7]),
-        ([0, 0, 8, 5], None, [0, 0, 8, 5]),  # it was there, and at rest
+        ([0, 0, 8, 5], None, [0, 0, 8, 5]),  # it existed, without events
         ([0, 20, 10], 0, [10, 10, 10]),  # the row before is not in the table
         ([None, 20, 10], 0, [None, 20, 10]),
         ([5, None, 20, 10], 1, [5, None, 20, 10]),
@@ -145,12 +145,12 @@ def test_of_a_long_line_the_extremes_are_drawn() -> None:
         ([], None, []),
     ],
 )
-def test_what_a_new_series_begins_with_is_spread_over_its_two_intervals(column: Any, found: int | None, expected: Any) -> None:
+def test_the_first_increase_is_spread_over_its_two_intervals(column: Any, found: int | None, expected: Any) -> None:
     times = [START + at for at in range(len(column))]
     assert spread_first_increase(Table(times, {"x": column}, {} if found is None else {"x": times[found]}), "x") == expected
 
 
-def test_intervals_of_other_lengths_get_their_share() -> None:
+def test_the_first_increase_is_spread_by_the_lengths_of_its_intervals() -> None:
     assert spread_first_increase(Table([0, 1, 3, 4], {"x": [0, 0, 0, 9]}, {"x": 3}), "x") == [0, 0, 3, 3]
 
 
@@ -167,14 +167,14 @@ def test_phases_leave_out_rows_across_an_edge() -> None:
     assert rows_of_phases([1.0], [(0, 1)]) == {"before": [], "during": [], "after": []}
 
 
-def test_a_mean_is_one_over_time() -> None:
+def test_a_mean_is_weighted_by_time() -> None:
     times: list[float] = [0, 1, 2, 5, 6, 7, 8, 9]
     rows = rows_of_phases(times, [(5.5, 5.6)])
     found = {name: mean(times, [9, 1, None, 4, 5, 5, 0, 0], of_phase) for name, of_phase in rows.items()}
     assert found == {"before": pytest.approx((1 + 4 * 3) / 4), "during": None, "after": pytest.approx(0)}
 
 
-def test_smoothed_rows_are_of_one_phase_where_all_their_window_is() -> None:
+def test_a_smoothed_row_belongs_to_the_phase_of_its_whole_window() -> None:
     found = rows_of_phases([float(at) for at in range(60)], [(10.2, 40)], window=15)
     assert {name: (rows[0], rows[-1]) for name, rows in found.items()} == {"before": (1, 10), "during": (27, 40), "after": (56, 59)}
 
@@ -205,7 +205,7 @@ JOURNAL = {
 
 
 class Text(HTMLParser):
-    """What a person reads, and whether all that was opened was closed."""
+    """The visible text of a page, with a check that all tags are closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -239,9 +239,9 @@ def page(journal: Any = JOURNAL, tables: Any = TABLES, faults: Any = (FAULT,), t
     return found
 
 
-def test_the_page_tells_what_happened() -> None:
+def test_the_page_shows_what_happened() -> None:
     text = page().text
-    for said in (
+    for text_part in (
         "Does it come back? What happens? completed steady state before: met steady state after: not met",
         "2023-11-14T22:13:10.000Z · lasted 42.5 s · host",
         "web openat:error=EACCES uprobe 22:13:30 10 s 507 it was stopped",
@@ -253,11 +253,11 @@ def test_the_page_tells_what_happened() -> None:
         "method wrong not met",
         "method fails failed ActivityFailed: no such thing",
     ):
-        assert said in text
-    assert "System calls: call" not in text, "no fault was on these"
+        assert text_part in text
+    assert "System calls: call" not in text, "these have no fault"
 
 
-def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
+def test_of_many_lines_the_faulted_and_the_largest_are_drawn() -> None:
     text = page().text
     assert f"System calls ({MOST_LINES} of 21 series)" in text
     legend = text.rpartition("call0")[2]
@@ -276,7 +276,7 @@ def test_of_many_lines_those_that_are_hit_and_the_largest_are_drawn() -> None:
         ({"ended": None, "reason": "", "ends": START + 610}, "22:13:30 active when last seen 507"),
     ],
 )
-def test_what_speaks_against_a_fault_is_said(fault: dict[str, Any], says: str) -> None:
+def test_warnings_of_a_fault_are_shown(fault: dict[str, Any], says: str) -> None:
     assert says in page(faults=[replace(FAULT, **fault)]).text
     assert ("never fired" in page(faults=[replace(FAULT, **fault)]).text) == ("never fired" in says)
 
@@ -284,21 +284,23 @@ def test_what_speaks_against_a_fault_is_said(fault: dict[str, Any], says: str) -
 def test_a_fault_that_has_not_ended_is_compared_and_shaded() -> None:
     fault = replace(FAULT, ended=None, reason="", ends=START + 610)
     assert "HTTP requests by status code: 200 50 /s 41.2 /s System" not in page(faults=[fault]).text
-    assert re.search(r"HTTP requests by status code: 200 50 /s [\d.]+ /s HTTP", page(faults=[fault]).text), "and there is no after"
+    assert re.search(r"HTTP requests by status code: 200 50 /s [\d.]+ /s HTTP", page(faults=[fault]).text), (
+        "there is no phase after it"
+    )
     assert report(JOURNAL, "t", TABLES, [fault]).count('<rect class="fault"') == 3
 
 
-def test_a_placebo_is_compared_by_the_calls_that_it_is_on() -> None:
+def test_a_placebo_is_compared_by_its_system_calls() -> None:
     assert "System calls: openat 0.5 /s" in page(faults=[replace(FAULT, injected={}, placebo=True)]).text
 
 
-def test_faults_that_nobody_can_tell_of_any_more_are_not_denied() -> None:
+def test_faults_without_an_agent_are_unknown() -> None:
     start = {"activity": {"name": "breaks", "provider": {"func": "start_fault"}}, "status": "succeeded", "output": {}}
     assert "The results of the faults are unknown, because the agent is gone." in page({"run": [start]}, {}, []).text
     assert "No fault was started." in page({"run": [{**start, "status": "failed"}]}, {}, []).text
 
 
-def test_a_hypothesis_that_was_asked_again_and_again_is_told() -> None:
+def test_a_repeated_hypothesis_is_counted() -> None:
     states = [{"steady_state_met": met, "probes": [{"activity": {"name": f"asked {met}"}}]} for met in (True, False, False)]
     text = page({**JOURNAL, "steady_states": {"before": None, "after": None, "during": states}}, {}, []).text
     assert "steady state during: met 1 of 3 times" in text
@@ -316,7 +318,7 @@ def test_a_hypothesis_that_was_asked_again_and_again_is_told() -> None:
         (None, ""),
     ],
 )
-def test_whatever_an_activity_gave_there_is_a_page(output: Any, says: str) -> None:
+def test_any_output_of_an_activity_gives_a_page(output: Any, says: str) -> None:
     circular: list[Any] = []
     circular.append(circular)
     run = [{"activity": {"name": "odd"}, "status": "succeeded", "output": one} for one in (output, circular)]
@@ -326,7 +328,7 @@ def test_whatever_an_activity_gave_there_is_a_page(output: Any, says: str) -> No
     assert "cut off interrupted" in text
 
 
-def test_faults_outside_of_what_is_shown_are_not_drawn_in_it() -> None:
+def test_faults_outside_the_plot_are_not_drawn() -> None:
     outside = [replace(FAULT, begins=START + at, ended=START + at + 5) for at in (-80, 100)]
     active = replace(FAULT, begins=START + 100, ended=None, ends=START + 700)
     text = report(JOURNAL, "t", TABLES, [*outside, active])
@@ -341,7 +343,7 @@ def test_answers_of_one_class_differ_by_their_dashes() -> None:
     assert found == {("good", "none"), ("good", "6 3"), ("warn", "none"), ("warn", "6 3"), ("bad", "none"), ("bad", "6 3")}
 
 
-def test_what_verify_found_and_a_deviation_are_said() -> None:
+def test_results_of_verify_and_a_deviation_are_shown() -> None:
     text = page({**JOURNAL, "status": "failed", "deviated": True, "chaosorca": {"failed": ["fault 'x' fired 0 times"]}}).text
     assert "failed steady state before: met steady state after: not met deviated fault 'x' fired 0 times" in text
 
@@ -349,13 +351,13 @@ def test_what_verify_found_and_a_deviation_are_said() -> None:
 @pytest.mark.parametrize(
     "journal", [{}, {"run": None, "steady_states": None, "rollbacks": None}, {"steady_states": {"before": None}}]
 )
-def test_an_experiment_of_which_little_is_known_has_a_page_too(journal: dict[str, Any]) -> None:
+def test_an_incomplete_journal_gives_a_page(journal: dict[str, Any]) -> None:
     text = page(journal, {}, []).text
     assert "Does it come back?" in text
     assert "No fault was started." in text
 
 
-def test_nothing_that_a_text_holds_is_run() -> None:
+def test_texts_are_never_executed() -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
     tables = {(evil, "http"): Table(TIMES, {evil: [1.0] * 30})}
     journal = {
