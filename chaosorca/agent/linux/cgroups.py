@@ -14,6 +14,8 @@ from pathlib import Path
 
 from chaosorca.agent.linux.proc import Io
 
+ROOT_ID = 1
+"""The id of the root of the unified hierarchy, which contains the processes of the whole host."""
 _CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
 _DEVICES = Path("/sys/dev/block")
 _LINKS_OF_A_LEAF = 2  # its name and its own "."; a file system that does not count links of directories reports 1

@@ -13,6 +13,7 @@ from chaosorca.agent.ebpf.library import possible_processors
 from chaosorca.agent.ebpf.program import Program
 from chaosorca.agent.histogram import SLOTS, Histogram
 from chaosorca.agent.linux.btf import io_accounting_offsets
+from chaosorca.agent.linux.cgroups import ROOT_ID
 from chaosorca.agent.linux.proc import Io
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errno import errno_name
@@ -41,7 +42,7 @@ _OWN_LAYOUTS = {"syscalls_plain": {"in_flight": ("=I", "=QQ6I")}}
 """Further layouts by program. `in_flight` is here only to count its entries, because it can be full."""
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
-"""The number of pairs of target and system call at most and at least, and the bytes that decide between the two."""
+"""How many pairs of target and system call are counted at most and at least. In between, the map takes up to `_MEMORY` bytes."""
 _PROGRAMS = ("syscalls", "syscalls_plain")
 """The second is for kernels without type information (BTF)."""
 _COUNTING = ("on_sys_exit", "on_sys_enter")
@@ -69,7 +70,7 @@ class SyscallMonitor:
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._counted: set[str] = set()  # targets whose calls are counted; of the others only the I/O of ended threads is kept
-        self._version = self._published = 0  # versions of what is monitored: current, and as the kernel has it
+        self._version = self._published = 0  # the version of what is monitored, and the version that the kernel has
         self._epoch = 0  # how often counting has started
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
@@ -102,7 +103,7 @@ class SyscallMonitor:
             AgentError: the kernel refuses it. The I/O of its ended threads may be kept nevertheless.
         """
         ids = set(target.cgroup.ids())
-        if 1 in ids or target.cgroup.unified is None:
+        if ROOT_ID in ids or target.cgroup.unified is None:
             raise AgentError(
                 f"the system calls of container {target.name!r} cannot be distinguished from others: "
                 "it has no control group of its own in the unified hierarchy"
@@ -131,7 +132,7 @@ class SyscallMonitor:
         with self._lock:
             if self._cgroups.get(name):
                 self._set_cgroups(name, set())
-                with contextlib.suppress(AgentError):  # the calls of other targets could not be counted before, either
+                with contextlib.suppress(AgentError):  # it concerns other targets, whose calls could not be counted before, either
                     self._publish()
 
     def detach(self, name: str) -> None:
@@ -143,7 +144,7 @@ class SyscallMonitor:
             self._cgroups.pop(name, None)
             self._counted.discard(name)
             self._version += 1
-            with contextlib.suppress(AgentError):  # the calls of other targets could not be counted before, either
+            with contextlib.suppress(AgentError):  # it concerns other targets, whose calls could not be counted before, either
                 self._publish()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)

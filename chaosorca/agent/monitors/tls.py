@@ -19,6 +19,7 @@ from chaosorca.agent.ebpf.program import Program
 from chaosorca.agent.ebpf.uprobes import Uprobes
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.agent.linux.btf import member_offsets
+from chaosorca.agent.linux.cgroups import ROOT_ID
 from chaosorca.agent.linux.identities import Identities
 from chaosorca.agent.linux.proc import CodeFile, FileId
 from chaosorca.agent.targets.target import Target
@@ -44,8 +45,6 @@ _LAYOUTS = {
 """The layouts of the maps in bpf/tls.c."""
 _COUNTED = ("tls_cgroups", "processes", "unprobed", "calls")
 """The maps whose entries are counted at each scrape. `secured` is large, so `sweep` counts its entries."""
-_ROOT_CGROUP = 1
-"""The id of the root of the unified hierarchy, which contains the processes of the whole host."""
 _GONE = (FileNotFoundError, ProcessLookupError)
 _log = logging.getLogger("chaosorca.agent")
 
@@ -194,7 +193,7 @@ class TlsProbes:
     def _update(self, number: int) -> None:
         """Register a target's current control groups, and probe the libraries that its processes have loaded meanwhile."""
         monitored = self._targets[number]
-        now = set(monitored.target.cgroup.ids()) - {_ROOT_CGROUP}
+        now = set(monitored.target.cgroup.ids()) - {ROOT_ID}
         self._update_cgroups(monitored, number, now)
         pids = monitored.target.pids()
         if pids and not now:
