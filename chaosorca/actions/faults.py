@@ -11,11 +11,11 @@ from chaosorca.activity import activity
 from chaosorca.engine.agent import ensure_agent, find_agent, retire_agent
 from chaosorca.engine.client import connect, engine_errors
 from chaosorca.engine.containers import Container, check_selection, count_processes, select_containers, selected_ids
-from chaosorca.engine.run import RUN_ID
+from chaosorca.engine.run_id import RUN_ID
 from chaosorca.exceptions import AgentError, OrcaError
 from chaosorca.model.fault import Fault, parse_fault
 from chaosorca.model.injectors import check_injector, expected_injector
-from chaosorca.model.syscalls import answered_by_vdso, expand_syscalls, machine
+from chaosorca.model.syscall_table import answered_by_vdso, expand_syscalls, machine
 from chaosorca.model.values import as_bool, as_int
 
 __all__ = ["start_fault", "stop_all_faults", "stop_fault"]

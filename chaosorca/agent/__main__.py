@@ -27,7 +27,7 @@ from chaosorca.agent.targets.engine_events import EngineEvents
 from chaosorca.agent.targets.recreation import Recreation
 from chaosorca.agent.targets.target import own_cgroup
 from chaosorca.model.contract import METRICS_PORT, SOCKET
-from chaosorca.model.syscalls import machine
+from chaosorca.model.syscall_table import machine
 
 
 @dataclass

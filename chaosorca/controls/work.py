@@ -16,7 +16,7 @@ from chaosorca.controls.run import Run, Task, forget_run, run_of
 from chaosorca.controls.verdict import judge, stopped_faults
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
-from chaosorca.engine.run import RUN_ID
+from chaosorca.engine.run_id import RUN_ID
 
 
 def configure_control(

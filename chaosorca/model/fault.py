@@ -15,7 +15,7 @@ from chaosorca.model.errno import check_errno
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.nearest import nearest
 from chaosorca.model.signals import STOPPING, check_signal
-from chaosorca.model.syscalls import expand_syscalls, split_syscalls
+from chaosorca.model.syscall_table import expand_syscalls, split_syscalls
 from chaosorca.model.values import as_bool, as_int, as_number
 from chaosorca.model.when import check_when
 

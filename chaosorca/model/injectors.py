@@ -5,7 +5,7 @@ from __future__ import annotations
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import Fault
 from chaosorca.model.nearest import nearest
-from chaosorca.model.syscalls import syscall_numbers
+from chaosorca.model.syscall_table import syscall_numbers
 
 INJECTORS = ("auto", "uprobe", "ptrace", "strace")
 

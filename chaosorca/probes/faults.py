@@ -2,7 +2,7 @@
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError
-from chaosorca.model.syscalls import check_any_syscall
+from chaosorca.model.syscall_table import check_any_syscall
 from chaosorca.sources import faults_on
 
 __all__ = ["fault_active", "faults_injected"]

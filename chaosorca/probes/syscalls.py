@@ -5,7 +5,7 @@ from chaosorca.metrics import measure, promql
 from chaosorca.metrics.promql import selector
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.errno import check_errno
-from chaosorca.model.syscalls import check_any_syscall
+from chaosorca.model.syscall_table import check_any_syscall
 from chaosorca.model.values import as_number
 from chaosorca.sources import open_prometheus, series_name
 

@@ -53,6 +53,6 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float
 
 def mean(times: Sequence[float], column: Column, rows: Sequence[int]) -> float | None:
     """Return the mean of a column over time in some rows; None if all values are unknown."""
-    known = [(value, times[row] - times[row - 1]) for row in rows if (value := column[row]) is not None]
-    seconds = sum(length for _, length in known)
-    return sum(value * length for value, length in known) / seconds if seconds else None
+    present = [(value, times[row] - times[row - 1]) for row in rows if (value := column[row]) is not None]
+    seconds = sum(length for _, length in present)
+    return sum(value * length for value, length in present) / seconds if seconds else None

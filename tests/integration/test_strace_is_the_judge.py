@@ -20,7 +20,7 @@ from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import NEVER_RETURN, Fault, parse_fault, read_fault
 from chaosorca.model.injectors import strace_cannot
 from chaosorca.model.signals import SIGNALS, STOPPING
-from chaosorca.model.syscalls import machine, syscall_classes, syscall_numbers
+from chaosorca.model.syscall_table import machine, syscall_classes, syscall_numbers
 
 # strace reads all of its options before it does anything, so one that ends by -V judges them and traces nobody.
 _JUDGE = """

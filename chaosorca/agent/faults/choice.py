@@ -20,7 +20,7 @@ from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import Fault
 from chaosorca.model.injectors import uprobe_cannot
-from chaosorca.model.syscalls import syscall_numbers
+from chaosorca.model.syscall_table import syscall_numbers
 
 Cgroups = Callable[[], list[int]]
 """Returns the ids of a target's control groups now."""

@@ -12,7 +12,7 @@ from chaosorca.agent.faults.injection import Injection
 from chaosorca.agent.linux import proc as procfs
 from chaosorca.model.fault import Fault
 from chaosorca.model.record import Coverage
-from chaosorca.model.syscalls import siblings
+from chaosorca.model.syscall_table import siblings
 
 _FEW, _SMALL_SHARE = 20, 0.01
 """So many calls, or such a share of them, may have no probe without a warning: calls in flight are on one side only."""

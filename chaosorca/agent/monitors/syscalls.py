@@ -18,7 +18,7 @@ from chaosorca.agent.linux.proc import Io
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.errno import errno_name
 from chaosorca.model.errors import AgentError
-from chaosorca.model.syscalls import syscall_names, syscall_numbers
+from chaosorca.model.syscall_table import syscall_names, syscall_numbers
 
 TIMED_BY_CALL, TIMED_BY_THREAD = 1, 2
 _OF_32_BIT, _OF_X32 = 1 << 31, 1 << 30

@@ -71,37 +71,37 @@ def test_a_running_container_is_found_by_name_id_and_prefix(reference: str, netw
 
 
 @pytest.mark.parametrize(
-    ("reference", "known", "found"),
+    ("reference", "removed", "found"),
     [
         ("web", [], ("web", ID)),
         (ID[:12], [("web", "f" * 64)], ("web", ID)),
         ("gone", [("gone", "a" * 64), ("other", "b" * 64)], ("gone", "a" * 64)),
         ("b" * 12, [("gone", "a" * 64), ("other", "b" * 64)], ("other", "b" * 64)),
         ("bb", [("other", "b" * 64), ("bb", "a" * 64)], ("bb", "a" * 64)),
-        ("nobody", [("gone", "a" * 64)], None),
+        ("missing", [("gone", "a" * 64)], None),
     ],
 )
 def test_a_name_takes_precedence_over_an_id_prefix(
-    reference: str, known: list[tuple[str, str]], found: tuple[str, str] | None
+    reference: str, removed: list[tuple[str, str]], found: tuple[str, str] | None
 ) -> None:
-    assert name_and_id(FakeClient(FakeContainer("web")), reference, known) == found
+    assert name_and_id(FakeClient(FakeContainer("web")), reference, removed) == found
 
 
 @pytest.mark.parametrize(
-    ("reference", "known", "ids"),
+    ("reference", "removed", "ids"),
     [
         ("web", [], [ID]),
         ("web", [("web", ID), ("other", "b" * 64)], [ID]),
         ("web", [("web", "a" * 64), ("other", "b" * 64), ("web", ID)], [ID, "a" * 64]),  # it was re-created
         (ID[:12], [("web", "a" * 64)], [ID, "a" * 64]),
         ("gone", [("gone", "a" * 64), ("gone", "a" * 64)], ["a" * 64]),
-        ("nobody", [("gone", "a" * 64)], []),
+        ("missing", [("gone", "a" * 64)], []),
     ],
 )
 def test_a_rollback_finds_the_current_and_earlier_containers_of_a_name(
-    reference: str, known: list[tuple[str, str]], ids: list[str]
+    reference: str, removed: list[tuple[str, str]], ids: list[str]
 ) -> None:
-    assert selected_ids(FakeClient(FakeContainer("web")), reference, None, known) == ids
+    assert selected_ids(FakeClient(FakeContainer("web")), reference, None, removed) == ids
 
 
 def test_a_rollback_by_label_finds_containers_in_any_state() -> None:

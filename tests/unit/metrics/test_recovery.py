@@ -193,14 +193,14 @@ def web(prometheus: Any, series: Any) -> Web:
         times = [at for at in range(-40, now + 1) if at not in without]
         ok = {at: 10 * sum(one not in wrong and one not in idle for one in range(-40, at + 1)) for at in times}
         bad = {at: 10 * sum(one in wrong for one in range(-40, at + 1)) for at in times}
-        known = [at for at in times if bad[at]]
-        if known and known[0] > -40:  # the exporter gives a new series as 0 in its first scrape
-            bad[known[0]] = 0
+        present = [at for at in times if bad[at]]
+        if present and present[0] > -40:  # the exporter gives a new series as 0 in its first scrape
+            bad[present[0]] = 0
         labels = {"container": "web", "role": "server"}
         found = [
             series("chaosorca_monitored", dict.fromkeys(times, 1), container="web", monitor="http"),
             series("chaosorca_http_requests_total", ok, code="200", **labels),
-            series("chaosorca_http_requests_total", {at: bad[at] for at in known}, code="500", **labels),
+            series("chaosorca_http_requests_total", {at: bad[at] for at in present}, code="500", **labels),
             series("chaosorca_http_requests_total", dict.fromkeys(times, 7), code="500", container="web", role="client"),
         ]
         return prometheus(found, now=START + now)

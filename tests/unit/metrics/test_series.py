@@ -98,7 +98,7 @@ def test_per_second_divides_by_the_length_of_the_interval(
 @pytest.mark.parametrize(
     ("first", "share"),
     [(0, [1.0, 0.0]), (1, [0.0, 1.0, 0.0]), (2, [0.0, 0.0, 1.0]), (3, [0.0, 0.0, 0.0, 1.0])],
-    ids=["known before", "from the first row", "new", "new later"],
+    ids=["existing", "from the first row", "new", "new later"],
 )
 @pytest.mark.parametrize("interval", [0.25, 0.5, 1.0, 1.003, 2.0, 5.017])
 @pytest.mark.parametrize("start", [0.0, 1_700_000_000.123])

@@ -151,8 +151,8 @@ def test_latency_of_no_request_is_an_empty_cell(table: Any, series: Any) -> None
     ],
 )
 def test_a_container_that_was_not_monitored_has_no_rows(table: Any, series: Any, metric: str, columns: dict[str, Any]) -> None:
-    known = series(HTTP, {0: 1, 1: 2}, container="db", role="server", method="GET", code="200")
-    assert table(metric, [], known) == ([], columns)
+    other = series(HTTP, {0: 1, 1: 2}, container="db", role="server", method="GET", code="200")
+    assert table(metric, [], other) == ([], columns)
 
 
 def test_a_gap_in_monitoring_is_an_empty_cell_and_no_spike(table: Any, series: Any) -> None:

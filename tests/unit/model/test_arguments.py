@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaosorca.model.arguments import FileArgument, file_arguments, names_a_file
-from chaosorca.model.syscalls import syscall_classes, syscall_numbers
+from chaosorca.model.syscall_table import syscall_classes, syscall_numbers
 
 NO_FILE = {
     "returns a path and takes none": "getcwd",

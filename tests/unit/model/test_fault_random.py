@@ -15,7 +15,7 @@ from chaosorca.model.errno import ERRNO_NAMES
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import EFFECTS, NEVER_RETURN, Fault, parse_fault, read_fault
 from chaosorca.model.signals import SIGNALS, STOPPING
-from chaosorca.model.syscalls import syscall_classes, syscall_numbers
+from chaosorca.model.syscall_table import syscall_classes, syscall_numbers
 
 SEEDS = range(20_261, 20_265)
 ROUNDS = 600

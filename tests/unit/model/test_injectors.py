@@ -12,7 +12,7 @@ from chaosorca.agent.injectors.strace import strace_command
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import read_fault
 from chaosorca.model.injectors import check_injector, expected_injector, strace_cannot, uprobe_cannot
-from chaosorca.model.syscalls import machine
+from chaosorca.model.syscall_table import machine
 
 EXPRESSIBLE = [
     "openat:error=EACCES",

@@ -7,7 +7,7 @@ import pytest
 from chaosorca.model.errors import InvalidArgument
 from chaosorca.model.fault import parse_fault
 from chaosorca.model.signals import SIGNALS, check_signal
-from chaosorca.model.syscalls import expand_syscalls, syscall_classes, syscall_numbers
+from chaosorca.model.syscall_table import expand_syscalls, syscall_classes, syscall_numbers
 from chaosorca.model.when import when_matches
 
 
@@ -62,7 +62,7 @@ def test_every_member_of_a_class_is_a_system_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "members", "strangers"),
+    ("name", "members", "others"),
     [
         ("file", {"open", "openat", "execve", "newfstatat", "unlink", "chdir"}, {"read", "close", "socket"}),
         ("network", {"socket", "connect", "sendto", "accept4"}, {"read", "openat"}),
@@ -72,9 +72,9 @@ def test_every_member_of_a_class_is_a_system_call() -> None:
         ("signal", {"rt_sigaction", "rt_sigreturn", "kill"}, {"read"}),
     ],
 )
-def test_classes_agree_with_strace(name: str, members: set[str], strangers: set[str]) -> None:
+def test_classes_agree_with_strace(name: str, members: set[str], others: set[str]) -> None:
     assert members <= syscall_classes()[name]
-    assert not strangers & syscall_classes()[name]
+    assert not others & syscall_classes()[name]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from chaosorca.agent.injectors.ptrace import PtraceSession
 from chaosorca.agent.injectors.session import Calls, Restarts
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
-from chaosorca.model.syscalls import syscall_numbers
+from chaosorca.model.syscall_table import syscall_numbers
 
 X86 = syscall_numbers("x86_64")
 

@@ -8,7 +8,7 @@ import pytest
 
 from chaosorca.agent.injectors.rules import rule_words
 from chaosorca.model.fault import parse_fault
-from chaosorca.model.syscalls import syscall_numbers
+from chaosorca.model.syscall_table import syscall_numbers
 
 X86 = syscall_numbers("x86_64")
 

@@ -18,7 +18,7 @@ from chaosorca.agent.injectors.tracer import Command
 from chaosorca.agent.injectors.uprobe import UprobeSession
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
-from chaosorca.model.syscalls import syscall_numbers
+from chaosorca.model.syscall_table import syscall_numbers
 
 X86 = syscall_numbers("x86_64")
 OPENAT, READ = (parse_fault("x86_64", name, error="EIO") for name in ("openat", "read"))

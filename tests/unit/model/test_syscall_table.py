@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from chaosorca.model.errors import InvalidArgument
-from chaosorca.model.syscalls import check_any_syscall, check_syscall, machine, syscall_names, syscall_numbers
+from chaosorca.model.syscall_table import check_any_syscall, check_syscall, machine, syscall_names, syscall_numbers
 
 ARCHS = ["x86_64", "aarch64"]
 
