@@ -29,6 +29,37 @@ ALLOWED: dict[str, set[str]] = {
     "controls": {"report", "actions", "probes", "engine", "metrics", "model", "exceptions", "activity", "sources", ""},
     "cli": {"actions", "probes", "controls", "engine", "metrics", "model", "exceptions", "activity", "sources", ""},
 }
+
+# The parts of the agent (a folder, or a module at its top), from the top down; parts of one level do not import each other.
+AGENT_LEVELS: list[set[str]] = [
+    {"__main__"},
+    {"server", "ctl"},
+    {"agent"},
+    {"doctor"},
+    {"export"},
+    {"faults"},
+    {"monitors"},
+    {"injectors"},
+    {"code", "targets", "ebpf"},
+    {"linux"},
+    {"histogram", "timeouts", "loops"},
+]
+LONGEST_MODULE, LONGEST_CLASS = 420, 330
+
+# The base names that two files of the package may share: each pair is one thing on the two sides of an interface.
+SHARED_NAMES = {
+    "abort": "the condition's grammar, and its check in the agent",
+    "agent": "the agent's container, and the agent in it",
+    "doctor": "what the engine can do, and what the agent's host can do",
+    "faults": "the actions and probes of a user, and the agent's part that carries them out",
+    "http": "a probe, the monitor that it reads, and the monitor's program",
+    "monitoring": "the actions of a user, and the agent's part that carries them out",
+    "prometheus": "the actions of a user, and the container that they start",
+    "resources": "a probe, and the monitor that it reads",
+    "syscalls": "the table of system calls, a probe, the monitor that it reads, and the monitor's program",
+    "tls": "a monitor, and its program",
+    "tracer": "the agent's side of a tracer, and the tracer",
+}
 ONLY_STANDARD = {"model", "exceptions"}
 ONLY_IN_THE_AGENT = {"capstone", "prometheus_client"}
 
@@ -84,6 +115,61 @@ def test_a_module_imports_only_from_the_layers_below_it(path: Path) -> None:
     ours = [name.split(".") for name in imported(path) if name.split(".")[0] == "chaosorca"]
     others = {name[1] if len(name) > 1 else "" for name in ours}
     assert others - ALLOWED[part] - {part} == set()
+
+
+AGENT_MODULES = [path for path in MODULES if part_of(path) == "agent" and path != PACKAGE / "agent" / "__init__.py"]
+
+
+def part_of_agent(name: str) -> str:
+    """The part of the agent that a module belongs to, by its full name."""
+    return name.split(".")[2]
+
+
+def test_every_part_of_the_agent_has_one_level() -> None:
+    parts = {path.relative_to(PACKAGE / "agent").parts[0].removesuffix(".py") for path in AGENT_MODULES}
+    assert sorted(part for level in AGENT_LEVELS for part in level) == sorted(parts)
+
+
+@pytest.mark.parametrize("path", AGENT_MODULES, ids=named)
+def test_a_module_of_the_agent_imports_only_from_lower_levels(path: Path) -> None:
+    level_of = {part: level for level, parts in enumerate(AGENT_LEVELS) for part in parts}
+    own = path.relative_to(PACKAGE / "agent").parts[0].removesuffix(".py")
+    upwards = {
+        name
+        for name in imported_modules(path)
+        if name.startswith("chaosorca.agent.") and part_of_agent(name) != own and level_of[part_of_agent(name)] <= level_of[own]
+    }
+    assert upwards == set()
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """The full names of what a file imports, with those of `from chaosorca.agent import x`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "chaosorca.agent":
+            yield from (f"chaosorca.agent.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_two_files_share_a_base_name_only_across_an_interface() -> None:
+    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".c") and path.stem not in ("__init__", "__main__")]
+    shared = {path.stem for path in files if sum(other.stem == path.stem for other in files) > 1}
+    assert shared == set(SHARED_NAMES)
+
+
+ROOT = PACKAGE.parent
+PYTHON = sorted(path for folder in ("chaosorca", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_or_class_is_too_long(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_MODULE
+    classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    too_long = {node.name for node in classes if (node.end_lineno or 0) - node.lineno + 1 > LONGEST_CLASS}
+    assert too_long == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
