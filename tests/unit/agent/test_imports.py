@@ -1,4 +1,4 @@
-"""The agent's modules outside its image."""
+"""Every module of the agent can be imported outside its image."""
 
 from __future__ import annotations
 

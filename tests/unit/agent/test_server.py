@@ -1,4 +1,4 @@
-"""What the agent answers, with an agent that does as the test says."""
+"""The answers of the control socket, with a fake agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chaosorca.model.errors import KINDS, OrcaError
 
 
 class FakeAgent:
-    """Returns or raises what it was given."""
+    """Returns or raises what the test gives it."""
 
     def __init__(self, result: Any = None) -> None:
         self.result = result
@@ -31,7 +31,7 @@ class FakeAgent:
         return {"name": container["name"], "monitors": monitors}
 
     def shut_down(self) -> None:
-        raise AssertionError("nobody may ask for this")
+        raise AssertionError("no request may call this")
 
 
 def ask(agent: Any, request: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def test_an_error_of_ours_comes_back_by_name(kind: str) -> None:
 
 
 class Unknown(OrcaError):
-    """An error that the other side has no name for."""
+    """An error that the engine side has no name for."""
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_line_over_the_socket_is_answered_with_a_line(tmp_path: Path) -> None:
                 connection.settimeout(5)
                 connection.connect(str(path))
                 connection.sendall(line)
-                told = json.loads(reader.readline())
-            assert told == expected or expected in told
+                answered = json.loads(reader.readline())
+            assert answered == expected or expected in answered
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""When a fault ends because of what it does."""
+"""The condition that aborts a fault."""
 
 from __future__ import annotations
 

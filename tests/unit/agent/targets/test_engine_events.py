@@ -1,4 +1,4 @@
-"""Following containers by name, with an engine that is a small HTTP server on a Unix socket."""
+"""The stream of engine events, with an engine that is a small HTTP server on a Unix socket."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OWN, OLD, NEW = "0" * 64, "a" * 64, "b" * 64
 
 
 def event(name: str, action: str = "start") -> bytes:
-    told = {"Type": "container", "Action": action, "Actor": {"ID": NEW, "Attributes": {"image": "nginx", "name": name}}}
-    return json.dumps(told).encode() + b"\n"
+    described = {"Type": "container", "Action": action, "Actor": {"ID": NEW, "Attributes": {"image": "nginx", "name": name}}}
+    return json.dumps(described).encode() + b"\n"
 
 
 def inspected(name: str, id_: str, labels: Any = None, running: bool = True, network: str = "bridge") -> dict[str, Any]:
@@ -80,12 +80,12 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
         super().__init__(str(path), Handler)
 
     def streams(self) -> int:
-        """How often its events were asked for."""
+        """Return how often its events were requested."""
         return sum(path.startswith("/events") for path in self.asked)
 
 
 class Follower:
-    """What is followed, and what was called back."""
+    """The targets, and the calls of the callback."""
 
     def __init__(self, **ids: str) -> None:
         self.ids = {name: {one} for name, one in ids.items()}
@@ -154,7 +154,7 @@ def test_the_name_in_an_event(line: bytes, name: str | None) -> None:
 @pytest.mark.parametrize(
     ("network", "on_host", "shared"), [("bridge", False, False), ("host", True, False), ("container:x", False, True)]
 )
-def test_a_container_made_anew_is_told_as_the_engine_side_tells_it(
+def test_a_recreated_container_is_described_as_the_engine_side_does(
     network: str, on_host: bool, shared: bool, engine: FakeEngine, start: Callable[[Follower], EngineEvents]
 ) -> None:
     follower = Follower(web=OLD)
@@ -182,8 +182,8 @@ def test_only_starts_and_renamings_are_asked_for_from_before_the_first_look_on(
 @pytest.mark.parametrize(
     "now",
     [
-        inspected("web", OLD),  # the same one was started again
-        inspected("web-1", NEW),  # nobody has the name, and it is how an id begins
+        inspected("web", OLD),  # the same container was started again
+        inspected("web-1", NEW),  # no container has the name, and an id begins with it
         inspected("web", NEW, running=False),
         inspected("web", NEW, labels={"chaosorca.protected": "true"}),
         inspected("web", NEW, labels={"chaosorca.role": "agent"}),
@@ -207,7 +207,7 @@ def test_a_name_that_two_containers_are_followed_under_is_the_new_ones(
     engine: FakeEngine, start: Callable[[Follower], EngineEvents]
 ) -> None:
     follower = Follower()
-    follower.ids = {"web": {OLD, NEW}}  # the monitoring has noticed already, the fault has not
+    follower.ids = {"web": {OLD, NEW}}  # the monitoring has moved already, the fault has not
     engine.answers["web"] = inspected("web", NEW)
     start(follower)
     wait_for(lambda: follower.ids == {"web": {NEW}})

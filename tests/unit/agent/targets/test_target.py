@@ -1,4 +1,4 @@
-"""The processes of a target, of which any may end at any moment."""
+"""The processes of a target. Any of them may end at any moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaosorca.agent.targets.target import Target
 
 @pytest.fixture
 def target(tmp_path: Path) -> Target:
-    """Processes 5, 7 and 9 are in its control group; 5 has ended since that was read, and 7 is not its own yet."""
+    """A control group with the processes 5, 7 and 9. Process 5 has ended meanwhile, and 7 still belongs to the runtime."""
     group = tmp_path / "group"
     group.mkdir()
     (group / "cgroup.procs").write_text("9\n5\n7\n")
