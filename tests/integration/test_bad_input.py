@@ -1,4 +1,4 @@
-"""What makes no sense is one clear sentence; nothing is started, nothing is left (every test here checks that at its end)."""
+"""Bad input gives one clear sentence, and starts and leaves nothing (each test checks that at its end)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_port_that_is_taken(client: docker.DockerClient) -> None:
     assert leftovers(client) == []
 
 
-def test_prometheus_that_is_not_there(web: Web) -> None:
+def test_a_missing_prometheus_is_an_error(web: Web) -> None:
     with pytest.raises(ActivityFailed, match="Prometheus is not running: start it"):
         request_rate(web.name)
     with pytest.raises(ActivityFailed, match=r"Prometheus cannot be reached at http://127\.0\.0\.1:1"):
@@ -129,7 +129,7 @@ def test_no_docker_engine() -> None:
             act()
 
 
-def test_the_command_says_it_in_one_line_and_by_its_exit_code(web: Web, client: docker.DockerClient) -> None:
+def test_the_command_reports_by_one_line_and_its_exit_code(web: Web, client: docker.DockerClient) -> None:
     wrong = [
         ("fault", "start", "--name", web.name, "--syscall", "opennat", "--error", "EACCES"),
         ("fault", "start", "--name", web.name, "--syscall", "openat"),

@@ -1,4 +1,4 @@
-"""The `chaosorca` command by hand, on a container that was started by `docker run`."""
+"""The `chaosorca` command, on a container that was started with `docker run`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.web import Web
 
 
 def sums(text: str) -> dict[str, float]:
-    """What each column of a CSV adds up to: rates times the time between rows."""
+    """Return the total of each column of a CSV: rates times the time between rows."""
     rows = list(csv.DictReader(io.StringIO(text)))
     result: dict[str, float] = {}
     for earlier, row in itertools.pairwise(rows):
@@ -58,7 +58,7 @@ def test_monitor_fault_metric(web: Web, client: docker.DockerClient, tmp_path: P
     assert file.read_text().startswith("timestamp,200,404\n")
 
     assert "stopped monitoring" in run("monit", "stop", "--name", web.name)
-    assert leftovers(client) == [], "the Prometheus that came with `monit start` goes with `monit stop`"
+    assert leftovers(client) == [], "`monit stop` removes the Prometheus that `monit start` began"
     assert run("monit", "stop", "--name", web.name) == f"{web.name} was not monitored\n"
     assert run("prom", "stop") == "Prometheus was not running\n"
 

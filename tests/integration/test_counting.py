@@ -1,4 +1,4 @@
-"""System calls are counted exactly, whatever happens meanwhile; what cannot be counted is told."""
+"""System calls are counted exactly, whatever happens in the meantime; gaps in the count are reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STEPS = ("getppid", "unlinkat")
 
 
 def calls_of(figures: dict[str, float], container: Any, syscall: str) -> dict[str, float]:
-    """What was counted of a system call, by errno."""
+    """Return the counts of a system call by errno."""
     pattern = re.compile(rf'chaosorca_syscalls_total{{container="{container.name}",error="(\w*)",syscall="{syscall}"}}')
     return {found[1]: value for name, value in figures.items() if (found := pattern.fullmatch(name))}
 
@@ -61,16 +61,16 @@ def test_a_million_calls_of_eight_threads_are_a_million(observers: Observers) ->
 
 
 def seen_of_calls() -> set[str]:
-    """Where the agent's programs look at system calls."""
+    """Return the tracepoints of system calls that the agent's programs are attached to."""
     agent = docker.from_env().containers.get(AGENT)
-    told = []
+    texts = []
     for path in Path(f"/proc/{agent.attrs['State']['Pid']}/fdinfo").iterdir():
         with contextlib.suppress(OSError):  # the agent opens and closes files all the time
-            told.append(path.read_text())
-    return {found[1] for text in told if (found := re.search(r"tp_name:\s*(sys_\w+)", text))}
+            texts.append(path.read_text())
+    return {found[1] for text in texts if (found := re.search(r"tp_name:\s*(sys_\w+)", text))}
 
 
-def test_nobodys_calls_pay_while_none_are_counted(observers: Observers, run_container: Callable[..., Container]) -> None:
+def test_no_call_pays_while_none_are_counted(observers: Observers, run_container: Callable[..., Container]) -> None:
     sleeper = run_container(["perl", "-e", "$SIG{USR1} = sub {}; select(undef, undef, undef, 60); getppid; sleep 60"])
     start_monitoring(container=observers.get("dynamic").name, http=False, syscalls=False)
     assert seen_of_calls() == set()
@@ -83,20 +83,20 @@ def test_nobodys_calls_pay_while_none_are_counted(observers: Observers, run_cont
     sleeper.kill("SIGUSR1")
     wait_for(lambda: calls_of(scrape(), sleeper, "getppid") == {"": 1})
     counted = {name for name in scrape() if "_syscalls_total" in name and f'"{sleeper.name}"' in name}
-    assert not [name for name in counted if "select" in name], "a call that had begun before is not counted"
+    assert not [name for name in counted if "select" in name], "a call that began before monitoring is not counted"
     for name in (sleeper.name, observers.get("dynamic").name):
         stop_monitoring(container=name)
 
 
 def test_calls_that_a_tracer_replaces_are_counted_by_it_alone(observers: Observers) -> None:
-    """Without a seccomp profile they come to the kernel's count, too, as number -1."""
+    """Without a seccomp profile the kernel program sees them too, as number -1."""
     observer = observers.get("dynamic", confined=False)
     observer.prepare(Round(("getppid",), 500, alone=False, threads=2, recorded=0))
     start_monitoring(container=observer.name, http=False, resources=False)
     try:
         with fault_on(observer, "ptrace", syscall="getppid", error="EPERM"):
             observer.run()
-        figures = scrape()  # a tracer tells of the last milliseconds' calls by the end of its fault
+        figures = scrape()  # a tracer reports the calls of the last milliseconds at the end of its fault
     finally:
         stop_monitoring(container=observer.name)
     assert calls_of(figures, observer.container, "getppid") == {"EPERM": 1000}
@@ -110,7 +110,7 @@ sleep 60;
 """
 
 
-def test_what_strace_counts_is_what_is_counted(client: docker.DockerClient, run_container: Callable[..., Container]) -> None:
+def test_the_count_is_that_of_strace(client: docker.DockerClient, run_container: Callable[..., Container]) -> None:
     container = run_container(["perl", "-e", PROGRAM])
     container.reload()
     start_monitoring(container=container.name, http=False, resources=False)
@@ -155,7 +155,7 @@ def test_many_scrapes_at_once_are_all_answered_and_lose_nothing(observers: Obser
     assert calls_of(figures, observer.container, "getppid") == {"": 200_000}
 
 
-def test_series_of_a_container_that_ends_end_and_go_on_when_it_is_back(run_container: Callable[..., Container]) -> None:
+def test_series_end_with_a_container_and_continue_with_it(run_container: Callable[..., Container]) -> None:
     container = run_container(["sleep", "60"])
     start_monitoring(container=container.name)
     assert container.exec_run(["perl", "-e", "getppid for 1..1000"]).exit_code == 0
@@ -190,7 +190,7 @@ def test_of_a_shared_pid_namespace_each_counts_its_own(run_container: Callable[.
 TIMED = "import time; from chaosorca.agent.ctl import main; began = time.monotonic(); main(); print(time.monotonic() - began)"
 
 
-def test_further_containers_are_watched_at_once(
+def test_further_containers_are_monitored_at_once(
     observers: Observers, run_container: Callable[..., Container], client: docker.DockerClient
 ) -> None:
     first = observers.get("dynamic").name
@@ -200,8 +200,8 @@ def test_further_containers_are_watched_at_once(
         for name, monitors in further.items():
             asked = {"container": find_container(client, name).to_json(), "monitors": monitors}
             request = json.dumps({"do": "start_monitoring", "with": asked})
-            said = run_command(client.containers.get(AGENT), ["python3", "-c", TIMED, request]).output.decode()
-            answer, seconds = said.splitlines()
+            output = run_command(client.containers.get(AGENT), ["python3", "-c", TIMED, request]).output.decode()
+            answer, seconds = output.splitlines()
             assert json.loads(answer)["ok"]["monitors"] == monitors
             assert float(seconds) < 0.5
     finally:
@@ -209,11 +209,11 @@ def test_further_containers_are_watched_at_once(
             stop_monitoring(container=name)
 
 
-def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence(
+def test_containers_that_end_during_attaching_are_reported_in_one_sentence(
     run_container: Callable[..., Container], web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_monitoring(container=web.name)
-    told = []
+    texts = []
     looked_up = run_container(["sleep", "60"])
 
     def select_and_kill(*arguments: Any) -> Any:
@@ -225,21 +225,21 @@ def test_containers_that_die_while_they_are_attached_are_told_of_in_one_sentence
     with monkeypatch.context() as patched, pytest.raises(ActivityFailed) as died:
         patched.setattr(monitoring, "select_containers", select_and_kill)
         start_monitoring(container=looked_up.name)
-    told.append(str(died.value))
+    texts.append(str(died.value))
     assert stop_monitoring(container=looked_up.name) == {"stopped": []}
     for number in range(8):
         container = run_container(["sleep", "60"])
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            watching = pool.submit(start_monitoring, container=container.name)
+            attaching = pool.submit(start_monitoring, container=container.name)
             time.sleep(0.02 * number)
             container.kill()
             try:
-                watching.result()
+                attaching.result()
             except ActivityFailed as error:
-                told.append(str(error))
+                texts.append(str(error))
         stop_monitoring(container=container.name)
-    assert "has ended" in told[0]
-    assert all(re.search("has ended|is not running", sentence) and "\n" not in sentence for sentence in told), told
+    assert "has ended" in texts[0]
+    assert all(re.search("has ended|is not running", sentence) and "\n" not in sentence for sentence in texts), texts
     assert f'chaosorca_monitored{{container="{web.name}",monitor="syscalls"}}' in scrape()
     assert web.get() == 200
     stop_monitoring(container=web.name)
@@ -304,7 +304,7 @@ assert monitor.figures() == ({}, {}) and program.entries_in_use()["calls"] == 0,
 
 
 @pytest.mark.parametrize(("program", "capacity"), [("syscalls", 1000), ("syscalls_plain", 1000), ("syscalls", 4)])
-def test_each_program_counts_the_same_and_a_full_map_is_told_of(
+def test_each_program_counts_the_same_and_reports_a_full_map(
     program: str, capacity: int, client: docker.DockerClient, run_container: Callable[..., Container]
 ) -> None:
     container = run_container(
@@ -327,12 +327,14 @@ def test_each_program_counts_the_same_and_a_full_map_is_told_of(
     assert found["dropped"] == 0
     in_map = {"syscalls": (), "syscalls_plain": ("in_flight",)}[program]
     assert [table for table in found["entries"] if table == "in_flight"] == list(in_map)
-    assert all(0 < found["entries"][table] < 100 for table in in_map), "whatever threads are in now, and no more"
+    assert all(0 < found["entries"][table] < 100 for table in in_map), "only the calls that threads are in now"
     assert found["counts"]["getppid:"] == found["timed"]["getppid"] == 16_000
     (missing,) = (call for call in found["counts"] if re.fullmatch(r"f?access(at2?)?:ENOENT", call))
     assert found["counts"][missing] >= 16_000
     programs = 1 + found["of_32_bit"]
-    assert found["counts"]["execve:"] == found["timed"]["execve"] == programs, "one by a thread that is not its process's first"
+    assert found["counts"]["execve:"] == found["timed"]["execve"] == programs, (
+        "one by a thread that is not the first of its process"
+    )
     assert found["counts"]["exit_group:"] == 1
     assert "exit_group" not in found["timed"]
     if found["of_32_bit"]:

@@ -27,7 +27,7 @@ OF_THE_SECOND = [event for event in EVENTS if event.live_restore is not None]
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Random moments."""
+    """A generator of random moments."""
     return random.Random(f"{SEED} {request.node.name}")
 
 

@@ -1,8 +1,8 @@
-"""Three injectors, one truth: a fault by our own tracer, woken in either way, is seen as the same fault by strace is.
+"""All three injectors have the same effect: a program sees the same under uprobe and ptrace as under strace.
 
-A run tries three of five faults, of those that are listed and of some that are drawn at random, each on one of the programs. Which
-faults, which programs and what is drawn goes by the seed, CHAOSORCA_SEED or else the number of the day: twenty days on end try each
-listed fault on each program. CHAOSORCA_FULL=1 has all of them tried on all programs.
+A run tries three of five of the listed faults and of some random ones, each on one of the programs. The seed decides which: it is
+CHAOSORCA_SEED, or the number of the day. Twenty consecutive days try each listed fault on each program. CHAOSORCA_FULL=1 tries all
+faults on all programs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ FILES = (
 DATA = ("read", "pread64", "readv", "write", "writev", "lseek", "dup", "fcntl", "fstat")
 OTHERS = ("getppid", "socket", "mmap", "sched_yield", "clock_nanosleep", "ppoll", "getrandom", "getpriority")
 FORKS = ("fork", "getppid")
-"""Never from several threads at once: a SIGCHLD of one's child has another's clone made again, which counts as one more call."""
+"""Never from several threads at once: a SIGCHLD from one thread's child restarts another thread's clone, one more call."""
 
-# strace (6.1) forgets the signal of a call that it has held at its entry, and refuses F..65535: no fault has the one or the other.
+# strace 6.1 drops the signal of a call that it has held at its entry, and refuses F..65535. So no fault has these.
 FAULTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     # errors, and each form of `when`
     (FILES, {"syscall": "openat", "error": "EACCES"}),
@@ -105,14 +105,14 @@ FAULTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (FORKS, {"syscall": "fork*", "error": "EAGAIN", "when": "2+2"}),
     (FORKS, {"syscall": "fork*", "delay_exit": DELAY, "when": "3"}),
     (FORKS, {"syscall": "getppid,fork*", "error": "ENOMEM", "when": "4..5"}),
-    # nothing
+    # no effect
     (DATA, {"syscall": "%desc", "error": "EBADF", "placebo": True}),
     (FORKS, {"syscall": "fork*", "error": "EAGAIN", "placebo": True}),
 ]
 
 
 def random_faults(seed: int, number: int) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Faults that strace can make, the same for the same seed."""
+    """Return random faults that strace supports, the same for the same seed."""
     draw = random.Random(seed)
     return [_random_fault(draw) for _ in range(number)]
 
@@ -123,7 +123,7 @@ def _random_fault(draw: random.Random) -> tuple[tuple[str, ...], dict[str, Any]]
     effects = draw.choice(["result", "signal", "delay", "result signal", "result delay", "signal delay", "result signal delay"])
     fault: dict[str, Any] = {"syscall": ",".join(names)}
     if "result" in effects and draw.random() < 0.5:
-        # Not EPERM: getppid knows no error, so that a libc may take it for the process -1.
+        # Not EPERM: getppid never fails, so a libc may return it as process -1.
         fault["error"] = draw.choice(["EACCES", "EIO", "EINTR", "ENOMEM", "ENOSYS", "EAGAIN", "ENOSPC", "ETIMEDOUT", "EHWPOISON"])
     elif "result" in effects:
         fault["retval"] = draw.choice([0, 1, 7, 4711, 2**31 - 1])
@@ -145,7 +145,7 @@ def written(fault: dict[str, Any]) -> str:
 
 
 def chosen() -> list[Any]:
-    """Each fault with its program, or with all of them."""
+    """Return each fault with its program, or with all of them."""
     found = []
     drawn = random_faults(SEED, RANDOM_FAULTS)
     is_full = os.environ.get("CHAOSORCA_FULL") == "1"
@@ -169,15 +169,15 @@ def test_all_injectors_do_the_same(program: str, steps: tuple[str, ...], fault: 
         for tried in range(MORE_TRIES):
             if actual == expected or (actual[:-1] != expected[:-1] and ("signal" not in fault or tried)):
                 break
-            # Only which calls took long differs: the machine itself may have held one up. Or a signal has found a wait of a
-            # millisecond over, which it was to interrupt.
+            # Only the durations differ: the machine itself may have delayed a call. Or a wait of a millisecond was over before
+            # the signal that should interrupt it.
             expected = seen_under(observers.get(program), judge, steps, fault)
             actual = seen_under(observers.get(program), other, steps, fault)
         assert actual == expected, f"{other} (seed {SEED})"
 
 
 def seen_under(observer: Observer, injector: str, steps: tuple[str, ...], fault: dict[str, Any]) -> tuple[Any, ...]:
-    """All that can be told of a round: what was counted, what each thread saw, and how many calls of each took long."""
+    """Return everything that a round shows: the counts, what each thread saw, and how many calls of each took long."""
     threads = 0 if observer.program == "bare" or "fork" in steps else 3
     strays = observer.strays()
     round_ = Round(steps, REPEATS, threads=threads, children=3, early=True)

@@ -1,4 +1,4 @@
-"""What doctor finds on this machine, and that it leaves everything as it was."""
+"""What doctor finds on this machine; it leaves everything as it was."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_everything_is_tried_and_nothing_stays(client: docker.DockerClient) -> N
     done = orca("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = {line[6:26].strip(): line for line in done.stdout.splitlines()}
-    assert len(lines) == len(done.stdout.splitlines()), "one line for each"
+    assert len(lines) == len(done.stdout.splitlines()), "one line for each check"
     assert [name for name in DONE if not lines[name].startswith("ok ")] == []
     assert [line for line in lines.values() if line.startswith("no ") and ": " not in line] == [], "each says what to do"
     assert lines["agent"].endswith("could be started and was removed again")
@@ -29,14 +29,14 @@ def test_everything_is_tried_and_nothing_stays(client: docker.DockerClient) -> N
     assert leftovers(client) == []
 
 
-def test_an_agent_that_is_at_work_is_used_and_goes_on(web: Web, client: docker.DockerClient) -> None:
+def test_a_busy_agent_is_used_and_keeps_its_work(web: Web, client: docker.DockerClient) -> None:
     start_monitoring(container=web.name)
     agent = client.containers.get(AGENT)
-    told = json.loads(orca("doctor", "--json").stdout)
-    checks = {check["name"]: check for check in told["checks"]}
-    assert told["ok"] is True
+    report = json.loads(orca("doctor", "--json").stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert report["ok"] is True
     assert checks["agent"]["found"].endswith("was already running and is left unchanged")
     assert [name for name in DONE if checks[name]["mark"] != "ok"] == []
     assert client.containers.get(AGENT).attrs["State"] == agent.attrs["State"]
-    assert [series for series in scrape() if AGENT in series] == [], "what is tried on the agent is in no figure"
+    assert [series for series in scrape() if AGENT in series] == [], "calls of doctor's checks are in no figure"
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}

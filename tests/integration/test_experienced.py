@@ -1,4 +1,4 @@
-"""Metrics say what the program experienced: against a program that counts and times its own calls."""
+"""Metrics show what the program experienced. They are compared with a program that counts and times its own calls."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_counts_and_durations_are_the_programs_own(injector: str, fault: dict[st
     duration = f'chaosorca_syscall_duration_seconds_%s{{container="{observer.name}",syscall="getpriority"}}'
     assert figures[duration % "count"] == sum(tally.values())
     took = sum(sum(worker.seconds) for worker in workers)
-    # What the program's own clock adds is its way into the kernel and back: some microseconds for each call that is traced. And a
-    # pause of the machine may be on one of these ways: no longer than the longest call of who was held up.
+    # The program's own clock includes the way into the kernel and back, some microseconds for each traced call. A pause of the
+    # machine may lie on this way. It is no longer than the longest delayed call.
     delay = sum(int(text.removesuffix("ms")) for name, text in fault.items() if name.startswith("delay")) / 1000
     overhead = 0.0005 * sum(tally.values()) + sum(max(0, max(worker.seconds) - delay) for worker in workers)
     assert took - overhead < figures[duration % "sum"] <= took

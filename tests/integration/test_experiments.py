@@ -1,4 +1,4 @@
-"""The experiments as users run them: `chaos run` in a process of its own, on a container that knows nothing of us."""
+"""The experiments as users run them: `chaos run` in its own process, on an ordinary container."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCRAPE = timedelta(seconds=1)
 
 
 def identity(web: Web) -> dict[str, Any]:
-    """All of a container that chaosorca could have changed."""
+    """Return everything of a container that chaosorca could change."""
     web.container.reload()
     attrs = web.container.attrs
     return {
@@ -44,7 +44,7 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     validation = chaos(web, tmp_path, "validate", str(experiment))
     output, _ = validation.communicate(timeout=60)
     assert validation.returncode == 0, output
-    # nginx itself will write to its log that files cannot be opened: that is no change of ours.
+    # nginx itself logs the files that it cannot open, so its log exists before.
     assert web.container.exec_run(["sh", "-c", "echo >>/var/log/nginx/error.log"]).exit_code == 0
     before = identity(web)
 
@@ -78,7 +78,7 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     http = rows(results / web.name / "http.csv")
     times = [row["timestamp"] for row in http]
     assert times == sorted(times)
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.95 * SCRAPE, "none is missing"
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.95 * SCRAPE, "no scrape is missing"
     assert times[0] < begin - timedelta(seconds=8)
     assert times[-1] > end + timedelta(seconds=10)
     forbidden = 0.0
@@ -97,7 +97,7 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
     for rates in (hit, recovered):
         means = [sum(rates[at : at + 3]) / 3 for at in range(len(rates) - 2)]
         assert len(means) > 2
-        assert all(40 < mean < 60 for mean in means), rates  # a second more or less busy moves some to the next
+        assert all(40 < mean < 60 for mean in means), rates  # a busy second moves some requests to the next one
     outputs = {run["activity"]["name"]: run["output"] for run in journal["run"]}
     injected = outputs["calls-tampered-with"]
     assert injected > 400
@@ -109,13 +109,13 @@ def test_an_experiment_shows_the_fault_and_the_recovery(name: str, web: Web, loa
         for earlier, row in itertools.pairwise(failed_calls)
     )
     assert total == pytest.approx(injected, rel=0.01)
-    # To within a scrape, as the rows leave out those that are closer together than usual.
+    # The difference is at most one scrape, since rows that are closer together than usual are left out.
     gone = max((max(row["timestamp"] for row in http if float(row["403"])) - end).total_seconds(), 0)
     assert max(gone - SCRAPE.total_seconds(), 0) <= outputs["seconds-until-it-recovered"] <= gone + 0.002
 
 
 def hurried(name: str, directory: Path) -> Path:
-    """A copy of an experiment with shorter pauses."""
+    """Write a copy of an experiment with shorter pauses; return its path."""
     experiment = json.loads((ROOT / "experiments" / f"{name}.json").read_text())
     for activity in experiment["method"]:
         activity["pauses"] = {when: min(seconds, 4) for when, seconds in activity.get("pauses", {}).items()}

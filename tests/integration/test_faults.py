@@ -1,4 +1,4 @@
-"""Faults on real containers: what the program sees, what is counted, and that nothing stays."""
+"""Faults on real containers: what the program sees, what is counted, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def test_when_counts_the_calls_of_each_thread(run_container: Callable[..., Conta
 
 
 def run_perl(run_container: Callable[..., Container], script: str) -> Container:
-    """A perl program that waits, so that a fault can be attached, and then does its work without a pause."""
+    """Start a perl program that waits for `resume`, so that a fault can be attached, and then works without a pause."""
     return run_container(["perl", "-e", f"$| = 1; {HOLD} {script} sleep 60"])
 
 
 def lines(container: Container, count: int) -> list[str]:
-    """What the program says when it has been told to go on."""
+    """Resume the program; return what it prints."""
     resume(container)
     wait_for(lambda: len(container.logs().splitlines()) == count)
     return container.logs().decode().splitlines()
@@ -147,10 +147,10 @@ def test_a_placebo_is_attached_and_injects_nothing(web: Web) -> None:
     assert web.tracers() == {0}
 
 
-def test_a_dry_run_says_whom_and_touches_nobody(web: Web, client: docker.DockerClient) -> None:
-    told = start_fault(container=web.name, syscall="openat", error="EACCES", dry_run=True)
-    assert told["containers"] == [{"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}]
-    assert (told["fault"], told["begins"], told["syscalls"]) == (None, None, ["openat"])
+def test_a_dry_run_names_its_targets_and_touches_none(web: Web, client: docker.DockerClient) -> None:
+    plan = start_fault(container=web.name, syscall="openat", error="EACCES", dry_run=True)
+    assert plan["containers"] == [{"name": web.name, "id": web.container.id, "attached": len(web.pids()), "not_attached": []}]
+    assert (plan["fault"], plan["begins"], plan["syscalls"]) == (None, None, ["openat"])
     assert web.tracers() == {0}
     assert leftovers(client) == []
     start_fault(container=web.name, syscall="openat", error="EACCES")
@@ -169,11 +169,11 @@ def test_a_label_selects_several_and_either_all_or_none_get_the_fault(run_contai
     assert [fault_active(name) for name in names] == [True, False, True]
     with pytest.raises(ActivityFailed, match="already"):
         start_fault(label=f"orca-test={value}", syscall="read,openat", error="EIO")
-    assert [fault_active(name) for name in names] == [True, False, True], "the one in the middle did not keep half a fault"
+    assert [fault_active(name) for name in names] == [True, False, True], "the container in the middle keeps no part of the fault"
     assert sorted(one["container"] for one in stop_fault(label=f"orca-test={value}")["stopped"]) == [names[0], names[2]]
 
 
-def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
+def test_a_fault_ends_by_itself_after_its_duration(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", duration="1500ms")
     assert web.get() == 403
     took = wait_for(lambda: web.get() == 200, 5)
@@ -183,7 +183,7 @@ def test_a_fault_ends_by_its_duration_without_anybody(web: Web) -> None:
 
 
 def test_answers_that_come_all_at_once_are_read(web: Web, proxy: Proxy) -> None:
-    """As if this process were held up each time until the agent had answered."""
+    """The proxy delays the headers until the agent has answered, as if this process were slow."""
     proxy.gathers = True
     assert find_agent(connect()) is None
     started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE, configuration=proxy.configuration)
@@ -197,14 +197,14 @@ def test_children_and_processes_of_docker_exec_get_the_fault(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", path="/etc/hostname")
     loop = f"$| = 1; for (1..10) {{ select(undef, undef, undef, 0.2); {_OPEN} }} fork; {_OPEN} wait"
     lines = run_command(web.container, ["perl", "-e", loop]).output.decode().splitlines()
-    assert lines[-7:] == ["Permission denied"] * 7, "attached within a second, and so is the child"
+    assert lines[-7:] == ["Permission denied"] * 7, "the process and its child are attached within a second"
 
 
 def test_a_second_fault_on_the_same_system_call_is_refused(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES")
     with pytest.raises(ActivityFailed, match="has the fault 'openat:error=EACCES' on openat already"):
         start_fault(container=web.name, syscall="read,openat", error="EIO")
-    assert web.get() == 403, "the first one goes on"
+    assert web.get() == 403, "the first fault stays in force"
 
 
 def test_faults_on_two_containers_run_side_by_side(web: Web, run_container: Callable[..., Container]) -> None:
@@ -241,7 +241,7 @@ def test_a_container_that_is_traced_already_is_left_alone(web: Web) -> None:
 
 
 @pytest.mark.parametrize("killed", ["agent container", "agent process", pytest.param("tracer", marks=needs_root)])
-def test_whatever_is_killed_the_target_goes_on(killed: str, web: Web, client: docker.DockerClient) -> None:
+def test_the_target_survives_every_kill(killed: str, web: Web, client: docker.DockerClient) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES", delay_enter="20ms")
     assert web.get() == 403
     agent = client.containers.get(AGENT)
@@ -335,7 +335,7 @@ while time.time() < end:
 
 
 def address(container: Container) -> str:
-    """Where a container answers now: a restart gives it another port."""
+    """Return the address of a container, which a restart changes."""
     container.reload()
     return f"http://127.0.0.1:{container.attrs['NetworkSettings']['Ports']['80/tcp'][0]['HostPort']}/"
 
@@ -370,7 +370,7 @@ def test_the_fault_of_a_paused_container_can_be_stopped(web: Web) -> None:
     assert web.tracers() == {0}
 
 
-def test_a_fault_ends_when_it_does_too_much(monitored: Web) -> None:
+def test_a_fault_ends_when_its_abort_condition_holds(monitored: Web) -> None:
     condition = "error_ratio(4xx,5xx,none) > 0.5 for 2s"
     load = subprocess.Popen([sys.executable, "-c", _HAMMER, monitored.url])
     try:

@@ -1,4 +1,4 @@
-"""HTTP figures of real servers against their own logs: every request is counted once, with its code."""
+"""HTTP figures of real servers, compared with their own logs: every request is counted once, with its code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 
 @pytest.fixture(scope="module")
 def servers(client: docker.DockerClient, image: str) -> Iterator[list[Container]]:
-    """Two containers with both servers each, of which the second is to be a client; both are monitored."""
+    """Two monitored containers with both servers each; the second one acts as a client."""
     folder = ROOT / "tests" / "integration" / "http"
     client.images.build(path=str(folder), tag="chaosorca-test-http", rm=True, buildargs={"NGINX": image})
     ipv6 = {f"net.ipv6.conf.{device}.disable_ipv6": 0 for device in ("all", "lo")}
@@ -44,8 +44,8 @@ def servers(client: docker.DockerClient, image: str) -> Iterator[list[Container]
             one.remove(force=True, v=True)
 
 
-class Told:
-    """What happens from here on: by the kernel's count and by the servers' logs."""
+class Counts:
+    """What happens from now on, by the kernel's count and by the servers' logs."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -54,15 +54,15 @@ class Told:
         self._unparsed = self._left_out()
 
     def counted(self) -> dict[str, int]:
-        """Requests by role, method and code."""
+        """Return the counted requests by role, method and code."""
         return {" ".join(key): count for key, count in (self._count() - self._counted).items()}
 
     def logged(self) -> dict[str, int]:
-        """The same of the servers' logs."""
+        """Return the same from the servers' logs."""
         return {f"server {key}": count for key, count in (self._log() - self._logged).items()}
 
     def unparsed(self) -> dict[str, int]:
-        """What could not be followed, by reason."""
+        """Return the number of unparsed connections and answers by reason."""
         return {reason: count for (reason,), count in (self._left_out() - self._unparsed).items()}
 
     def _count(self) -> Counter[tuple[str, ...]]:
@@ -75,18 +75,18 @@ class Told:
         return Counter(run(self._container, "sh", "-c", "cat /tmp/nginx.log /tmp/python.log").splitlines())
 
 
-def agree(told: Told, **expected: int) -> None:
-    """Both say the same, and that is what is expected, by method and code; nothing was left out."""
-    wait_for(lambda: told.logged() == told.counted(), 5)
-    assert told.counted() == {f"server {what.replace('_', ' ')}": count for what, count in expected.items()}
-    assert told.unparsed() == {}
+def agree(counts: Counts, **expected: int) -> None:
+    """Assert that count and logs agree with the expected numbers by method and code, and that nothing was left out."""
+    wait_for(lambda: counts.logged() == counts.counted(), 5)
+    assert counts.counted() == {f"server {what.replace('_', ' ')}": count for what, count in expected.items()}
+    assert counts.unparsed() == {}
 
 
-def agree_but_for_overtaken(client: Told, answered: int) -> None:
-    """What was counted of a client of another container.
+def agree_but_for_overtaken(client: Counts, answered: int) -> None:
+    """Assert that a client of another container has counted all answers, or reported each missing one once.
 
-    From one container to another packets do overtake each other now and then, when a sender changes its processor. Those of
-    requests do not here, one at a time: what answers were lost for is told, each once.
+    Packets between containers sometimes overtake each other, when a sender changes its processor. Requests do not here, because
+    there is only one at a time. An answer that is lost in this way is counted as reordered.
     """
     unparsed = client.unparsed()
     lost = unparsed.pop("reordered", 0)
@@ -96,19 +96,19 @@ def agree_but_for_overtaken(client: Told, answered: int) -> None:
 
 
 def test_a_hundred_thousand_requests_on_connections_that_are_kept(servers: list[Container]) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     page, busy = GET.format("/"), GET.format("/busy")
     ask(servers[0], page * 7 + busy, answers=1, end="</html>", times=3000, connections=4)
     ask(servers[0], page, end=BODY, times=2000, connections=2)
-    agree(told, GET_200=88_000, GET_503=12_000)
+    agree(counts, GET_200=88_000, GET_503=12_000)
 
 
 def test_wrk_with_and_without_pipelining(servers: list[Container]) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     for more in ([], ["-s", "/pipeline.lua"]):
         run(servers[0], "wrk", "-t1", "-c16", "-d1", *more, "http://127.0.0.1:80/")
     before = None
-    while (now := (told.counted(), told.logged())) != before:  # nginx still answers what wrk has asked before it broke off
+    while (now := (counts.counted(), counts.logged())) != before:  # nginx still answers requests that wrk has abandoned
         before = now
         time.sleep(0.5)
     counted, logged = now
@@ -116,20 +116,22 @@ def test_wrk_with_and_without_pipelining(servers: list[Container]) -> None:
     assert ended_by_wrk <= 16 * 9
     assert sum(logged.values()) > 1000
     assert counted.keys() == logged.keys() == {"server GET 200", "server GET 404"}
-    assert all(abs(counted[what] - logged[what]) <= ended_by_wrk for what in logged), "but for what wrk has broken off at its end"
+    assert all(abs(counted[what] - logged[what]) <= ended_by_wrk for what in logged), (
+        "except for requests that wrk abandons at its end"
+    )
 
 
 def test_curl_over_ipv4_and_ipv6(servers: list[Container]) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     run(servers[0], "curl", "-s", "-o", "/dev/null", "http://127.0.0.1/?[1-50]")
     run(servers[0], "curl", "-s", "-g", *["http://[::1]/large", "-o", "/dev/null"] * 20, "http://[::1]/busy")
     run(servers[0], "curl", "-s", "-I", "http://127.0.0.1/?[1-5]")
     run(servers[0], "curl", "-s", "-o", "/dev/null", "-d", "x" * 100, "http://127.0.0.1/[1-3]")
-    agree(told, GET_200=70, GET_503=1, HEAD_200=5, POST_404=3)
+    agree(counts, GET_200=70, GET_503=1, HEAD_200=5, POST_404=3)
 
 
 def test_answers_of_all_kinds_byte_by_byte(servers: list[Container]) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     kinds = ["code/204", "code/304", "chunked", "code/500", "code/404"]
     head = "HEAD /code/200 HTTP/1.1\r\nHost: x\r\n\r\n"
     upload = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1"
@@ -137,30 +139,30 @@ def test_answers_of_all_kinds_byte_by_byte(servers: list[Container]) -> None:
     everything = "".join(GET.format(f"/{kind}") for kind in kinds) + head + upload + closing
     ask(servers[0], everything, port=PYTHON, rest=True, cut=1)
     ask(servers[0], everything, port=PYTHON, rest=True)
-    agree(told, GET_204=2, GET_304=2, GET_200=4, GET_500=2, GET_404=2, HEAD_200=2, POST_201=2)
+    agree(counts, GET_204=2, GET_304=2, GET_200=4, GET_500=2, GET_404=2, HEAD_200=2, POST_201=2)
 
 
 def test_100_continue_and_a_large_upload(servers: list[Container]) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     data = ["--data-binary", "@/pages/large", "-H", "Expect: 100-continue", "-s", "-o", "/dev/null"]
     run(servers[0], "curl", *data, "http://127.0.0.1:8000/", "http://127.0.0.1:8000/")
-    agree(told, POST_201=2)
+    agree(counts, POST_201=2)
 
 
 @pytest.mark.parametrize("together", [8, 16, 32])
 def test_many_requests_in_one_packet(servers: list[Container], together: int) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     ask(servers[0], GET.format("/") * (together - 1) + GET.format("/nothing-here"), answers=1, end="</html>", times=20)
-    agree(told, GET_200=20 * (together - 1), GET_404=20)
+    agree(counts, GET_200=20 * (together - 1), GET_404=20)
 
 
 def test_requests_without_an_answer(servers: list[Container]) -> None:
-    told = Told(servers[0])
+    counts = Counts(servers[0])
     for _ in range(3):
         ask(servers[0], GET.format("/silent"), port=PYTHON, rest=True)
         ask(servers[0], GET.format("/reset"), port=PYTHON, rest=True)
-    wait_for(lambda: told.counted() == {"server GET none": 6}, 5)
-    assert told.logged() == {}
+    wait_for(lambda: counts.counted() == {"server GET none": 6}, 5)
+    assert counts.logged() == {}
     assert in_flight(servers[0]) == {"server": 0, "client": 0}
 
 
@@ -175,7 +177,7 @@ def test_a_request_is_in_flight_until_it_is_answered(servers: list[Container]) -
 
 
 def test_both_ends_are_counted_each_in_its_role(servers: list[Container]) -> None:
-    server, client = Told(servers[0]), Told(servers[1])
+    server, client = Counts(servers[0]), Counts(servers[1])
     pages = GET.format("/large") + GET.format("/") * 7
     ask(servers[1], pages, host=address(servers[0]), end=BODY, answers=7, times=100, connections=2)
     agree(server, GET_200=1600)
@@ -185,22 +187,20 @@ def test_both_ends_are_counted_each_in_its_role(servers: list[Container]) -> Non
 def test_a_container_without_a_network(servers: list[Container], run_container: Callable[..., Container]) -> None:
     alone = run_container(image=servers[0].image.id, network_mode="none")
     wait_for(lambda: alone.exec_run(["curl", "-sf", "http://127.0.0.1:8000/code/200"]).exit_code == 0)
-    (watched,) = start_monitoring(container=alone.name)
+    (result,) = start_monitoring(container=alone.name)
     try:
-        assert watched["warnings"] == []
-        assert watched["monitors"] == ["http", "resources", "syscalls"]
-        told = Told(alone)
+        assert result["warnings"] == []
+        assert result["monitors"] == ["http", "resources", "syscalls"]
+        counts = Counts(alone)
         run(alone, "curl", "-s", "-o", "/dev/null", "http://127.0.0.1/")
-        agree(told, GET_200=1)
+        agree(counts, GET_200=1)
     finally:
         stop_monitoring(container=alone.name)
 
 
-def test_a_network_that_is_connected_and_disconnected_while_it_is_watched(
-    servers: list[Container], client: docker.DockerClient
-) -> None:
+def test_a_network_is_connected_and_disconnected_under_monitoring(servers: list[Container], client: docker.DockerClient) -> None:
     def listening() -> list[int]:
-        """How many packet sockets there are in each network namespace: the agent has one on each device."""
+        """Return the number of packet sockets in each network namespace; the agent has one on each device."""
         return [len(run(one, "cat", "/proc/net/packet").splitlines()) - 1 for one in servers]
 
     before = listening()
@@ -209,7 +209,7 @@ def test_a_network_that_is_connected_and_disconnected_while_it_is_watched(
         for one in servers:
             network.connect(one)
         wait_for(lambda: listening() == [number + 1 for number in before], 5)
-        server, caller = (Told(one) for one in servers)
+        server, caller = (Counts(one) for one in servers)
         run(servers[1], "curl", "-s", "-o", "/dev/null", f"http://{address(servers[0], network.name)}/?[1-5]")
         agree(server, GET_200=5)
         agree_but_for_overtaken(caller, 5)
@@ -230,7 +230,7 @@ def test_latencies_are_those_of_the_client(servers: list[Container]) -> None:
     after = figures(servers[0], metric, "role", "le")
     counts = [after["server", str(bound)] - before["server", str(bound)] for bound in SLOT_BOUNDS]
     assert counts[-1] == len(times)
-    for quantile in (0.1, 0.5, 0.95):  # not the longest: the client may have been kept from its processor then
+    for quantile in (0.1, 0.5, 0.95):  # not the longest, for which the client may have waited for its processor
         of_kernel = next(slot for slot, count in enumerate(counts) if count >= quantile * len(times))
         of_client = bisect_left(SLOT_BOUNDS, sorted(latencies)[int(quantile * len(latencies))])
         assert abs(of_kernel - of_client) <= 1, (quantile, of_kernel, of_client)

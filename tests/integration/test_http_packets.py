@@ -1,4 +1,4 @@
-"""The HTTP program in the kernel, packet by packet: what a network seldom does, and what it cannot be asked to do."""
+"""The HTTP program in the kernel, packet by packet, with sequences that a real network seldom or never produces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELLO = "\x16\x03\x01\x02\x00\x01"
 
 @dataclass
 class Talk:
-    """What a client and a server send each other, as packets."""
+    """The packets between a client and a server."""
 
     version: int = 4
     port: int = 40000
@@ -32,7 +32,7 @@ class Talk:
     options: bool = False
 
     def packet(self, side: str, data: str = "", flags: str = "A") -> dict[str, Any]:
-        """The next packet of a side; it is not sent yet."""
+        """Return the next packet of a side, without sending it."""
         made = {"from": side, "flags": flags, "seq": self.next[side], "data": data, "version": self.version, "port": self.port}
         self.next[side] += len(data) + ("S" in flags) + ("F" in flags)
         return {**made, "options": self.options}
@@ -50,8 +50,8 @@ class Talk:
     def server(self, *data: str, flags: str = "A") -> Talk:
         return self.send(*[self.packet("server", one, flags) for one in data or ("",)])
 
-    def send_all(self, said: list[tuple[str, str]]) -> Talk:
-        return self.send(*[self.packet(side, data) for side, data in said])
+    def send_all(self, messages: list[tuple[str, str]]) -> Talk:
+        return self.send(*[self.packet(side, data) for side, data in messages])
 
     def sweep(self, seconds: float) -> Talk:
         self.steps.append(["sweep", seconds])
@@ -60,7 +60,7 @@ class Talk:
 
 @dataclass
 class Case:
-    """A conversation, and what has to be counted of it (by method and code)."""
+    """A conversation, and its expected counts by method and code."""
 
     name: str
     talk: Talk
@@ -86,7 +86,7 @@ def reordered_answer() -> Talk:
 
 
 def reordered_twice() -> Talk:
-    """Two holes in the answers to eight requests: all but the first are lost, and each is told of once."""
+    """Two gaps in the answers to eight requests: all but the first are lost, and each is counted once as such."""
     talk = opened().client(GET * 8).server(OK)
     for after in ([OK], [OK] * 4):
         first, second = talk.packet("server", OK[:20]), talk.packet("server", OK[20:])
@@ -108,7 +108,7 @@ def sent_again() -> Talk:
     talk.send(request, request, answer, answer, request, answer)
     for side, data in (("client", GET), ("server", NO)):
         one = talk.packet(side, data)
-        talk.send({**one, "data": data[:7]}, one)  # the rest comes with what was sent before
+        talk.send({**one, "data": data[:7]}, one)  # the rest was sent before
     return talk
 
 
@@ -155,7 +155,7 @@ def closed_by_client() -> Talk:
 
 
 def frame(kind: int, flags: int, stream: int, content: str) -> str:
-    """A frame of HTTP/2."""
+    """Return a frame of HTTP/2."""
     header = len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
     return header.decode("latin-1") + content
 
@@ -276,16 +276,16 @@ CASES = [
     ),
     Case("HTTP/2", opened().client("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET).server(OK), {}, {"HTTP/2": 1}),
     *[
-        Case(f"HTTP/2 that was joined: {name}", Talk().send_all(said).client(HEADERS).server(OK, GET), {}, {"HTTP/2": 1})
-        for name, said in JOINED_TWO.items()
+        Case(f"HTTP/2 that was joined: {name}", Talk().send_all(messages).client(HEADERS).server(OK, GET), {}, {"HTTP/2": 1})
+        for name, messages in JOINED_TWO.items()
     ],
-    *[Case(f"no HTTP/2: {name}", Talk().client(*said).server(*said), {}) for name, said in NOT_TWO.items()],
+    *[Case(f"no HTTP/2: {name}", Talk().client(*messages).server(*messages), {}) for name, messages in NOT_TWO.items()],
     Case(
         "HTTP/2 by an upgrade",
         opened().client(GET).server("HTTP/1.1 101 Switching Protocols\r\n\r\n" + frame(4, 0, 0, "")).client(HEADERS),
         {"GET 101": 1},
     ),
-    Case("TLS that may still be told of", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(60), {}),
+    Case("TLS that may still be seen", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(60), {}),
     Case("TLS", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(0), {}, {"TLS": 1}),
     Case("TLS that was reset", opened().client(HELLO, flags="RA").sweep(0), {}),
     Case("TLS that is over", opened().client(HELLO).client(flags="FA").server(flags="FA").sweep(0), {}, {"TLS": 1}),
@@ -308,7 +308,7 @@ CODES = range(200, 1000)
 
 
 def many_pairs() -> Talk:
-    """Each method answered once by each code, 32 in a packet."""
+    """Each method, answered once by each code, 32 in a packet."""
     talk = opened()
     for method in METHODS:
         for first in range(0, len(CODES), 32):
@@ -327,8 +327,8 @@ LIMITED = {
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
-    """What the program has counted of all conversations, each as of a container of its own."""
+def results() -> dict[str, Any]:
+    """The program's counts for all conversations, each with its own container."""
     client = docker.from_env()
     script = Path("tests/integration/http/packets.py")
     command = ["docker", "run", "--rm", "-i", "--cap-drop=ALL", *[f"--cap-add={name}" for name in CAPABILITIES]]
@@ -347,8 +347,8 @@ def told() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_counted(told: dict[str, Any], case: Case) -> None:
-    found = told[case.name]
+def test_what_is_counted(results: dict[str, Any], case: Case) -> None:
+    found = results[case.name]
     assert found["counts"] == {f"server {what}": count for what, count in case.counts.items()}
     assert found["unparsed"] == case.unparsed
     assert found["waiting"] == case.waiting
@@ -356,16 +356,16 @@ def test_what_is_counted(told: dict[str, Any], case: Case) -> None:
     assert found["dropped"] == 0
 
 
-def test_connections_without_room_are_known_to_be_missing(told: dict[str, Any]) -> None:
-    found = told["many connections"]
+def test_connections_without_room_are_reported_as_missing(results: dict[str, Any]) -> None:
+    found = results["many connections"]
     assert found["waiting"] == 40000
     assert 10000 < found["swept"] <= 32768
-    assert told["left"]["connections"] <= 32768
+    assert results["left"]["connections"] <= 32768
 
 
-def test_requests_whose_count_has_no_room_are_known_to_be_missing(told: dict[str, Any]) -> None:
-    found = told["many pairs of method and code"]
-    assert told["left"]["counts"] == 4096
+def test_requests_without_room_for_their_count_are_reported_as_missing(results: dict[str, Any]) -> None:
+    found = results["many pairs of method and code"]
+    assert results["left"]["counts"] == 4096
     assert set(found["counts"].values()) == {1}
     assert found["dropped"] > 0
     assert sum(found["counts"].values()) + found["dropped"] == found["timed"] == len(METHODS) * len(CODES)
@@ -373,6 +373,6 @@ def test_requests_whose_count_has_no_room_are_known_to_be_missing(told: dict[str
     assert found["waiting"] == 0
 
 
-def test_what_is_no_http_costs_little(told: dict[str, Any]) -> None:
-    assert told["an acknowledgement"]["nanoseconds"] < 500
-    assert told["another protocol"]["nanoseconds"] < 1000
+def test_what_is_no_http_costs_little(results: dict[str, Any]) -> None:
+    assert results["an acknowledgement"]["nanoseconds"] < 500
+    assert results["another protocol"]["nanoseconds"] < 1000

@@ -1,4 +1,4 @@
-"""HTTPS figures of real servers against their own logs: every request is counted once at each end, with its code."""
+"""HTTPS figures of real servers, compared with their own logs: every request is counted once at each end, with its code."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ while True:
 
 @pytest.fixture(scope="module")
 def containers(client: docker.DockerClient, image: str) -> Iterator[list[Container]]:
-    """Two containers with servers, and one with a process that will be a client.
+    """Two containers with servers, and one with a process that becomes a client.
 
-    Each has a libssl file of its own; of the second's it cannot be seen what its functions call.
+    Each has its own libssl file. In the second one's, calls between functions cannot be recognised.
     """
     folder = ROOT / "tests" / "integration"
     client.images.build(path=str(folder / "http"), tag="chaosorca-test-http", rm=True, buildargs={"NGINX": image})
@@ -110,7 +110,7 @@ def containers(client: docker.DockerClient, image: str) -> Iterator[list[Contain
 
 
 def count(container: Container) -> Counter[str]:
-    """Requests inside TLS by role, method and code."""
+    """Return the counted requests inside TLS by role, method and code."""
     found = figures(container, "chaosorca_http_requests_total", "tls", "role", "method", "code")
     return Counter({" ".join(key): number for (tls, *key), number in found.items() if tls == "true"})
 
@@ -119,15 +119,15 @@ def unparsed(container: Container) -> Counter[str]:
     return Counter({reason: n for (reason,), n in figures(container, "chaosorca_http_unparsed_total", "reason").items()})
 
 
-class Told:
-    """What happens from here on: by the kernel's count and by the servers' logs."""
+class Counts:
+    """What happens from now on, by the kernel's count and by the servers' logs."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
         self._counted, self._logged, self._unparsed = count(container), self._log(), unparsed(container)
 
     def agrees(self, role: str, **expected: int) -> None:
-        """What was counted in a role is what is expected, by method and code, and so is what was logged; nothing was left out."""
+        """Assert that the count of a role and the logs agree with the expected numbers, and that nothing was left out."""
         wanted = {f"{role} {what.replace('_', ' ')}": number for what, number in expected.items()}
         wait_for(lambda: self._of(role) == wanted, 5)
         if role == "server":
@@ -147,19 +147,19 @@ class Told:
         return Counter(run(self._container, "sh", "-c", "cat /tmp/*.log || true").splitlines())
 
 
-def test_the_libraries_are_looked_into_in_both_ways(containers: list[Container], client: docker.DockerClient) -> None:
+def test_libraries_are_probed_in_both_ways(containers: list[Container], client: docker.DockerClient) -> None:
     agent = client.containers.get(AGENT)
     numbers = []
     for one in containers[:2]:
         one.reload()
         library = f"/proc/{one.attrs['State']['Pid']}/root/libssl.copy"
         numbers.append(len(json.loads(run(agent, "python3", "-c", PLACES, library))))
-    assert numbers == [4, 6], "by the function that two of them call, and by each"
+    assert numbers == [4, 6], "at the function that two others call, and at each"
 
 
 def test_ten_thousand_requests_in_each_of_two_containers_at_once(containers: list[Container]) -> None:
     pair = containers[:2]
-    told = [Told(one) for one in pair]
+    counts = [Counts(one) for one in pair]
     page = GET.format("/")
 
     def talk(container: Container) -> None:
@@ -168,23 +168,23 @@ def test_ten_thousand_requests_in_each_of_two_containers_at_once(containers: lis
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(talk, pair))
-    for one in told:
+    for one in counts:
         one.agrees("server", GET_200=5000 + 7 * 625, GET_503=625)
         one.agrees("client", GET_200=5000 + 7 * 625, GET_503=625)
 
 
 def test_wrk(containers: list[Container]) -> None:
-    before, logged = count(containers[0]), Told(containers[0])._log()
+    before, logged = count(containers[0]), Counts(containers[0])._log()
     run(containers[0], "wrk", "-t1", "-c8", "-d1", f"https://127.0.0.1:{NGINX}/")
     wait_for(lambda: in_flight(containers[0]) == {"server": 0, "client": 0}, 5)
     now = count(containers[0]) - before
-    difference = now["server GET 200"] - (Told(containers[0])._log() - logged)["GET 200"]
+    difference = now["server GET 200"] - (Counts(containers[0])._log() - logged)["GET 200"]
     assert now["server GET 200"] > 1000
-    assert abs(difference) <= 8, "but for what wrk has broken off at its end"
+    assert abs(difference) <= 8, "except for requests that wrk abandons at its end"
 
 
 def test_curl_and_a_server_in_python(containers: list[Container]) -> None:
-    told = Told(containers[0])
+    counts = Counts(containers[0])
     run(containers[0], "curl", "-sk", "-o", "/dev/null", f"https://127.0.0.1:{NGINX}/?[1-20]")
     run(containers[0], "curl", "-sk", "-o", "/dev/null", f"https://127.0.0.1:{NGINX}/large")
     run(containers[0], "curl", "-skI", "-o", "/dev/null", f"https://127.0.0.1:{PYTHON}/[1-5]")
@@ -192,12 +192,12 @@ def test_curl_and_a_server_in_python(containers: list[Container]) -> None:
     data = ["--data-binary", "@/pages/large", "-H", "Expect: 100-continue"]
     run(containers[0], "curl", "-sk", "-o", "/dev/null", *data, f"https://127.0.0.1:{PYTHON}/")
     expected = {"GET_200": 24, "HEAD_404": 5, "POST_201": 1}
-    told.agrees("server", **expected)
-    told.agrees("client", **expected)
+    counts.agrees("server", **expected)
+    counts.agrees("client", **expected)
 
 
 def test_answers_of_all_kinds_byte_by_byte(containers: list[Container]) -> None:
-    told = Told(containers[1])
+    counts = Counts(containers[1])
     kinds = ["code/204", "code/304", "chunked", "code/500", "code/404"]
     head = "HEAD /code/200 HTTP/1.1\r\nHost: x\r\n\r\n"
     upload = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\nGET / HTTP/1"
@@ -205,7 +205,7 @@ def test_answers_of_all_kinds_byte_by_byte(containers: list[Container]) -> None:
     everything = "".join(GET.format(f"/{kind}") for kind in kinds) + head + upload + closing
     ask(containers[1], everything, port=PYTHON, tls=True, rest=True, cut=1)
     ask(containers[1], everything, port=PYTHON, tls=True, rest=True)
-    told.agrees("server", GET_204=2, GET_304=2, GET_200=4, GET_500=2, GET_404=2, HEAD_200=2, POST_201=2)
+    counts.agrees("server", GET_204=2, GET_304=2, GET_200=4, GET_500=2, GET_404=2, HEAD_200=2, POST_201=2)
 
 
 def test_a_request_without_an_answer(containers: list[Container]) -> None:
@@ -226,7 +226,7 @@ def test_a_request_is_in_flight_until_it_is_answered(containers: list[Container]
 
 
 def test_each_end_is_counted_where_it_is(containers: list[Container]) -> None:
-    server, client = Told(containers[0]), Told(containers[1])
+    server, client = Counts(containers[0]), Counts(containers[1])
     ask(containers[1], GET.format("/"), host=address(containers[0]), port=NGINX, tls=True, end=BODY, times=100, connections=2)
     server.agrees("server", GET_200=200)
     server.agrees("client")
@@ -234,8 +234,8 @@ def test_each_end_is_counted_where_it_is(containers: list[Container]) -> None:
     client.agrees("server")
 
 
-def test_a_process_of_a_moment_that_is_the_first_to_use_the_library(containers: list[Container]) -> None:
-    server, client = Told(containers[0]), Told(containers[2])
+def test_a_short_process_is_the_first_to_use_the_library(containers: list[Container]) -> None:
+    server, client = Counts(containers[0]), Counts(containers[2])
     page = f"https://{address(containers[0])}:{NGINX}/"
     run(containers[2], "env", "-u", "LD_LIBRARY_PATH", "curl", "-sk", "-o", "/dev/null", page)
     client.agrees("client", GET_200=1)
@@ -243,22 +243,22 @@ def test_a_process_of_a_moment_that_is_the_first_to_use_the_library(containers: 
 
 
 def test_another_library_with_the_same_names(containers: list[Container]) -> None:
-    told = Told(containers[1])
+    counts = Counts(containers[1])
     run(containers[1], "python3", "/boring.py", str(NGINX), GET.format("/") * 7 + GET.format("/busy"), "50")
-    told.agrees("server", GET_200=350, GET_503=50)
-    told.agrees("client", GET_200=350, GET_503=50)
+    counts.agrees("server", GET_200=350, GET_503=50)
+    counts.agrees("client", GET_200=350, GET_503=50)
 
 
 def test_a_library_that_is_loaded_later(containers: list[Container]) -> None:
-    server, client = Told(containers[0]), count(containers[2])
+    server, client = Counts(containers[0]), count(containers[2])
     run(containers[2], "touch", "/go")
     becomes(lambda: dict(count(containers[2]) - client), {"client GET 200": 5}, 20)
     server.agrees("server", GET_200=5)
 
 
 def test_tls_within_tls(containers: list[Container]) -> None:
-    """Curl's requests to a proxy by TLS: its reading and writing has another in it."""
-    told = Told(containers[0])
+    """Curl's requests to a proxy over TLS: one TLS connection carries another."""
+    counts = Counts(containers[0])
     containers[0].exec_run(["python3", "-c", PROXY], detach=True)
     page = f"https://127.0.0.1:{NGINX}/"
     curl = [
@@ -275,11 +275,11 @@ def test_tls_within_tls(containers: list[Container]) -> None:
     ]
     run(containers[0], *curl, "--retry-delay", "1", f"{page}?[1-5]")
     expected = {"client GET 200": 5, "client CONNECT 200": 1, "server GET 200": 5, "server CONNECT 200": 1}
-    wait_for(lambda: told.counted() == expected, 5)
-    assert told.unparsed() == {}
+    wait_for(lambda: counts.counted() == expected, 5)
+    assert counts.unparsed() == {}
 
 
-def test_a_restart_is_followed(containers: list[Container]) -> None:
+def test_monitoring_continues_after_a_restart(containers: list[Container]) -> None:
     containers[1].restart(timeout=0)
     page = f"https://127.0.0.1:{NGINX}/"
     wait_for(lambda: containers[1].exec_run(["curl", "-skf", "-o", "/dev/null", page]).exit_code == 0)
@@ -290,18 +290,18 @@ def test_a_restart_is_followed(containers: list[Container]) -> None:
         return not {"server GET 200", "client GET 200"} - (count(containers[1]) - before).keys()
 
     wait_for(is_followed, 2)
-    told = Told(containers[1])
+    counts = Counts(containers[1])
     run(containers[1], "curl", "-sk", "-o", "/dev/null", f"{page}?[1-5]")
-    told.agrees("server", GET_200=5)
-    told.agrees("client", GET_200=5)
+    counts.agrees("server", GET_200=5)
+    counts.agrees("client", GET_200=5)
 
 
-def test_what_cannot_be_seen_is_told(containers: list[Container], client: docker.DockerClient) -> None:
-    told = Told(containers[0])
+def test_plaintext_that_cannot_be_seen_is_reported(containers: list[Container], client: docker.DockerClient) -> None:
+    counts = Counts(containers[0])
     run(containers[0], "curl", "-sk", "--http2", "-o", "/dev/null", f"https://127.0.0.1:{NGINX_2}/")
-    assert told.unparsed() == {"HTTP/2": 2}, "of both ends"
+    assert counts.unparsed() == {"HTTP/2": 2}, "one at each end"
     run(containers[0], "python3", "-c", SEND_HELLO)
-    wait_for(lambda: told.unparsed() == {"HTTP/2": 2, "TLS": 1}, 5)
+    wait_for(lambda: counts.unparsed() == {"HTTP/2": 2, "TLS": 1}, 5)
     status = next(one for one in agent_status()["targets"] if one["name"] == containers[0].name)
     assert any(
         "TLS" in warning and f": {unparsed(containers[0])['TLS']} (processes: " in warning and "python3" in warning
@@ -310,7 +310,7 @@ def test_what_cannot_be_seen_is_told(containers: list[Container], client: docker
     assert any("HTTP/2" in warning for warning in status["warnings"])
 
 
-def test_http_2_that_was_there_before_is_told(containers: list[Container]) -> None:
+def test_earlier_http_2_connections_are_reported(containers: list[Container]) -> None:
     container = containers[1]
     stop_monitoring(container=container.name)
     container.exec_run(["python3", "-c", JOINED], detach=True)

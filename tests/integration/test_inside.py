@@ -1,4 +1,4 @@
-"""Faults seen from the inside: what a program gets from its system calls, call by call, thread by thread, child by child."""
+"""Faults seen from the inside: what a program gets from each system call, in each thread and each child."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 
-FEWER = ("dynamic",)  # it makes no difference to ptrace where a system call is made; CHAOSORCA_FULL=1 runs all
+FEWER = ("dynamic",)  # the place of a system call makes no difference to ptrace; CHAOSORCA_FULL=1 runs all programs
 _SLACK = 1.0
-TRIES = 5  # the machine itself may hold a call up
+TRIES = 5  # the machine itself may delay a call
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ TRIES = 5  # the machine itself may hold a call up
         if program in FEWER or injector == "uprobe" or os.environ.get("CHAOSORCA_FULL") == "1"
     ],
 )
-def test_a_program_sees_the_fault_on_just_the_calls_that_were_asked_for(
+def test_a_program_sees_the_fault_on_exactly_the_selected_calls(
     injector: str, case: Case, program: str, observers: Observers
 ) -> None:
     round_ = Round(case.steps, REPEATS, threads=0 if program == "bare" else case.threads, children=3, early=case.early)
@@ -52,11 +52,11 @@ def test_a_program_sees_the_fault_on_just_the_calls_that_were_asked_for(
         slow = [slow_others(worker.of(place), step, case) for worker in workers for place, step in enumerate(case.steps)]
         if not any(slow):
             return
-    raise AssertionError(f"calls that were not to be held took as long, in each try: {slow}")
+    raise AssertionError(f"calls that should not be held took as long in each try: {slow}")
 
 
 def make_round(observer: Observer, injector: str, round_: Round, case: Case) -> list[Worker]:
-    """Check all but who else was held up; return what the workers saw."""
+    """Make a round, and check everything except delays of other calls; return what the workers recorded."""
     strays = observer.strays()
     workers, injected = observe(observer, injector, round_, **case.fault)
     hit = [step for step in case.steps if step not in case.misses]
@@ -64,9 +64,9 @@ def make_round(observer: Observer, injector: str, round_: Round, case: Case) -> 
         for place, step in enumerate(case.steps):
             check_step(worker.of(place), step, case)
         assert worker.signals == case.signals * len(case.hits) * len(hit), worker
-    assert observer.strays() == strays, "a signal came when no call was being made"
+    assert observer.strays() == strays, "a signal came between calls"
     assert sum(injected.values()) == len(workers) * len(hit) * len(case.hits)
-    if hit != ["fork"]:  # which is made by clone where the libc likes that better
+    if hit != ["fork"]:  # some libcs make it by clone
         assert injected == {step: len(workers) * len(case.hits) for step in hit if case.hits}
     return workers
 
@@ -81,7 +81,7 @@ def check_step(seen: Worker, step: str, case: Case) -> None:
 
 
 def slow_others(seen: Worker, step: str, case: Case) -> list[float]:
-    """How long calls took that were not to be held, if that was as long as a delay."""
+    """Return the durations of calls that should not be held but took as long as a delay."""
     hits = case.hits if step not in case.misses else ()
     return [seconds for call, seconds in enumerate(seen.seconds, 1) if case.delay and call not in hits and seconds >= case.delay]
 
@@ -101,7 +101,7 @@ NEEDED = (
     *("execve", "brk", "access", "openat", "newfstatat", "close", "mmap", "munmap", "mprotect", "pread64", "arch_prctl", "rseq"),
     *("set_tid_address", "set_robust_list", "prlimit64", "getrandom", "rt_sigaction", "rt_sigprocmask", "rt_sigtimedwait", "futex"),
     *("rt_sigreturn", "clone", "clone3", "madvise", "wait4", "exit", "exit_group", "getppid", "read", "write"),
-    # what there is left to do for runc, which is written in Go
+    # runc, which is written in Go, needs these at the end
     *(
         "capget",
         "capset",
@@ -137,7 +137,7 @@ KILLS = json.dumps(
         "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}],
     }
 )
-"""A seccomp profile that allows what is needed to start and to be the observer, and kills whoever does anything else."""
+"""A seccomp profile that allows what the observer needs to start and run, and kills a process that makes any other call."""
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ KILLS = json.dumps(
 def test_a_seccomp_profile_that_kills_does_not_kill(
     injector: str, effect: dict[str, str], result: int, observers: Observers
 ) -> None:
-    """A call that is left out may not look to the kernel like one that the profile does not know."""
+    """To the kernel a suppressed call must not look like one that the profile forbids."""
     observer = observers.get("dynamic", confined=KILLS)
     workers, injected = observe(observer, injector, Round(("getppid",), 20, threads=4), within=20, syscall="getppid", **effect)
     assert [worker.tally for worker in workers] == [{result: 20}] * 5
@@ -199,7 +199,7 @@ def test_the_count_is_right_while_the_fault_goes_on(injector: str, observers: Ob
 
 @pytest.mark.parametrize("injector", INJECTORS)
 def test_after_the_end_everything_is_as_before(injector: str, observers: Observers) -> None:
-    """The very threads and children that were under a fault, not new ones."""
+    """The same threads and children are checked that were under the fault."""
     observer = observers.get("dynamic")
     observer.prepare(Round(("getppid",), 0, alone=False, threads=3, children=0))
     with fault_on(observer, injector, syscall="getppid", retval=5, delay_enter="1ms"):
@@ -211,10 +211,10 @@ def test_after_the_end_everything_is_as_before(injector: str, observers: Observe
     workers = observer.result()
     hit = sum(worker.tally[5] for worker in workers)
     assert hit == faults_injected(observer.name)
-    if injector != "strace":  # calls in flight return ENOSYS when that ends
+    if injector != "strace":  # calls in flight return ENOSYS when strace ends
         assert [set(worker.tally) for worker in workers] == [{0, 5}] * 3
 
 
 def ended(observer: Observer) -> list[int]:
-    """How many calls of each thread were right."""
+    """Return the number of calls of each thread with the usual result."""
     return [worker.tally[0] for worker in observer.so_far()]

@@ -1,4 +1,4 @@
-"""Many calls, many threads, many children, many starts and stops: nothing is missed, nothing is broken, nothing hangs."""
+"""Many calls, threads, children, starts and stops: nothing is missed, nothing breaks, nothing hangs."""
 
 from __future__ import annotations
 
@@ -41,14 +41,12 @@ def test_no_result_of_very_many_calls_differs_under_a_placebo(injector: str, obs
     assert injected == {}
 
 
-@pytest.mark.parametrize(  # not strace: calls in flight return ENOSYS when that ends
+@pytest.mark.parametrize(  # not strace: calls in flight return ENOSYS when it ends
     ("injector", "confined", "times"),
     [("ptrace", True, 30 if FULL else 10), ("uprobe", True, 30 if FULL else 15), ("ptrace", False, 5)],
     ids=["ptrace", "uprobe", "ptrace without a seccomp profile"],
 )
-def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(
-    injector: str, confined: bool, times: int, observers: Observers
-) -> None:
+def test_busy_threads_see_only_real_results_and_the_fault(injector: str, confined: bool, times: int, observers: Observers) -> None:
     observer = observers.get("dynamic", confined=confined)
     strays = observer.strays()
     observer.prepare(Round(("getppid", "write", "openat"), 0, alone=False, threads=8))
@@ -63,18 +61,18 @@ def test_busy_threads_see_nothing_but_the_truth_and_the_fault_while_it_comes_and
     for worker in workers:
         assert set(worker.tally) <= {0, 64, 1, EACCES}, worker
         assert worker.tally[EACCES] > 0, worker
-        assert worker.signals == 0, f"a signal by which a thread is stopped has reached the program: {worker}"
+        assert worker.signals == 0, f"a signal that stops a thread has reached the program: {worker}"
     assert observer.strays() == strays
     assert sum(worker.tally[EACCES] for worker in workers) == injected
 
 
 KILLS = 5
-"""The sixth within ten seconds is given up."""
+"""A sixth restart within ten seconds is not made."""
 
 
 @needs_root
-def test_busy_threads_see_nothing_else_while_their_tracers_are_killed(observers: Observers) -> None:
-    """Each time a thread may be left with the signal that has just stopped it, or was about to: with no more than that."""
+def test_busy_threads_see_nothing_else_while_tracers_are_killed(observers: Observers) -> None:
+    """Each kill may leave a thread with one signal: the one that has just stopped it or was about to."""
     observer = observers.get("dynamic")
     strays = observer.strays()
     observer.prepare(Round(("getppid", "write", "openat"), 0, alone=False, threads=8))
@@ -99,7 +97,7 @@ HELD_AT_ONCE = 100
 
 @pytest.mark.parametrize("injector", INJECTORS)
 def test_a_hundred_threads_are_held_at_the_same_time(injector: str, observers: Observers) -> None:
-    """Held one after the other they would take 30 s."""
+    """If they were held one after the other, they would take 30 s."""
     observer = observers.get("dynamic")
     observer.prepare(Round(("getppid",), 1, alone=False, threads=HELD_AT_ONCE, early=True))
     with fault_on(observer, injector, syscall="getppid", delay_enter="300ms") as running:
@@ -115,7 +113,7 @@ def test_a_hundred_threads_are_held_at_the_same_time(injector: str, observers: O
 
 @pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
 def test_threads_are_held_for_different_times_at_the_same_time(injector: str, observers: Observers) -> None:
-    """Half of the threads are held by the first fault while the others are by the second; later they are all mixed."""
+    """At first each half of the threads is held by one of the faults; later they mix."""
     observer = observers.get("dynamic")
     observer.prepare(Round(("getppid", "getpriority"), 2, alone=False, threads=HELD_AT_ONCE, early=True))
     with fault_on(observer, injector, syscall="getppid", delay_enter="300ms", probability=0.5) as running:
@@ -126,12 +124,12 @@ def test_threads_are_held_for_different_times_at_the_same_time(injector: str, ob
     held = [seconds for seconds in short if seconds >= 0.3]
     print(f"{len(held)} held for {min(held):.3f} to {max(held):.3f} s, all others for {min(long):.3f} to {max(long):.3f} s")  # noqa: T201
     assert 60 < len(held) == running.injected["getppid"] < 140
-    assert max(held) < 1.2, "those held for 1.2 s have not held them up"
+    assert max(held) < 1.2, "threads that are held for 1.2 s do not delay the others"
     assert min(long) >= 1.2 and max(long) < 2.4
 
 
 @pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
-def test_busy_children_see_nothing_but_the_truth_and_the_fault_while_it_comes_and_goes(injector: str, observers: Observers) -> None:
+def test_busy_children_see_only_real_results_and_the_fault(injector: str, observers: Observers) -> None:
     observer = observers.get("bare")
     observer.prepare(Round(("getppid",), 0, alone=False, children=8, early=True))
     observer.begin()
@@ -143,7 +141,7 @@ def test_busy_children_see_nothing_but_the_truth_and_the_fault_while_it_comes_an
         injected += sum(running.injected.values())
     took = time.monotonic() - began
     observer.end_round()
-    assert took < 8 * 4, f"{took} s: others than the tracers and the children have had no processor"
+    assert took < 8 * 4, f"{took} s: processes besides the tracers and the children got no processor time"
     workers = observer.result()
     assert all(set(worker.tally) == {1, 4711} for worker in workers), workers
     assert sum(worker.tally[4711] for worker in workers) == injected
@@ -184,12 +182,12 @@ def test_of_two_hundred_forks_a_second_each_child_gets_the_fault(program: str, i
         took = time.monotonic() - begin
     assert {worker.results for worker in workers} == {(EACCES,) * 4}
     assert running.injected == {"getppid": 1002, "openat": 1002}
-    assert 500 / took > 100, f"{500 / took} forks/s are no test"
+    assert 500 / took > 100, f"{500 / took} forks/s are too few for this test"
 
 
 @pytest.mark.parametrize("injector", ["ptrace", "uprobe"])
 def test_children_that_are_forked_while_the_fault_begins_and_ends(injector: str, observers: Observers) -> None:
-    """Whatever is caught in the middle, everybody goes on, and nobody gets what no one asked for."""
+    """A child that is forked at the edge of the fault continues, and gets nothing but the fault."""
     observer = observers.get("musl")
     observer.prepare(Round(("getppid",), 1, alone=False, children=1000, pause=0.002))
     observer.begin()

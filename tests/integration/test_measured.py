@@ -1,4 +1,4 @@
-"""What is measured of real containers, by a Prometheus, against what is known to have happened in them."""
+"""Metrics of real containers in Prometheus, compared with what happened in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 
 @pytest.fixture(scope="module")
 def prometheus(one_agent_for_all: None, client: docker.DockerClient, image: str) -> Iterator[None]:
-    """A Prometheus for all, and an agent that stays for a container of its own."""
+    """A Prometheus for all tests, and an agent that stays because it monitors a container of this fixture."""
     start_prometheus(port=0)
     keeps = client.containers.run(image, ["sleep", "infinity"], name=f"orca-keeps-{time.monotonic_ns() % 10**9}", detach=True)
     try:
@@ -54,7 +54,7 @@ def monitored(prometheus: None, web: Web) -> Iterator[Web]:
 
 
 def table(name: str, metric: str) -> Table:
-    """A metric, after all that has happened up to now was scraped."""
+    """Return a metric after everything up to now was scraped."""
     prometheus = open_prometheus(None)
     wait_for_scrapes(prometheus, [name], 3)
     now = time.time()
@@ -62,13 +62,13 @@ def table(name: str, metric: str) -> Table:
 
 
 def total(of: Table, column: str) -> float:
-    """What was added in all: rates times the time between the rows."""
+    """Return the totals: rates times the time between the rows."""
     gaps = [later - earlier for earlier, later in zip(of.times, of.times[1:], strict=False)]
     return sum((value or 0.0) * gap for value, gap in zip(of.columns[column][1:], gaps, strict=True))
 
 
 def exchange(url: str, *requests: bytes) -> bytes:
-    """Send bytes on one connection, each after the answer to those before, and return all that came back."""
+    """Send texts on one connection, each after the answer to the previous one; return everything received."""
     address = urlsplit(url)
     received = b""
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
@@ -119,7 +119,7 @@ def test_a_request_that_is_never_answered_is_counted_as_none(monitored: Web, run
     stop_monitoring(container=silent.name)
 
 
-def test_a_container_is_followed_as_a_client_too(monitored: Web, run_container: Callable[..., Container]) -> None:
+def test_a_container_is_monitored_as_a_client_too(monitored: Web, run_container: Callable[..., Container]) -> None:
     address = monitored.container.attrs["NetworkSettings"]["IPAddress"]
     script = f"""
         use IO::Socket::INET; sleep 3;
@@ -136,7 +136,7 @@ def test_a_container_is_followed_as_a_client_too(monitored: Web, run_container: 
 
 
 def test_system_calls_are_counted_exactly(monitored: Web) -> None:
-    # perl's getppid is one system call each; chmod of nothing fails with ENOENT.
+    # Each getppid of perl is one system call; chmod of a missing file fails with ENOENT.
     script = 'for (1..20000) { getppid() } for (1..300) { chmod(0644, "/no/such/file") }'
     assert monitored.container.exec_run(["perl", "-e", script]).exit_code == 0
     calls = table(monitored.name, "syscall")
@@ -154,7 +154,9 @@ def test_a_direct_write_of_64_mib_is_64_mib_of_io(monitored: Web) -> None:
     assert written.exit_code == 0, written
     assert total(table(monitored.name, "io"), "write") == pytest.approx(64 * 2**20, rel=0.01)
     series = scrape()
-    assert 64 <= series[f'container_fs_writes_total{{name="{monitored.name}"}}'] < 1000, "dd has ended: its writes are still there"
+    assert 64 <= series[f'container_fs_writes_total{{name="{monitored.name}"}}'] < 1000, (
+        "dd has ended, and its writes are still counted"
+    )
     assert series[f'container_fs_reads_total{{name="{monitored.name}"}}'] > 0
     (source,) = [one for one in series if one.startswith(f'chaosorca_io_source{{container="{monitored.name}"')]
     assert source.split('"')[3] in ("blkio", "io.stat", "/proc/PID/io")
@@ -200,29 +202,29 @@ def test_what_did_not_happen_is_zero_and_what_is_not_monitored_is_an_error(
     with pytest.raises(ActivityFailed, match="a ratio needs at least one request"):
         error_ratio(monitored.name, role="client")
 
-    nobody = run_container(["sleep", "60"])
-    with pytest.raises(ActivityFailed, match=f"the http monitor is not attached to container '{nobody.name}'"):
-        request_rate(nobody.name)
-    start_monitoring(container=nobody.name, http=False)
-    wait_for_scrapes(open_prometheus(None), [nobody.name], 2)
-    assert cpu_usage(nobody.name) >= 0.0
+    unmonitored = run_container(["sleep", "60"])
+    with pytest.raises(ActivityFailed, match=f"the http monitor is not attached to container '{unmonitored.name}'"):
+        request_rate(unmonitored.name)
+    start_monitoring(container=unmonitored.name, http=False)
+    wait_for_scrapes(open_prometheus(None), [unmonitored.name], 2)
+    assert cpu_usage(unmonitored.name) >= 0.0
     with pytest.raises(ActivityFailed, match="the http monitor is not attached"):
-        request_rate(nobody.name)
-    stop_monitoring(container=nobody.name)
+        request_rate(unmonitored.name)
+    stop_monitoring(container=unmonitored.name)
     time.sleep(3.5)
     with pytest.raises(ActivityFailed, match=r"is stale, without a sample for \d\.\d s or 3 scrapes"):
-        cpu_usage(nobody.name)
+        cpu_usage(unmonitored.name)
 
 
-def test_a_restarted_container_is_followed(monitored: Web) -> None:
+def test_a_restarted_container_is_still_monitored(monitored: Web) -> None:
     assert [monitored.get() for _ in range(50)] == [200] * 50
     monitored.container.restart(timeout=1)
     monitored.container.reload()
     port = monitored.container.attrs["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
     monitored.url = f"http://127.0.0.1:{port}/"
     wait_for(lambda: monitored.get() == 200)
-    time.sleep(3)  # the agent has found it, and scrapes have shown it
+    time.sleep(3)  # the agent has found it, and scrapes contain it
     assert [monitored.get("after") for _ in range(9)] == [404] * 9
     http = table(monitored.name, "http")
     assert total(http, "404") == pytest.approx(9, abs=1e-3)
-    assert total(http, "200") < 60, "what was counted before the restart is not counted again"
+    assert total(http, "200") < 60, "counts from before the restart are not repeated"

@@ -1,4 +1,4 @@
-"""Monitoring and Prometheus that start, say what they watch and what they cost, and stop."""
+"""Monitoring and Prometheus start, report what they monitor and cost, and stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_for
 from tests.support.web import Web
 
 
-def test_the_agent_tells_what_it_costs(web: Web) -> None:
+def test_the_agent_reports_its_own_cost(web: Web) -> None:
     start_monitoring(container=web.name)
     assert web.get() == 200
     before = scrape()
@@ -81,12 +81,12 @@ def test_the_agent_is_started_once_with_named_capabilities_only(web: Web, client
     stop_monitoring(container=web.name)
 
 
-def test_a_container_on_the_hosts_network_is_said_to_be_so(run_container: Callable[..., Container]) -> None:
+def test_a_container_on_the_hosts_network_gets_a_warning(run_container: Callable[..., Container]) -> None:
     container = run_container(["sleep", "60"], network_mode="host")
-    (told,) = start_monitoring(container=container.name)
-    assert told["monitors"] == ["resources", "syscalls"]
-    assert [warning for warning in told["warnings"] if "HTTP" in warning and "on the host's network" in warning] != []
-    assert [warning for warning in told["warnings"] if "receives and transmits" in warning] != []
+    (result,) = start_monitoring(container=container.name)
+    assert result["monitors"] == ["resources", "syscalls"]
+    assert [warning for warning in result["warnings"] if "HTTP" in warning and "on the host's network" in warning] != []
+    assert [warning for warning in result["warnings"] if "receives and transmits" in warning] != []
     stop_monitoring(container=container.name)
 
 

@@ -1,4 +1,4 @@
-"""Programs that are hard for uprobes: Go's, libraries that come late, code that no file holds, threads that no signal stops."""
+"""Programs that are hard for uprobes: Go, libraries loaded late, code in memory only, threads that block all signals."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ pytestmark = pytest.mark.usefixtures("one_agent_for_all", "end_all_faults")
 
 GO_PROGRAM = shutil.which("docker-proxy", path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/libexec/docker")
 SETTLED = 0.5
-"""Seconds after which what the agent tells of a program that has become quiet is all there is to tell."""
+"""Seconds after which the agent's report on a quiet program is complete."""
 
 SEEN_WITHIN, TRIES = 100, 3
-"""Milliseconds within which new code has its probes, in one of so many tries: the machine may have been busy with others. The
-agent looks fifty times a second; of 12 processes whose parent nobody traces the last was met after 25, of 6 whose code had to be
-read first after 121."""
+"""Milliseconds within which new code must have its probes, in at least one of the tries, since the machine may be busy.
+
+The agent polls every 20 ms. Of 12 processes without a traced parent the last was found after 25 ms; of 6 whose code had to be read
+first, after 121 ms."""
 
 
 @pytest.fixture(scope="module")
 def go(client: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """A server written in Go, with many threads: Docker's own proxy, in front of an nginx."""
+    """A server written in Go, with many threads: Docker's own proxy in front of an nginx."""
     if GO_PROGRAM is None:
         pytest.skip("there is no docker-proxy on this machine")
     context = tmp_path_factory.mktemp("go")
@@ -48,9 +49,9 @@ def go(client: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPat
     (context / "Dockerfile").write_text(f"FROM {image}\nCOPY docker-proxy /\n")
     client.images.build(path=str(context), tag="chaosorca-test-go", rm=True)
     names = [f"orca-go-{kind}-{time.monotonic_ns() % 10**9}" for kind in ("nginx", "proxy")]
-    # It tells its parent by descriptor 3 that it is ready.
+    # It reports to its parent on descriptor 3 that it is ready.
     proxy = "exec /docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 8080 -container-ip 127.0.0.1 -container-port 80 3>/dev/null"
-    # Collecting its garbage as often as it can, it often preempts its threads: by SIGURG.
+    # With so much garbage collection it often preempts its threads, by SIGURG.
     options = {"network_mode": f"container:{names[0]}", "environment": {"GOGC": "1"}}
     behind = client.containers.run(image, name=names[0], ports={"8080/tcp": ("127.0.0.1", None)}, detach=True)
     try:
@@ -59,7 +60,7 @@ def go(client: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPat
         port = behind.attrs["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"]
         web = Web(container, f"http://127.0.0.1:{port}/")
         wait_for(lambda: web.get() == 200)
-        start_monitoring(container=web.name, http=False, resources=False)  # by the agent that all tests here share
+        start_monitoring(container=web.name, http=False, resources=False)  # by the agent that all tests of this module share
         yield web
         stop_monitoring(container=web.name)
     finally:
@@ -68,19 +69,19 @@ def go(client: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPat
 
 
 def answers(web: Web, number: int, at_once: int = 8) -> Counter[int]:
-    """The status codes of many requests; 0 for none."""
+    """Return the status codes of many requests; 0 for no answer."""
     with ThreadPoolExecutor(at_once) as pool:
         return Counter(pool.map(lambda _: web.get(), range(number)))
 
 
 def own_signals(pid: int) -> dict[str, str]:
-    """Which signals a process ignores, and which it catches."""
+    """Return the signals that a process ignores, and those that it catches."""
     fields = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
     return {field: value for field, value, *_ in fields if field in ("SigIgn:", "SigCgt:")}
 
 
 def states(pid: int) -> set[str]:
-    """The states of a process's threads."""
+    """Return the states of a process's threads."""
     paths = Path(f"/proc/{pid}/task").glob("*/stat")
     return {path.read_text().rpartition(")")[2].split()[0] for path in paths}
 
@@ -95,7 +96,7 @@ def test_a_server_written_in_go_under_load(go: Web) -> None:
     (stopped,) = stop_fault(container=go.name)["stopped"]
     injected = stopped["injected"]["connect"]
     assert 200 < injected < 400
-    assert seen == {0: injected, 200: 1000 - injected}, "who meets the fault has no answer"
+    assert seen == {0: injected, 200: 1000 - injected}, "each hit request has no answer"
     assert answers(go, 200) == {200: 200}
     assert go.pids() == pids
     assert own_signals(pids[0]) == signals
@@ -104,17 +105,17 @@ def test_a_server_written_in_go_under_load(go: Web) -> None:
 
 
 def test_all_calls_of_a_server_written_in_go_come_by_a_probe(go: Web) -> None:
-    waits = {"epoll_pwait", "futex"}  # where threads are when all is quiet: a few are not over, or began before the fault did
+    waits = {"epoll_pwait", "futex"}  # the calls of idle threads: a few are still in flight, or began before the fault
     start_fault(container=go.name, syscall="%network,splice,close,epoll_ctl,nanosleep,tgkill,epoll_pwait,futex", delay_enter="1us")
     assert answers(go, 300) == {200: 300}
     time.sleep(SETTLED)
-    told = last_fault()
-    assert {"accept4", "connect", "splice", "close", "epoll_ctl", "setsockopt", *waits} <= set(told["coverage"])
-    for name, calls in told["coverage"].items():
+    fault = last_fault()
+    assert {"accept4", "connect", "splice", "close", "epoll_ctl", "setsockopt", *waits} <= set(fault["coverage"])
+    for name, calls in fault["coverage"].items():
         few = 20 if name in waits else 0
         assert abs(calls["probed"] - calls["made"]) <= few, name
-        assert -few <= calls["probed"] - told["injected"][name] <= few, name
-    assert (told["injector"], told["warnings"]) == ("uprobe", [])
+        assert -few <= calls["probed"] - fault["injected"][name] <= few, name
+    assert (fault["injector"], fault["warnings"]) == ("uprobe", [])
     stop_fault(container=go.name)
     assert answers(go, 50) == {200: 50}
 
@@ -153,16 +154,16 @@ class Odd:
         self.container = container
         self.name = str(container.name)
 
-    def said(self) -> list[str]:
+    def output(self) -> list[str]:
         return self.container.logs().decode().splitlines()
 
     def go(self) -> list[int]:
-        """Have it make its calls; return the figures that it tells."""
-        before = len(self.said())
+        """Have it make its calls; return the figures that it prints."""
+        before = len(self.output())
         self.container.kill("SIGUSR1")
-        wait_for(lambda: len(self.said()) > before, 60)
+        wait_for(lambda: len(self.output()) > before, 60)
         time.sleep(SETTLED)
-        return [int(word) for word in self.said()[-1].split()]
+        return [int(word) for word in self.output()[-1].split()]
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +174,12 @@ def odd_image(client: docker.DockerClient) -> str:
 
 @pytest.fixture
 def odd(odd_image: str, run_container: Callable[..., Container]) -> Iterator[Callable[..., Odd]]:
-    """Start an odd program, and have its calls counted."""
+    """A function that starts an odd program and the monitoring of its calls."""
     started: list[Odd] = []
 
     def start(kind: str, path: str = "/observer/odd") -> Odd:
         program = Odd(run_container([path, kind], image=odd_image))
-        wait_for(lambda: program.said() == ["ready"])
+        wait_for(lambda: program.output() == ["ready"])
         start_monitoring(container=program.name, http=False, resources=False)
         started.append(program)
         return program
@@ -193,17 +194,17 @@ def coverage() -> Counter[str]:
 
 
 def soon(begin: Callable[[], list[int]]) -> tuple[int, int]:
-    """Begin something new; return how many calls of it passed before it was met, and how many were hit."""
+    """Start new code; return how many of its calls passed before it had probes, and how many were hit."""
     for _ in range(TRIES):
         passed, last, hit = begin()
         print(f"{passed} calls passed, the last {last} ms after it was there; {hit} were hit")  # noqa: T201
         assert hit > 50
         if last < SEEN_WITHIN:
             return passed, hit
-    raise AssertionError(f"met after {last} ms")
+    raise AssertionError(f"the new code had its probes only after {last} ms")
 
 
-def test_a_library_that_is_loaded_while_the_fault_goes_on(odd: Callable[[str], Odd]) -> None:
+def test_a_library_that_is_loaded_during_the_fault(odd: Callable[[str], Odd]) -> None:
     programs: list[Odd] = []
 
     def load() -> list[int]:
@@ -222,7 +223,7 @@ def test_a_library_that_is_loaded_while_the_fault_goes_on(odd: Callable[[str], O
     assert program.go() == [0]
 
 
-def test_calls_of_code_that_no_file_holds_are_let_pass_and_told(odd: Callable[[str], Odd]) -> None:
+def test_calls_of_code_without_a_file_pass_and_are_reported(odd: Callable[[str], Odd]) -> None:
     program = odd("makes")
     start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
     passed, _, hit = program.go()
@@ -237,7 +238,7 @@ def test_calls_of_code_that_no_file_holds_are_let_pass_and_told(odd: Callable[[s
 @pytest.mark.parametrize(
     "faults", [{"error": "EACCES"}, {"error": "EACCES", "delay_exit": "1ms"}, {"error": "EACCES", "when": "1+2"}]
 )
-def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: dict[str, Any], odd: Callable[[str], Odd]) -> None:
+def test_calls_of_a_thread_that_blocks_all_signals_are_hit(faults: dict[str, Any], odd: Callable[[str], Odd]) -> None:
     program = odd("deaf")
     started = start_fault(container=program.name, syscall="getppid", **faults)
     assert (started["injector"], started["warnings"]) == ("uprobe", [])
@@ -250,8 +251,8 @@ def test_of_a_thread_that_has_blocked_all_signals_the_calls_are_hit_too(faults: 
     assert program.go() == [0, 0]
 
 
-def test_a_program_that_may_make_calls_in_an_older_way_is_left_to_ptrace(odd: Callable[..., Odd]) -> None:
-    """It never does, but its code has an `int $0x80`."""
+def test_a_program_with_32_bit_calls_is_left_to_ptrace(odd: Callable[..., Odd]) -> None:
+    """It never makes one, but its code has an `int $0x80`."""
     program = odd("loads", "/observer/odd-old")
     started = start_fault(container=program.name, syscall="getppid", error="EACCES")
     assert started["injector"] == "ptrace"
@@ -275,11 +276,11 @@ def test_two_containers_of_one_image_have_one_probe_for_each_place(odd: Callable
 
 
 def test_a_program_that_waits_for_its_own_signals_gets_each_of_them(odd: Callable[[str], Odd]) -> None:
-    """One thread sends another SIGURG while that one is being armed by SIGURG, thousands of times a second, each with a SIGALRM."""
+    """One thread sends another SIGURG and SIGALRM thousands of times a second, while SIGURG also arms that thread."""
     program = odd("asks")
     start_fault(container=program.name, syscall="getppid", error="EACCES", injector="uprobe")
     sent, arrived, hit = program.go()
-    assert arrived == sent == 20000, "each as it was sent"
+    assert arrived == sent == 20000, "each signal as it was sent"
     becomes(lambda: faults_injected(program.name), hit)
     assert hit > 1000
 
@@ -301,13 +302,13 @@ def test_a_program_that_is_executed_in_the_container_from_outside(program: str, 
 
 def test_a_program_that_begins_with_its_container(odd_image: str, run_container: Callable[..., Container]) -> None:
     target = Odd(run_container(["sh", "-c", "/observer/odd now; sleep 60"], image=odd_image))
-    wait_for(lambda: len(target.said()) == 1)
+    wait_for(lambda: len(target.output()) == 1)
     start_fault(container=target.name, syscall="getppid", error="EACCES", injector="uprobe")
 
     def restart() -> list[int]:
-        before = len(target.said())
+        before = len(target.output())
         target.container.restart(timeout=0)
-        wait_for(lambda: len(target.said()) > before)
-        return [int(word) for word in target.said()[-1].split()]
+        wait_for(lambda: len(target.output()) > before)
+        return [int(word) for word in target.output()[-1].split()]
 
     soon(restart)

@@ -1,4 +1,4 @@
-"""A process that somebody else traces, in a container under a fault: it is told of, and its tracer sees no signal of ours."""
+"""A process under a foreign tracer, in a container under a fault: it is reported, and its tracer sees none of our signals."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ DEBUGGER = """
     }
     print "@seen, exit ", unpack("i", $status) >> 8;
 """
-"""Traces its child at once, lets it open a file 1200 times, and tells by which signals it was stopped. 101 is ptrace: 0 is
-PTRACE_TRACEME, 7 PTRACE_CONT; 61 is wait4; 19 is the SIGSTOP by which the child waits for it."""
+"""Trace a child at once, let it open a file 1200 times, and print the signals that stop it. 101 is ptrace, 0 PTRACE_TRACEME,
+7 PTRACE_CONT, 61 wait4; 19 is the SIGSTOP with which the child waits."""
 
 
 class Output:
-    """What a command in a container has said when it has ended."""
+    """Return the output of a command in a container after its end."""
 
     def __init__(self, target: Container) -> None:
         self.text, self.ended = b"", False
@@ -46,7 +46,7 @@ class Output:
 
 
 @pytest.mark.parametrize("injector", ["uprobe", "ptrace"])
-def test_a_debugger_that_comes_is_told_of_and_not_disturbed(injector: str, run_container: Callable[..., Container]) -> None:
+def test_a_new_debugger_is_reported_and_not_disturbed(injector: str, run_container: Callable[..., Container]) -> None:
     target = run_container(["sleep", "infinity"])
     started = start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname", injector=injector)
     output = Output(target)
@@ -55,26 +55,26 @@ def test_a_debugger_that_comes_is_told_of_and_not_disturbed(injector: str, run_c
         reasons: list[str] = []
 
         def is_told() -> bool:
-            reasons[:] = [reason for reason in told() if "(perl)" in reason]
+            reasons[:] = [reason for reason in not_attached() if "(perl)" in reason]
             return bool(reasons)
 
         wait_for(lambda: is_told() or output.ended, 10)
         return reasons
 
-    def told() -> list[str]:
+    def not_attached() -> list[str]:
         agent = find_agent(connect())
         assert agent is not None
         (fault,) = [one for one in agent.ask("status")["faults"] if one["fault"] == started["fault"]]
         return [one["reason"] for one in fault["not_attached"]]
 
-    while not (reasons := reasons_or_end(output)):  # who is attached himself before he has a child cannot trace it
+    while not (reasons := reasons_or_end(output)):  # a process that is attached before it has a child cannot trace that
         assert output.text == b", exit 99"
         output = Output(target)
     (reason,) = reasons
     assert "is being traced by process" in reason
     wait_for(lambda: output.ended, 20)
-    assert output.text == b"19, exit 0", "it was stopped by its own signal only, and no call was hit"
-    wait_for(lambda: not told())
+    assert output.text == b"19, exit 0", "the child was stopped by its own signal only, and no call was hit"
+    wait_for(lambda: not not_attached())
     (stopped,) = stop_all_faults()["stopped"]
     assert sum(stopped["injected"].values()) == 0
     if injector == "uprobe":

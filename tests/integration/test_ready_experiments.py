@@ -1,4 +1,4 @@
-"""The ready experiments on Redis, PostgreSQL and a worker of nginx, run as users run them, under a bounded load."""
+"""The ready experiments on Redis, PostgreSQL and a worker of nginx, as users run them, under a bounded load."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FROM_START_TO_END = timedelta(seconds=8)
 def redis(client: docker.DockerClient, run_container: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Web:
     """A Redis that is written to about 45 times a second."""
     load = ["redis-cli", "-r", "9000", "-i", "0.02", "SET", "key", "value"]
-    in_memory = "/dev/shm"  # or the disk's own delays would be measured, too
+    in_memory = "/dev/shm"  # otherwise the disk's own delays would be measured too
     return server(client, run_container, monkeypatch, "redis", ["redis-cli", "PING"], load, working_dir=in_memory)
 
 
 @pytest.fixture
 def postgres(client: docker.DockerClient, run_container: Callable[..., Container], monkeypatch: pytest.MonkeyPatch) -> Web:
-    """A PostgreSQL that looks something up about 45 times a second."""
+    """A PostgreSQL with about 45 lookups a second."""
     ready = ["pg_isready", "--host", "127.0.0.1"]
     return server(client, run_container, monkeypatch, "postgres", ready, ["lookups", "9000", "50"])
 
@@ -47,7 +47,7 @@ def server(
     load: list[str],
     **options: Any,
 ) -> Web:
-    """Start a server of `experiments/`, and its load from another container of the same image, in the same network."""
+    """Start a server of `experiments/`, and its clients in another container of the same image and network."""
     image = f"chaosorca-test-{name}"
     client.images.build(path=str(ROOT / "experiments" / name), tag=image, rm=True)
     monkeypatch.setenv("CHAOSORCA_CLIENT_IMAGE", image)
@@ -59,7 +59,7 @@ def server(
 
 @dataclass
 class Run:
-    """What a run of an experiment left."""
+    """What a run of an experiment left behind in its files."""
 
     outputs: dict[str, Any]
     syscalls: list[dict[str, Any]]
@@ -67,12 +67,12 @@ class Run:
     end: datetime
 
     def out(self, activity: str) -> str:
-        """What a process that an activity started has said."""
+        """Return the output of a process that an activity started."""
         assert self.outputs[activity]["status"] == 0, self.outputs[activity]
         return str(self.outputs[activity]["stdout"])
 
     def calls(self, series: str, after: datetime | None = None, until: datetime | None = None) -> float:
-        """How many calls were counted, by rows of some time or of the whole experiment."""
+        """Return the number of counted calls, in a span or in the whole experiment."""
         return sum(
             float(row[series]) * (row["timestamp"] - earlier["timestamp"]).total_seconds()
             for earlier, row in itertools.pairwise(self.syscalls)
@@ -81,7 +81,7 @@ class Run:
 
 
 def run_experiment(name: str, target: Web, directory: Path, lasts: timedelta = FROM_START_TO_END) -> Run:
-    """Run an experiment; it has to end well, its fault to last for a while, and the container to be as it was."""
+    """Run an experiment; check that it succeeds, that its fault lasts for a while, and that the container is unchanged."""
     experiment = str(ROOT / "experiments" / f"{name}.json")
     validation = chaos(target, directory, "validate", experiment)
     output, _ = validation.communicate(timeout=60)
@@ -130,7 +130,7 @@ def test_redis_is_slow_while_its_disk_is(redis: Web, tmp_path: Path) -> None:
     assert 0 < run.calls("fdatasync", run.begin, run.end) <= seconds / 0.05, "one thread, 50 ms each"
 
 
-def test_postgres_fails_some_queries_while_a_tenth_of_its_reads_does(postgres: Web, tmp_path: Path) -> None:
+def test_postgres_fails_some_queries_while_a_tenth_of_its_reads_fails(postgres: Web, tmp_path: Path) -> None:
     run = run_experiment("postgres-pread64-eio", postgres, tmp_path)
 
     def failed(activity: str) -> int:
@@ -149,11 +149,11 @@ def test_postgres_fails_some_queries_while_a_tenth_of_its_reads_does(postgres: W
 
 
 def test_nginx_replaces_a_worker_that_was_killed(web: Web, load: None, tmp_path: Path) -> None:
-    run = run_experiment("nginx-worker-killed", web, tmp_path, timedelta(0))  # it ends with its one call
+    run = run_experiment("nginx-worker-killed", web, tmp_path, timedelta(0))  # the worker ends with this call
 
     def processes(activity: str) -> tuple[set[str], set[str]]:
-        said = run.out(activity)
-        return set(re.findall(r"(\d+) +nginx: master", said)), set(re.findall(r"(\d+) +nginx: worker", said))
+        output = run.out(activity)
+        return set(re.findall(r"(\d+) +nginx: master", output)), set(re.findall(r"(\d+) +nginx: worker", output))
 
     (master, before), (still, after) = processes("baseline-of-processes"), processes("recovered-processes")
     assert run.outputs["workers-killed"] == 1

@@ -1,4 +1,4 @@
-"""Containers that are removed and made anew under the same name, as `docker compose up` and deployments do it."""
+"""Containers that are removed and re-created under the same name, as `docker compose up` and deployments do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support.web import PAGE, Web
 
 @pytest.fixture
 def run_container(client: docker.DockerClient, image: str) -> Iterator[Callable[..., Container]]:
-    """Start a container from the test's image; whoever has one of the names at the end goes with the test."""
+    """A function that starts a container; after the test the containers with these names are removed."""
     names: set[str] = set()
 
     def run(command: Any = None, **options: Any) -> Container:
-        options.setdefault("name", f"orca-anew-{time.monotonic_ns() % 10**9}")
+        options.setdefault("name", f"orca-recreated-{time.monotonic_ns() % 10**9}")
         names.add(options["name"])
         return client.containers.run(image, command, detach=True, **options)
 
@@ -41,19 +41,19 @@ def run_container(client: docker.DockerClient, image: str) -> Iterator[Callable[
 
 
 @pytest.fixture
-def make_anew(run_container: Callable[..., Container]) -> Callable[..., None]:
-    """Remove a container and run another with its name and port."""
+def recreate(run_container: Callable[..., Container]) -> Callable[..., None]:
+    """A function that removes a container, and runs another one with its name and port."""
 
-    def anew(web: Web, **options: Any) -> None:
+    def run_again(web: Web, **options: Any) -> None:
         name, port = web.name, int(web.url.rstrip("/").rpartition(":")[2])
         web.container.remove(force=True)
         web.container = run_container(name=name, ports={"80/tcp": ("127.0.0.1", port)}, **options)
 
-    return anew
+    return run_again
 
 
 def counters(name: str) -> list[Series]:
-    """All system call counters of a container, as Prometheus has them."""
+    """Return all system call counters of a container from Prometheus."""
     return open_prometheus(None).samples(f'chaosorca_syscalls_total{{job="chaosorca",container="{name}"}}', 300)
 
 
@@ -61,7 +61,7 @@ def follows() -> str:
     return str(agent_status()["follows"])
 
 
-def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[..., None]) -> None:
+def test_monitoring_and_the_fault_continue(monitored: Web, recreate: Callable[..., None]) -> None:
     assert follows() == "names"
     started = start_fault(container=monitored.name, syscall="openat", error="EACCES", path=PAGE)
     assert started["warnings"] == []
@@ -69,7 +69,7 @@ def test_monitoring_and_the_fault_go_on(monitored: Web, make_anew: Callable[...,
     wait_for_scrapes(open_prometheus(None), [monitored.name], 2)
     before = {tuple(sorted(one.labels.items())): one.samples[-1][1] for one in counters(monitored.name)}
     for _ in range(2):
-        make_anew(monitored)
+        recreate(monitored)
         wait_for(monitored.get)
         assert wait_for(lambda: monitored.get() == 403, 5) < 2
     assert fault_active(monitored.container.short_id) is True
@@ -107,10 +107,10 @@ def test_a_container_that_takes_the_name_gets_the_fault(
     assert web.get() == 200
 
 
-def test_a_protected_container_of_the_same_name_gets_nothing(web: Web, make_anew: Callable[..., None]) -> None:
+def test_a_protected_container_of_the_same_name_gets_nothing(web: Web, recreate: Callable[..., None]) -> None:
     start_monitoring(container=web.name)
     started = start_fault(container=web.name, syscall="openat", error="EACCES")
-    make_anew(web, labels={"chaosorca.protected": "true"})
+    recreate(web, labels={"chaosorca.protected": "true"})
     wait_for(web.get)
     end = time.monotonic() + 2
     while time.monotonic() < end:
@@ -122,11 +122,9 @@ def test_a_protected_container_of_the_same_name_gets_nothing(web: Web, make_anew
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
 
 
-def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_missed(
-    web: Web, make_anew: Callable[..., None], proxy: Proxy
-) -> None:
-    (told,) = start_monitoring(container=web.name, configuration=proxy.configuration)
-    assert told["warnings"] == []
+def test_lost_engine_events_are_resumed_without_a_gap(web: Web, recreate: Callable[..., None], proxy: Proxy) -> None:
+    (result,) = start_monitoring(container=web.name, configuration=proxy.configuration)
+    assert result["warnings"] == []
     assert follows() == "names"
     proxy.refuses = True
     proxy.hang_up()
@@ -134,7 +132,7 @@ def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_m
     started = start_fault(container=web.name, syscall="openat", error="EACCES", path=PAGE)
     (warning,) = started["warnings"]
     assert warning.startswith(f"{web.name}: it will not be followed when it is re-created under its name: ")
-    make_anew(web)
+    recreate(web)
     wait_for(lambda: web.get() == 200)
     proxy.refuses = False
     assert wait_for(lambda: web.get() == 403, 5) < 2
@@ -144,15 +142,15 @@ def test_events_that_end_are_followed_again_and_what_happened_meanwhile_is_not_m
     assert stop_monitoring(container=web.name) == {"stopped": [web.name]}
 
 
-def test_without_the_engines_socket_it_is_said_that_only_ids_are_followed(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_engines_socket_a_warning_names_the_limit(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chaosorca.engine.agent._sockets", lambda _: ["/nonexistent/docker.sock", None])
     reason = "the engine's socket is not mounted into the agent"
-    (told,) = start_monitoring(container=web.name)
-    assert told["warnings"] == [f"it will not be followed when it is re-created under its name: {reason}"]
+    (result,) = start_monitoring(container=web.name)
+    assert result["warnings"] == [f"it will not be followed when it is re-created under its name: {reason}"]
     status = agent_status()
     assert (status["follows"], status["follows_reason"]) == ("ids only", reason)
     assert start_fault(container=web.name, syscall="openat", error="EACCES", duration="10s")["warnings"] == [
-        f"{web.name}: {told['warnings'][0]}"
+        f"{web.name}: {result['warnings'][0]}"
     ]
     stop_fault(container=web.name)
     stop_monitoring(container=web.name)

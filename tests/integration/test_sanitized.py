@@ -1,4 +1,4 @@
-"""The tracer under AddressSanitizer and UndefinedBehaviorSanitizer: whatever it does wrong ends it, and is told as a restart."""
+"""The tracer under AddressSanitizer and UndefinedBehaviorSanitizer: an error ends it, which shows as a restart."""
 
 from __future__ import annotations
 

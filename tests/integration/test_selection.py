@@ -1,4 +1,4 @@
-"""Which calls a fault acts on, beyond `when`: budgets, probabilities, paths, processes; and several faults at once."""
+"""The selection of calls beyond `when`: budgets, probabilities, paths, processes; and several faults at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.usefixtures("one_agent_for_all"),
-    pytest.mark.parametrize("injector", ["ptrace", "uprobe"]),  # strace can do none of this
+    pytest.mark.parametrize("injector", ["ptrace", "uprobe"]),  # strace supports none of this
 ]
 
 EACCES, EIO = -13, -5
@@ -46,8 +46,8 @@ def test_a_budget_is_spent_exactly_and_then_the_fault_ends(injector: str, observ
         assert stop_fault(container=observer.name)["stopped"] == []
 
 
-def test_a_budget_is_that_of_the_whole_container(injector: str, observers: Observers) -> None:
-    """Of all its children and system calls together, and it is not spent by what `when` leaves out."""
+def test_a_budget_covers_the_whole_container(injector: str, observers: Observers) -> None:
+    """It covers all children and system calls together. Calls that `when` leaves out do not count."""
     observer = observers.get("bare")
     observer.prepare(Round(("getppid", "read"), 20, children=10))
     start_fault(container=observer.name, injector=injector, syscall="getppid,read", error="EIO", when="2+2", max_faults=50)
@@ -80,8 +80,8 @@ def test_a_probability_is_a_share_drawn_at_random(program: str, injector: str, o
     assert 0.09 < worker.tally[EIO] / 20_000 < 0.11
     gaps = gaps_between_hits(worker)
     assert 8.5 < mean(gaps) < 11.5
-    assert stdev(gaps) > 0.8 * mean(gaps), "for independent draws it is 0.95 times the mean; periodic ones have none"
-    assert 0.05 < gaps.count(1) / len(gaps) < 0.15, "of two neighbours, the second is hit as often as any"
+    assert stdev(gaps) > 0.8 * mean(gaps), "independent draws have 0.95 times the mean, periodic ones 0"
+    assert 0.05 < gaps.count(1) / len(gaps) < 0.15, "the call after a hit is hit as often as any other"
     assert max(gaps) > 40
 
 
@@ -90,7 +90,7 @@ def gaps_between_hits(worker: Worker) -> list[int]:
     return [after - before for before, after in pairwise(hits)]
 
 
-def test_threads_and_children_draw_for_themselves(injector: str, observers: Observers) -> None:
+def test_threads_and_children_draw_independently(injector: str, observers: Observers) -> None:
     round_ = Round(("getppid",), 2000, threads=4, children=4)
     fault: dict[str, Any] = {"syscall": "getppid", "error": "EIO", "probability": "0.25"}
     workers, injected = observe(observers.get("dynamic"), injector, round_, **fault)
@@ -100,7 +100,7 @@ def test_threads_and_children_draw_for_themselves(injector: str, observers: Obse
     assert sum(injected.values()) == sum(worker.tally[EIO] for worker in workers)
 
 
-def test_system_calls_draw_for_themselves(injector: str, observers: Observers) -> None:
+def test_system_calls_draw_independently(injector: str, observers: Observers) -> None:
     round_ = Round(("getppid", "read"), 500)
     (worker,), _injected = observe(observers.get("dynamic"), injector, round_, syscall="getppid,read", error="EIO", probability=0.5)
     hits = [[result == EIO for result in worker.of(step).results] for step in (0, 1)]
@@ -108,7 +108,7 @@ def test_system_calls_draw_for_themselves(injector: str, observers: Observers) -
     assert 180 < sum(one == other for one, other in zip(*hits, strict=True)) < 320
 
 
-def test_calls_that_are_held_when_the_fault_ends_have_been_hit(injector: str, observers: Observers) -> None:
+def test_calls_held_at_the_end_of_the_fault_count_as_hit(injector: str, observers: Observers) -> None:
     observer = observers.get("dynamic")
     observer.prepare(Round(("getppid",), 0, alone=False, threads=8, early=True, recorded=32))
     start_fault(container=observer.name, injector=injector, syscall="getppid", delay_enter="20s")
@@ -119,7 +119,7 @@ def test_calls_that_are_held_when_the_fault_ends_have_been_hit(injector: str, ob
     assert stopped["injected"]["getppid"] == sum(worker.seconds[0] > 0.1 for worker in observer.result()) == 8
 
 
-def test_a_probability_is_of_those_that_when_allows(injector: str, observers: Observers) -> None:
+def test_a_probability_applies_to_the_calls_that_when_allows(injector: str, observers: Observers) -> None:
     round_ = Round(("getppid",), 4000)
     fault: dict[str, Any] = {"syscall": "getppid", "retval": 4711, "probability": 0.5, "when": "2+2"}
     (worker,), _injected = observe(observers.get("musl"), injector, round_, **fault)
@@ -127,12 +127,12 @@ def test_a_probability_is_of_those_that_when_allows(injector: str, observers: Ob
     assert 0.45 < worker.tally[4711] / 2000 < 0.55
 
 
-# path: as the container sees it, by whatever way a call comes to the file
+# path: as the container sees it, however a call refers to the file
 
 
 @pytest.fixture
 def tree(observers: Observers) -> Observer:
-    """An observer with files: /board/sub/file, /board/sub/other, links to both, a link to the folder, and a second name of file."""
+    """An observer with the files /board/sub/file and /board/sub/other, links to both and to the folder, and a hard link to file."""
     observer = observers.get("dynamic")
     folder = observer.directory / "sub"
     if not folder.exists():
@@ -184,7 +184,7 @@ MISSES = [
 ]
 
 
-def test_a_path_is_met_by_every_way_to_the_file_and_no_other(injector: str, tree: Observer) -> None:
+def test_a_path_matches_every_reference_to_the_file_and_no_other(injector: str, tree: Observer) -> None:
     steps = [*HITS, *(step for step, _usual in MISSES)]
     round_ = Round(steps, 2, threads=2, directory="/board/sub")
     syscalls = "openat,read,pread64,fstat,newfstatat,stat,lstat,faccessat,readlinkat"
@@ -194,13 +194,13 @@ def test_a_path_is_met_by_every_way_to_the_file_and_no_other(injector: str, tree
         wrong = [
             (steps[place % len(steps)], result) for place, result in enumerate(worker.results) if result != (expected * 2)[place]
         ]
-        # What a read gives depends on where the file is at: only that it is not hit.
+        # The result of a read depends on the position in the file, so only its sign is checked.
         wrong = [(step, result) for step, result in wrong if step.name != "read" or result == EIO or step in HITS]
         assert wrong == [], worker.role
     assert sum(injected.values()) == len(workers) * 2 * len(HITS)
 
 
-def test_a_path_that_is_not_there_yet(injector: str, tree: Observer) -> None:
+def test_a_path_that_does_not_exist_yet(injector: str, tree: Observer) -> None:
     (tree.directory / "sub" / "new").unlink(missing_ok=True)
     round_ = Round(
         [Step("openat", path="new"), Step("creat", path="/board/sub/new"), Step("openat", path="none")], directory="/board/sub"
@@ -218,12 +218,12 @@ def test_when_counts_only_calls_on_the_path(injector: str, tree: Observer) -> No
     assert worker.of(1).results == (1, EIO, 1, EIO, 1, EIO)
 
 
-# process: by its command line, looked at again at exec
+# process: by its command line, which is read again at exec
 
 
 @pytest.mark.parametrize("program", ["dynamic", "bare"])
 def test_only_processes_with_the_text_get_the_fault(program: str, injector: str, observers: Observers) -> None:
-    """The first process has no such text, and neither have its children until half of them become others."""
+    """The first process does not have the text. Half of its children get it later, by exec."""
     round_ = Round(("getppid",), 5, children=6, become=("see wanted-text here", "something else"))
     for early in (False, True):
         observer = observers.get(program)
@@ -254,7 +254,7 @@ def tallies(workers: list[Worker], role: str) -> list[Counter[int]]:
 # several faults on one container
 
 
-def test_two_faults_at_once_and_one_goes_on_where_the_other_ends(injector: str, observers: Observers) -> None:
+def test_one_of_two_faults_stays_in_force_when_the_other_ends(injector: str, observers: Observers) -> None:
     observer = observers.get("static")
     round_ = Round(("getppid", "openat"), 5)
     on: dict[str, Any] = {"container": observer.name, "injector": injector}
@@ -273,7 +273,7 @@ def test_two_faults_at_once_and_one_goes_on_where_the_other_ends(injector: str, 
         with pytest.raises(ActivityFailed, match="openat"):
             start_fault(syscall="read,open*", error="EIO", **on)
         (worker,) = observer.run()
-        assert worker.of(0).results == (0, EIO, 0, EIO, 0), "calls 6 to 10: the count goes on"
+        assert worker.of(0).results == (0, EIO, 0, EIO, 0), "calls 6 to 10: the count continues"
         assert worker.of(1).results == (1, 4711, 1, 1, 1)
 
         observer.prepare(round_)

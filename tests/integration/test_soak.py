@@ -1,4 +1,4 @@
-"""Nothing of monitoring grows in two minutes of load; benchmarks/soak.py itself goes on for an hour."""
+"""Nothing of monitoring grows in two minutes of load. benchmarks/soak.py itself runs for an hour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we take for a fault, and for a file's argument, is what strace takes for one: the agent's own strace judges."""
+"""Faults and file arguments mean the same here as to strace. The strace of the agent's image decides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chaosorca.model.injectors import strace_cannot
 from chaosorca.model.signals import SIGNALS, STOPPING
 from chaosorca.model.syscall_table import machine, syscall_classes, syscall_numbers
 
-# strace reads all of its options before it does anything, so one that ends by -V judges them and traces nobody.
+# strace parses all options first, so with -V it checks them and traces no process.
 _JUDGE = """
 import json, subprocess
 says = []
@@ -32,8 +32,8 @@ for options in json.load(open("/asked.json")):
 print(json.dumps(says))
 """
 
-# Makes each call with a file's path, and then with its descriptor, as one argument after the other. No call is really made:
-# a seccomp filter has each that bears a mark in its sixth argument fail with an errno that tells which argument it was.
+# Make each call with a file's path and with its descriptor, as each of its arguments in turn. No call is really made: a seccomp
+# filter fails each call that has a mark in its sixth argument, with an errno that names the argument.
 _PROBE = """
 import ctypes, json, os, struct
 MARK, LOAD, IF_EQUAL, RETURN, ALLOW, ERRNO = 0x7A7A7A00, 0x20, 0x15, 0x06, 0x7FFF0000, 0x50000
@@ -134,7 +134,7 @@ def arch(client: docker.DockerClient) -> str:
 
 
 def ask(client: docker.DockerClient, asked: Any, command: list[str]) -> str:
-    """Run a command in a container of the agent's image that has what is asked in a file; return what it prints."""
+    """Run a command in a container of the agent's image, with a request in a file; return its output."""
     content, archive = json.dumps(asked).encode(), io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         entry = tarfile.TarInfo("asked.json")
@@ -153,15 +153,15 @@ def ask(client: docker.DockerClient, asked: Any, command: list[str]) -> str:
         container.put_archive("/", archive.getvalue())
         container.start()
         status = container.wait(timeout=60)["StatusCode"]
-        said = container.logs(stdout=True, stderr=False).decode()
+        output = container.logs(stdout=True, stderr=False).decode()
         assert status == 0, container.logs().decode()
-        return said
+        return output
     finally:
         container.remove(force=True, v=True)
 
 
 def options_of(fault: Fault) -> list[str]:
-    """strace's options for a fault, as the agent gives them, but for whom to attach to."""
+    """Return strace's options for a fault, as the agent gives them, without those that name the processes."""
     return strace_command(fault, [1], 1)[1:-2]
 
 
@@ -170,7 +170,7 @@ def some_fault_on(name: str, arch: str) -> Fault:
 
 
 def expressible_faults(arch: str) -> list[Fault]:
-    """Every system call, class, error, signal and form of `when` on its own, and all effects with each other."""
+    """Return faults with every system call, class, error, signal and form of `when`, and with all combinations of effects."""
     faults = [some_fault_on(name, arch) for name in syscall_numbers(arch)]
     groups = [f"%{name}" for name, members in syscall_classes().items() if members & syscall_numbers(arch).keys()]
     faults += [parse_fault(arch, group, "EIO") for group in (*groups, "open*", "stat*", "read*", "write*", "fork*", "epoll_*")]
@@ -205,10 +205,10 @@ def test_strace_takes_every_fault_that_it_can_express(client: docker.DockerClien
     assert len(faults) > 550
     assert len(unmade) > 180
     warnings = [error for _status, error in says if error]
-    assert all("in compat personality" in warning for warning in warnings)  # what a 32-bit program would see of a large retval
+    assert all("in compat personality" in warning for warning in warnings)  # a 32-bit program would see this of a large retval
 
 
-def test_strace_refuses_the_calls_that_are_said_to_be_newer_than_it(client: docker.DockerClient, arch: str) -> None:
+def test_strace_refuses_calls_that_are_newer_than_it(client: docker.DockerClient, arch: str) -> None:
     newer = [fault for fault in (some_fault_on(name, arch) for name in syscall_numbers(arch)) if strace_cannot(fault, arch)]
     says = json.loads(ask(client, [[*options_of(fault), "-V"] for fault in newer], ["python3", "-c", _JUDGE]))
     assert len(newer) > 10
@@ -216,7 +216,7 @@ def test_strace_refuses_the_calls_that_are_said_to_be_newer_than_it(client: dock
     assert says == wanted
 
 
-def test_strace_refuses_what_we_refuse_but_for_known_differences(client: docker.DockerClient, arch: str) -> None:
+def test_strace_refuses_the_same_faults_except_for_listed_differences(client: docker.DockerClient, arch: str) -> None:
     only_we = [text for texts in ONLY_WE_REFUSE.values() for text in texts]
     texts = [*BOTH_REFUSE, *only_we]
     for text in texts:
@@ -226,7 +226,7 @@ def test_strace_refuses_what_we_refuse_but_for_known_differences(client: docker.
     assert [text for text, (status, _error) in zip(texts, says, strict=True) if status == 0] == only_we
 
 
-def test_strace_finds_files_in_the_arguments_where_we_do(client: docker.DockerClient, arch: str) -> None:
+def test_strace_finds_files_in_the_same_arguments(client: docker.DockerClient, arch: str) -> None:
     known = {name: number for name, number in syscall_numbers(arch).items() if not strace_cannot(some_fault_on(name, arch), arch)}
     command = ["strace", "-qq", "-e", "signal=none", "-P", "/asked.json", "-o", "/dev/stdout", "python3", "-c", _PROBE]
     numbers = {name: number for number, name in ERRNO_NAMES.items()}

@@ -1,4 +1,4 @@
-"""Tracers that are killed, stopped or go on dying: it is noticed, told, and put right, or given up."""
+"""Tracers that are killed, stopped or keep dying: the agent notices and reports it, and replaces them or gives up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.web import Web
 pytestmark = [pytest.mark.usefixtures("end_all_faults"), needs_root]
 
 TRIES = 3
-"""One of so many has to be in time: the machine may have been busy with others."""
+"""One of so many tries must be in time, since the machine may be busy."""
 
 
 def is_replaced(web: Web, tracer: int) -> bool:
@@ -35,7 +35,7 @@ def tracer_of(web: Web) -> int:
 
 @pytest.mark.parametrize("injector", ["uprobe", "ptrace", "strace"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signals, injector: str, web: Web) -> None:
+def test_a_tracer_is_replaced_and_reported_within_a_second(how: signal.Signals, injector: str, web: Web) -> None:
     start_monitoring(container=web.name)
     start_fault(container=web.name, syscall="openat", error="EACCES", injector=injector)
     assert web.get() == 403
@@ -43,7 +43,7 @@ def test_a_tracer_is_replaced_within_a_second_and_that_is_told(how: signal.Signa
     while not took or (min(took) > 1.2 and len(took) < TRIES):
         tracer = tracer_of(web)
         os.kill(tracer, how)
-        # A stopped one freezes whom it traces, until it is noticed.
+        # A stopped tracer freezes its tracees until the agent notices.
         took.append(wait_for(functools.partial(is_replaced, web, tracer), 5))
         assert [web.get() for _ in range(5)] == [403] * 5
     assert min(took) <= 1.2
@@ -68,7 +68,7 @@ def test_what_was_spent_of_a_budget_stays_spent(web: Web) -> None:
     assert web.tracers() == {0}
 
 
-def test_a_tracer_that_goes_on_dying_is_given_up(web: Web) -> None:
+def test_a_tracer_that_keeps_dying_ends_the_fault(web: Web) -> None:
     start_fault(container=web.name, syscall="openat", error="EACCES")
     end = time.monotonic() + 9
     while fault_active(web.name) and time.monotonic() < end:
@@ -80,7 +80,7 @@ def test_a_tracer_that_goes_on_dying_is_given_up(web: Web) -> None:
     assert web.tracers() == {0}
 
 
-def test_a_call_that_is_never_made_is_told_with_what_is_made_instead(web: Web) -> None:
+def test_a_warning_names_a_call_that_is_never_made(web: Web) -> None:
     start_monitoring(container=web.name)
     assert web.get() == 200
     told = start_fault(container=web.name, syscall="open", error="EACCES")
@@ -91,7 +91,7 @@ def test_a_call_that_is_never_made_is_told_with_what_is_made_instead(web: Web) -
     stop_monitoring(container=web.name)
 
 
-def test_without_a_monitor_the_first_seconds_tell(web: Web) -> None:
+def test_without_a_monitor_the_first_seconds_decide(web: Web) -> None:
     assert start_fault(container=web.name, syscall="stat", error="EACCES", injector="ptrace")["warnings"] == []
     end = time.monotonic() + 3.5
     while time.monotonic() < end:

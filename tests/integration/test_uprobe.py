@@ -1,4 +1,4 @@
-"""What is particular to uprobes: new programs, the signal that arms, files that containers share, who is not interrupted."""
+"""What is particular to uprobes: new programs, the arming signal, shared files, and waits that are not interrupted."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def said(container: Container) -> list[str]:
     return container.logs().decode().splitlines()
 
 
-def test_a_program_that_begins_later_is_hit_from_its_first_call_on(run_container: Callable[..., Container]) -> None:
-    """ldconfig is linked statically: nothing of it has a probe before it begins."""
+def test_a_later_program_is_hit_from_its_first_call_on(run_container: Callable[..., Container]) -> None:
+    """ldconfig is linked statically, so it shares no code that has probes already."""
     loop = "$| = 1; while (1) { system('/sbin/ldconfig -p >/dev/null 2>&1'); print $?, qq(\\n); select(undef, undef, undef, 0.1) }"
     target = run_container(["perl", "-e", loop])
     wait_for(lambda: len(said(target)) > 2)
     assert set(said(target)) == {"0"}
     start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/ld.so.cache", injector="uprobe")
-    wait_for(lambda: said(target)[-1] == "256")  # once its code is known
+    wait_for(lambda: said(target)[-1] == "256")  # once its code was read
     before = len(said(target))
     wait_for(lambda: len(said(target)) > before + 10)
-    assert set(said(target)[before:]) == {"256"}, "each one could not open its cache"
+    assert set(said(target)[before:]) == {"256"}, "each ldconfig failed to open its cache"
     stop_fault(container=target.name)
-    wait_for(lambda: said(target)[-1] == "0")  # the last one may have been under way
+    wait_for(lambda: said(target)[-1] == "0")  # the last one may still have been running
     before = len(said(target))
     wait_for(lambda: len(said(target)) > before + 3)
     assert set(said(target)[before:]) == {"0"}
@@ -52,7 +52,7 @@ def test_a_program_that_begins_later_is_hit_from_its_first_call_on(run_container
 
 @pytest.mark.parametrize("handled", ["", "$SIG{WINCH} = sub { $other++ };"])
 def test_the_programs_own_use_of_the_signal_is_its_own(handled: str, run_container: Callable[..., Container]) -> None:
-    """Threads are armed by SIGWINCH, if that is not handled too."""
+    """If the program handles SIGURG, SIGWINCH arms the threads, unless that is handled too."""
     script = f"""
         $| = 1; $SIG{{URG}} = sub {{ $own++ }}; {handled} {HOLD}
         for (1 .. 300) {{ $sent += kill 'URG', $$; $denied++ unless open F, '<', '/etc/hostname' }}
@@ -66,8 +66,8 @@ def test_the_programs_own_use_of_the_signal_is_its_own(handled: str, run_contain
     becomes(lambda: faults_injected(target.name), 300)
 
 
-def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_call(run_container: Callable[..., Container]) -> None:
-    """SIGURG (23), or SIGWINCH where that is blocked and nothing handles it."""
+def test_a_thread_that_blocks_the_signals_is_reported_and_stopped_at_calls(run_container: Callable[..., Container]) -> None:
+    """It blocks SIGURG (23), and SIGWINCH where that is the arming signal."""
     script = (
         f"use POSIX; $| = 1; {HOLD}"
         + """
@@ -86,7 +86,7 @@ def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_ca
     wait_for(lambda: len(said(target)) == 1)
     *hit, passed, later, last = (int(word) for word in said(target)[0].split())
     assert (hit, later, last) == ([0, 0], 0, 0)
-    assert 0 < passed <= 20, "until that is noticed"
+    assert 0 < passed <= 20, "until the agent notices"
     becomes(lambda: faults_injected(target.name), 100 - passed)
     (warning,) = last_fault()["warnings"]
     assert warning.startswith(
@@ -94,8 +94,8 @@ def test_a_thread_that_blocks_the_signals_is_told_of_and_then_stopped_at_each_ca
     )
 
 
-def test_nobody_is_interrupted_when_a_fault_begins_and_ends(run_container: Callable[..., Container]) -> None:
-    """A wait that nothing restarts: epoll_wait returns EINTR to whoever is stopped in it."""
+def test_no_wait_is_interrupted_when_a_fault_begins_and_ends(run_container: Callable[..., Container]) -> None:
+    """epoll_wait is never restarted: it returns EINTR to a thread that is stopped in it."""
     script = """
         $| = 1; require 'syscall.ph' if 0; my $epoll = syscall(291, 0); my $events = "\\0" x 64;
         my $r = syscall(232, $epoll, $events, 1, 6000); print $r, " ", $r < 0 ? $! : "", "\\n"; sleep 60
@@ -106,7 +106,7 @@ def test_nobody_is_interrupted_when_a_fault_begins_and_ends(run_container: Calla
         start_fault(container=target.name, syscall="openat", error="EACCES", injector="uprobe")
         stop_fault(container=target.name)
     wait_for(lambda: len(said(target)) == 1, 10)
-    assert said(target) == ["0 "], "it waited its six seconds"
+    assert said(target) == ["0 "], "it waited for its six seconds"
 
 
 def test_a_container_of_the_same_image_is_not_touched(web: Web, run_container: Callable[..., Container]) -> None:
@@ -132,7 +132,7 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
         assert figures[f"chaosorca_fault_calls_total{{{labels}}}"] == 60
     for _ in range(40):
         assert web.get() == 200
-    (stopped,) = stop_fault(container=web.name)["stopped"]  # at once: the last look at the calls is the end's own
+    (stopped,) = stop_fault(container=web.name)["stopped"]  # at once: the end of the fault reads the calls for the last time
     assert stopped["coverage"]["openat"] == {"made": 100, "probed": 100}
     assert stopped["coverage"]["writev"]["made"] == stopped["coverage"]["writev"]["probed"] >= 100
     stop_monitoring(container=web.name)
@@ -140,10 +140,10 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
 
 @needs_root
 def test_no_probe_stays_in_the_code(web: Web, run_container: Callable[..., Container]) -> None:
-    """Looked at in the memory of the target, and of a container beside it that has the same files."""
+    """The check reads the memory of the target, and of another container with the same files."""
     other = Web(run_container(["sleep", "60"]), "")
     known = programs().keys()
-    start_monitoring(container=web.name, http=False, resources=False)  # which keeps the agent
+    start_monitoring(container=web.name, http=False, resources=False)  # this keeps the agent
     pids, others = web.pids(), other.pids()
     for _ in range(2):
         start_fault(container=web.name, syscall="openat", error="EACCES", injector="uprobe")
@@ -185,8 +185,8 @@ print(json.dumps([started["warnings"], started["injector"], stopped["injected"]]
 """
 
 
-def test_an_older_kernel_has_its_probes_put_one_by_one(run_container: Callable[..., Container]) -> None:
-    """As Linux before 6.6 needs it; by another agent's process in the agent's container."""
+def test_an_older_kernel_gets_its_probes_one_by_one(run_container: Callable[..., Container]) -> None:
+    """Linux before 6.6 needs that. A second agent's process in the agent's container does it here."""
     loop = '$| = 1; while (1) { print open(F, "<", "/etc/hostname") ? "open" : $!, "\\n"; select(undef, undef, undef, 0.02) }'
     target = run_container(["perl", "-e", loop])
     ensure_agent(connect(), None)

@@ -1,4 +1,4 @@
-"""The `verify` control: an experiment whose fault did not happen has failed."""
+"""The `verify` control: an experiment whose fault did not fire has failed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.web import Web
 
 
 def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run an experiment that starts faults, waits for a moment, and ends them by its controls."""
+    """Run an experiment that starts faults and waits for a moment; its controls end them."""
 
     def python(module: str, **more: Any) -> dict[str, Any]:
         return {"type": "python", "module": f"chaosorca.{module}", **more}
@@ -64,7 +64,7 @@ def test_a_fault_that_never_fired_is_a_failure(web: Web, tmp_path: Path, client:
     assert leftovers(client) == []
 
 
-def test_a_fault_that_fired_and_a_placebo_are_none(run_container: Callable[..., Container], tmp_path: Path) -> None:
+def test_a_fired_fault_and_a_placebo_are_no_failure(run_container: Callable[..., Container], tmp_path: Path) -> None:
     busy = run_container(["perl", "-e", "while (1) { getppid(); select(undef, undef, undef, 0.02) }"])
     done, journal = run(
         tmp_path,

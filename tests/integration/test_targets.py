@@ -1,4 +1,4 @@
-"""Whom a fault hits: the processes of its container and nobody else, however the container is made."""
+"""A fault hits the processes of its container and no others, however the container is made."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from docker.models.containers import Container
 
 from chaosorca.actions.faults import start_fault, stop_fault
 from tests.support.waiting import wait_for
+from tests.support.web import tracers_of
 
 pytestmark = pytest.mark.usefixtures("end_all_faults")
 
@@ -36,23 +37,13 @@ int main(void)
 
 
 def latest(container: Container) -> str:
-    """What the program said last."""
+    """Return the last line of the program."""
     lines = container.logs(tail=1).decode().split()
     return lines[-1] if lines else ""
 
 
 def denied(container: Container) -> bool:
     return container.logs(tail=1).decode().strip() in ("Permission denied", "failed")
-
-
-def tracers_of(container: Container) -> set[str]:
-    top = container.top()
-    pids = [process[top["Titles"].index("PID")] for process in top["Processes"]]
-    found = set()
-    for pid in pids:
-        for status in Path(f"/proc/{pid}/task").glob("*/status"):
-            found.add(next(line for line in status.read_text().splitlines() if line.startswith("TracerPid")).split()[1])
-    return found
 
 
 @pytest.mark.parametrize(
@@ -66,20 +57,20 @@ def tracers_of(container: Container) -> set[str]:
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_containers_of_all_kinds_are_hit_and_let_go(options: dict, run_container: Callable[..., Container]) -> None:
+def test_containers_of_all_kinds_are_hit_and_released(options: dict, run_container: Callable[..., Container]) -> None:
     target = run_container(["perl", "-e", _ASK], **options)
     neighbour = run_container(["perl", "-e", _ASK], **options)
     wait_for(lambda: latest(target) == latest(neighbour) == "open")
     start_fault(container=target.name, syscall="openat", error="EACCES", path="/etc/hostname")
     wait_for(lambda: denied(target), 2)
     assert latest(neighbour) == "open"
-    assert tracers_of(neighbour) == {"0"}
+    assert tracers_of(neighbour) == {0}
     stop_fault(container=target.name)
     wait_for(lambda: latest(target) == "open", 2)
-    assert tracers_of(target) == {"0"}
+    assert tracers_of(target) == {0}
 
 
-def test_processes_in_a_user_namespace_are_hit_and_let_go(run_container: Callable[..., Container]) -> None:
+def test_processes_in_a_user_namespace_are_hit_and_released(run_container: Callable[..., Container]) -> None:
     target = run_container(
         ["unshare", "--user", "--map-root-user", "--mount", "perl", "-e", _ASK],
         cap_add=["SYS_ADMIN"],
@@ -90,7 +81,7 @@ def test_processes_in_a_user_namespace_are_hit_and_let_go(run_container: Callabl
     wait_for(lambda: denied(target), 2)
     stop_fault(container=target.name)
     wait_for(lambda: latest(target) == "open", 2)
-    assert tracers_of(target) == {"0"}
+    assert tracers_of(target) == {0}
 
 
 def test_of_a_shared_pid_namespace_only_its_own_processes_are_hit(run_container: Callable[..., Container]) -> None:
@@ -101,13 +92,13 @@ def test_of_a_shared_pid_namespace_only_its_own_processes_are_hit(run_container:
     assert started["containers"][0]["attached"] == 1
     wait_for(lambda: denied(second), 2)
     assert latest(first) == "open"
-    assert tracers_of(first) == {"0"}
+    assert tracers_of(first) == {0}
 
 
 def test_an_image_with_nothing_but_the_program(
     run_container: Callable[..., Container], client: docker.DockerClient, tmp_path: Path
 ) -> None:
-    """No shell, no libc, no /proc tools: nothing is ever run inside the target."""
+    """It has no shell, no libc and no tools: chaosorca runs nothing inside the target."""
     (tmp_path / "observer.c").write_text(_STATIC)
     (tmp_path / "Dockerfile").write_text(
         "FROM chaosorca-test-compiler AS build\n"
@@ -130,7 +121,7 @@ def test_an_image_with_nothing_but_the_program(
     wait_for(lambda: denied(target), 2)
     stop_fault(container=target.name)
     wait_for(lambda: latest(target) == "open", 2)
-    assert tracers_of(target) == {"0"}
+    assert tracers_of(target) == {0}
 
 
 def test_a_process_of_the_host_is_refused() -> None:
