@@ -78,4 +78,4 @@ def test_a_new_debugger_is_reported_and_not_disturbed(injector: str, run_contain
     (stopped,) = stop_all_faults()["stopped"]
     assert sum(stopped["injected"].values()) == 0
     if injector == "uprobe":
-        assert any("somebody else traces them" in warning for warning in stopped["warnings"])
+        assert any("another process traces them" in warning for warning in stopped["warnings"])
