@@ -1,1 +1,1 @@
-"""Machine code: bytes in, places out."""
+"""Analysis of machine code: bytes in, breakpoint sites out."""

@@ -1,4 +1,4 @@
-"""The programs and libraries that processes execute, and what their code says about system calls; each file is read once."""
+"""The programs and libraries that processes execute, and how their code makes system calls. Each file is read once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _MOST_CACHED = 4096  # files: each container that is re-created brings its own
 
 @dataclass(frozen=True)
 class FileCode:
-    """What a file's code says about its system calls.
+    """How a file's code makes system calls.
 
     Attributes:
         sites: the breakpoint sites of its system calls.
         problem: why uprobes on these sites miss some calls; empty if they miss none.
-        by_syscall_function: the numbers that the code passes to the C library's `syscall()`; None if the code does not tell.
+        by_syscall_function: the numbers that the code passes to the C library's `syscall()`; None if unknown.
         syscall_function: the offsets of that function in the file; empty if the file does not define it.
     """
 
@@ -41,13 +41,13 @@ class FileCode:
 
 
 class Binaries:
-    """Finds the files that processes execute, and caches what their code says."""
+    """Finds the files that processes execute, and caches the analysis of their code."""
 
     def __init__(self, proc: Path, has_probes: Callable[[FileId], bool]) -> None:
         """
         Arguments:
             proc: the proc file system.
-            has_probes: tells whether a file has uprobes; such a file keeps its identity.
+            has_probes: returns whether a file has uprobes. Its identity must not change while it has.
         """
         self._proc = proc
         self._has_probes = has_probes
@@ -66,12 +66,12 @@ class Binaries:
         for one in mapped.values():
             try:
                 found[self._identities.of(one.path, self._has_probes)] = one.path
-            except OSError:  # the process has ended, or `code` reports the problem
+            except OSError:  # the process has ended, or `code` reports the error
                 found[one.id] = one.path
         return [(path, file) for file, path in found.items()]
 
     def code(self, path: Path, file: FileId) -> FileCode:
-        """Return what a file's code says; of a process that has ended, that there are no sites and no problem."""
+        """Return the analysis of a file's code. For a process that has ended it has no sites and no problem."""
         with self._lock:
             try:
                 status = path.stat()
@@ -123,7 +123,7 @@ def _read_code(path: Path, size: int) -> FileCode:
         found, passed, function = find_sites(elf), numbers_passed(elf), syscall_function(elf)
     except OSError:
         raise
-    except Exception as error:  # a file of a container may be odd in any way
+    except Exception as error:  # a container's files may be malformed in any way
         return FileCode((), f"cannot be read: {error}", None)
     finally:
         gc.enable()

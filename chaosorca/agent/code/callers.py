@@ -36,7 +36,7 @@ def syscall_function(file: Elf) -> range:
 
 
 def numbers_passed(file: Elf) -> frozenset[int] | None:
-    """Return the numbers that a file's code passes to `syscall`; None if the code does not tell, or may pass any number.
+    """Return the numbers that a file's code passes to `syscall`; None if they are unknown.
 
     A file that does not call the function passes none. Neither do C libraries themselves. A program that looks the function up by
     name at run time has the name among its constants.

@@ -355,7 +355,7 @@ class Code:
 
 
 def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
-    """Return the numbers that may be in the lower half of a register after an instruction; None if the code does not tell."""
+    """Return the numbers that may be in the lower half of a register after an instruction; None if they are unknown."""
     numbers: set[int] = set()
     seen: set[tuple[int, str]] = set()
     todo = [(last, register)]

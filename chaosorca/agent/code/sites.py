@@ -62,7 +62,7 @@ class Site:
     to_syscall: int
     """Bytes from the instruction to `syscall`; negative after a jump backwards."""
     nr: int | None
-    """The system call's number; None if the code does not tell."""
+    """The system call's number; None if unknown."""
     held_in: str | None = "rax"
     """The register whose lower half holds the number when the instruction begins; None if it or a later one sets `nr`."""
     held_at: int | None = None

@@ -1,1 +1,1 @@
-"""How a fault is injected: one module for each tracer."""
+"""The injectors, and the tracers and uprobes that they use."""

@@ -1,7 +1,7 @@
 """Uprobes that arm threads (bpf/arm.c): the eBPF program, its rules, and the probes on files, for all targets of the host.
 
-The program is loaded once. Probes belong to files, which containers of one image share; rules belong to control groups. A target's
-number stands in the program's maps for its control groups.
+The program is loaded once. Probes belong to files, which containers of one image share. Rules belong to targets: each target has a
+number, and a map of the program translates its control groups to that number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from chaosorca.model.errors import AgentError
 
 SIGNALS = (23, 28)
 """SIGURG and SIGWINCH, whose default action is to do nothing. The second one is for threads that block the first, and is sent only
-where it has no handler."""
+if it has no handler."""
 
 _OFFSETS = {
     "TASK_PID": ("task_struct", "pid"),
@@ -55,12 +55,12 @@ _LAYOUTS = {
 _MMAP = 9
 _FUNCTION = "at_site"
 _CLOSED_AT_ONCE = 16
-_TRIAL = 0  # a user of probes that is no target's number
+_TRIAL = 0  # the user of trial probes; targets have numbers from 1
 
 
 @dataclass(frozen=True)
 class ArmRule:
-    """The part of a fault that the kernel decides by: `struct rule` in bpf/arm.c."""
+    """The part of a fault that the kernel needs for its decision: `struct rule` in bpf/arm.c."""
 
     key: int
     decided_by_tracer: bool
@@ -165,7 +165,7 @@ class Arming:
         return self._program["new_code"].get(number) or 0
 
     def set_syscall_stops(self, tid: int, on: bool) -> None:
-        """Note whether the tracer stops a thread at each call, which is then not armed. The kernel drops the note when it ends."""
+        """Mark a thread that the tracer stops at each call, so that it is not armed. The mark lasts until the thread ends."""
         table = self._program["syscall_stops"]
         if on:
             table.put(tid, 1)
@@ -173,15 +173,15 @@ class Arming:
             table.delete(tid)
 
     def has_syscall_stops(self, tid: int) -> bool:
-        """Whether the tracer stops a thread at each call."""
+        """Return whether the tracer stops a thread at each call."""
         return self._program["syscall_stops"].get(tid) is not None
 
     def blocked(self, number: int) -> dict[int, int]:
-        """Return how many of a target's calls passed since their threads blocked the signals, by system call number."""
+        """Return how many of a target's calls were not hit since their threads blocked the signals, by system call number."""
         return self._counted("blocked", number)
 
     def untraced(self, number: int) -> dict[int, int]:
-        """Return how many of a target's calls passed since no tracer of the agent had their threads, by system call number."""
+        """Return how many of a target's calls were not hit since their threads had no tracer of the agent, by number."""
         return self._counted("untraced", number)
 
     def _counted(self, table: str, number: int) -> dict[int, int]:
@@ -192,7 +192,7 @@ class Arming:
         self._program["untraced"].delete_those(lambda key: key[0] == number)
 
     def register_tracer(self, pid: int) -> None:
-        """Allow to arm the threads that a process traces, until it ends."""
+        """Allow the program to arm the threads that a process traces, until the process ends."""
         self._program["tracers"].put(pid, 1)
 
     def forget(self, number: int) -> None:
@@ -224,7 +224,7 @@ class Arming:
             numbers: the system calls.
 
         Raises:
-            AgentError: the kernel refuses a probe; those that it has accepted stay until they are released.
+            AgentError: the kernel refuses a probe. Those that it has accepted stay until they are released.
         """
         files = self._binaries.files(pids)
         passed = [self._binaries.code(path, file).by_syscall_function for path, file in files]
@@ -235,8 +235,8 @@ class Arming:
     def release(self, user: int, numbers: Collection[int] | None = None) -> None:
         """Release a user's probes on some system calls, or on all.
 
-        Probes without a user are detached a moment later, since the kernel takes its time for it. A fault that begins until then
-        uses them: a site must not have two probes.
+        Probes without a user are detached a moment later. A fault that begins before that keeps them, as the kernel takes some time
+        to detach a probe, and a site must never have two.
         """
         with self._lock:
             for at, users in self._users.items():

@@ -1,4 +1,4 @@
-"""The cookie of a uprobe: the 64 bits by which bpf/arm.c gets to know a site. That file documents the bits, too."""
+"""The cookie of a uprobe: 64 bits that describe a site to bpf/arm.c, which documents them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from chaosorca.agent.code.binaries import FileCode
 from chaosorca.agent.code.sites import Site
 
 UNKNOWN_NR = 0xFFFF
-"""In place of a system call's number: the code does not tell it."""
+"""Stands in the cookie if the system call's number is unknown."""
 
 ANY_NR = 0x10000
-"""The group of the sites in the C library's `syscall()`, which any number can be passed to."""
+"""The group of the sites in the C library's `syscall()`, which accepts any number."""
 
 _REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)), "rsp")
 _IN_MEMORY, _IS_EARLY, _HAS_CONDITION, _HAS_DETOUR = 1 << 60, 1 << 61, 1 << 62, 1 << 63
@@ -30,7 +30,7 @@ def cookie_of(site: Site) -> int:
     cookie = number_of(site) | (site.to_syscall & 0xFFFF) << 16
     if site.detour is not None and site.condition is not None:
         begin, detour = site.to_syscall if site.to_next is None else site.to_next, site.detour
-        is_far = begin not in range(0x100)  # one of the two is right behind the probe
+        is_far = begin not in range(0x100)  # one of the two is just after the uprobe
         near, far = (detour, begin) if is_far else (begin, detour)
         cookie |= _IS_EARLY if is_far else 0
         return cookie | (far & 0xFFFF) << 32 | near << 48 | site.condition << 56 | _HAS_DETOUR

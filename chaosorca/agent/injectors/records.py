@@ -1,4 +1,4 @@
-"""The records that tracers write (native/report.h), and what a session concludes from them."""
+"""The records that tracers write (native/report.h), and the calls, ended faults and warnings of a session."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Records:
         Arguments:
             names: the names of system calls by number.
             on_calls: receives the calls that a fault was injected into.
-            on_event: is called with the kind, rule and thread of each record that is no call, after this object has taken it.
+            on_event: is called with the kind, rule and thread of each record that is no call, after this object has processed it.
         """
         self._names = names
         self._on_calls = on_calls
@@ -45,7 +45,7 @@ class Records:
         self._lost = 0
 
     def take_calls(self, key: int, nr: int, value: int, flags: int, took: list[int]) -> None:
-        """Take calls that ended alike; see `Tracer`."""
+        """Process calls that ended alike; see `Tracer`."""
         effects = tuple(name for bit, name in _EFFECT_BITS.items() if flags & bit)
         replaced = bool(flags & _REPLACED)
         self._on_calls(
@@ -63,7 +63,7 @@ class Records:
         )
 
     def take_event(self, kind: int, key: int, thread: int, value: int) -> None:
-        """Take any other record; see `Tracer`."""
+        """Process any other record; see `Tracer`."""
         if kind == ENDED:
             self.ended[key] = "its budget was spent" if value == _SPENT else "its duration was over"
         elif kind == FOREIGN:
@@ -74,10 +74,10 @@ class Records:
         self._on_event(kind, key, thread)
 
     def warnings(self, proc: Path) -> list[str]:
-        """Return what a user should know of threads and of missing records.
+        """Return warnings of threads that are not injected, and of missing records.
 
         Arguments:
-            proc: the proc file system, which tells the threads that still run.
+            proc: the proc file system, which lists the threads that still run.
         """
         result = [
             f"thread {tid} ({procfs.command_name(proc, tid)}) makes 32-bit system calls, which are not injected"

@@ -146,7 +146,7 @@ class Tracer:
             return time.monotonic() - min((one.sent for one in self._unanswered.values()), default=time.monotonic())
 
     def kill(self) -> None:
-        """Kill the process, which detaches its tracees, and take the records that it has left. Idempotent."""
+        """Kill the process, which detaches its tracees, and process its last records. Idempotent."""
         self._process.kill()
         self._wait(None)
         for reader in self._readers:
@@ -180,7 +180,9 @@ class Tracer:
         It lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors busy, it
         would then not run for seconds, not even to end.
         """
-        with contextlib.suppress(OSError):  # it has ended, or the agent may not do this, and then the tracer may not either
+        with contextlib.suppress(
+            OSError
+        ):  # it has ended, or the agent lacks CAP_SYS_NICE, without which the tracer does not lower its priority
             if self._process.returncode is None and os.sched_getscheduler(self.pid) == os.SCHED_IDLE:
                 os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))
 
@@ -195,7 +197,7 @@ class Tracer:
                 self._reads += 1
 
     def _take_ring(self) -> None:
-        """Take the calls that are only in the ring buffer, which outlives the tracer."""
+        """Process the calls that are only in the ring buffer, which outlives the tracer."""
         if self._ring.closed:
             return
         (taken,) = _TAKEN.unpack_from(self._ring)
@@ -209,7 +211,7 @@ class Tracer:
         os.close(self._ring_fd)
 
     def _take(self, records: Iterable[tuple[Any, ...]]) -> None:
-        """Take records in their order. Calls that ended alike are coalesced, as there may be a hundred thousand a second."""
+        """Process records in order. Calls that ended alike are coalesced, as there may be a hundred thousand a second."""
         alike: dict[tuple[int, int, int, int], list[int]] = {}
         for kind, number, thread, nr, value, took, _held, flags, serial in records:
             if kind == CALL:
@@ -217,15 +219,15 @@ class Tracer:
                 self._last_serial = serial
                 alike.setdefault((number, nr, min(value, 0), flags), []).append(took)
                 continue
-            self._hand_on(alike)
+            self._deliver(alike)
             alike = {}
             if kind in (DONE, REFUSED):
                 self._take_answer(kind, number, thread, value)
             else:
                 self._on_event(kind, number, thread, value)
-        self._hand_on(alike)
+        self._deliver(alike)
 
-    def _hand_on(self, alike: dict[tuple[int, int, int, int], list[int]]) -> None:
+    def _deliver(self, alike: dict[tuple[int, int, int, int], list[int]]) -> None:
         for (key, nr, value, flags), took in alike.items():
             self._on_calls(key, nr, value, flags, took)
 

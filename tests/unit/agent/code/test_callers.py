@@ -136,7 +136,7 @@ def test_numbers(file: Elf, numbers: set[int]) -> None:
     ],
     ids=["a register", "an argument", "once", "a pointer", "loaded", "pushed", "address", "value", "by name", "libffi"],
 )
-def test_numbers_that_the_code_does_not_tell(file: Elf) -> None:
+def test_numbers_that_are_unknown(file: Elf) -> None:
     assert numbers_passed(file) is None
 
 

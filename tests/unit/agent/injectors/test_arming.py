@@ -33,14 +33,11 @@ def test_an_engine_in_a_container_is_refused(monkeypatch: pytest.MonkeyPatch, tm
 class Loaded:
     """A program that records how it was loaded, and where it has probes."""
 
-    all: list[Loaded]
-
-    def __init__(self, name: str, layouts: object, constants: dict[str, int], attach_types: dict[str, int]) -> None:
+    def __init__(self, name: str, attach_types: dict[str, int]) -> None:
         self.loaded_as = (name, attach_types)
         self.closed = False
         self.probes: dict[int, tuple[str, int, int]] = {}
         self.refused: int | None = None
-        Loaded.all.append(self)
 
     def fd(self, function: str) -> int:
         return 3
@@ -58,16 +55,39 @@ class Loaded:
         del self.probes[link]
 
 
-def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: Any) -> Arming:
-    Loaded.all = []
+class Kernel:
+    """A kernel that loads programs, with or without uprobe_multi."""
+
+    def __init__(self) -> None:
+        self.loaded: list[Loaded] = []
+        self.supports_uprobe_multi = False
+
+    def load(self, name: str, layouts: object, constants: dict[str, int], attach_types: dict[str, int]) -> Loaded:
+        self.loaded.append(Loaded(name, attach_types))
+        return self.loaded[-1]
+
+    @property
+    def program(self) -> Loaded:
+        """The program that was loaded last."""
+        return self.loaded[-1]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """A kernel that every `Arming` of a test loads its program into."""
+    one = Kernel()
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr(arming, "Program", Loaded)
+    monkeypatch.setattr(arming, "Program", one.load)
     monkeypatch.setattr(
         arming, "member_offsets", lambda btf, wanted: {one: dict.fromkeys(members, 8) for one, members in wanted.items()}
     )
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"")
-    monkeypatch.setattr(uprobes, "supports_uprobe_multi", lambda fd: many)
+    monkeypatch.setattr(uprobes, "supports_uprobe_multi", lambda fd: one.supports_uprobe_multi)
     monkeypatch.setattr("chaosorca.agent.linux.proc.command_name", lambda proc, pid: "kthreadd")
+    return one
+
+
+def prepared(**options: Any) -> Arming:
     one = Arming(**options)
     one.prepare()
     one.prepare()
@@ -83,41 +103,42 @@ def prepared(monkeypatch: pytest.MonkeyPatch, many: bool, **options: Any) -> Arm
     ],
 )
 def test_probes_are_attached_one_by_one_where_uprobe_multi_is_missing(
-    monkeypatch: pytest.MonkeyPatch, many: bool, options: dict[str, bool], loaded: list[tuple[dict[str, int], bool]]
+    kernel: Kernel, many: bool, options: dict[str, bool], loaded: list[tuple[dict[str, int], bool]]
 ) -> None:
-    prepared(monkeypatch, many, **options)
-    assert [(one.loaded_as, one.closed) for one in Loaded.all] == [(("arm", types), closed) for types, closed in loaded]
+    kernel.supports_uprobe_multi = many
+    prepared(**options)
+    assert [(one.loaded_as, one.closed) for one in kernel.loaded] == [(("arm", types), closed) for types, closed in loaded]
 
 
 SITES = [Site(at, 5, 257, None) for at in (10, 20, 30)]
 PLACES = [(site.offset, cookie_of(site)) for site in SITES]
 
 
-def test_probes_one_by_one_are_detached_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    close = prepared(monkeypatch, False)._prepared.attach("at_site", Path("/lib"), PLACES)
-    assert list(Loaded.all[-1].probes.values()) == [("/lib", *place) for place in PLACES]
+def test_probes_one_by_one_are_detached_together(kernel: Kernel) -> None:
+    close = prepared()._prepared.attach("at_site", Path("/lib"), PLACES)
+    assert list(kernel.program.probes.values()) == [("/lib", *place) for place in PLACES]
     close()
-    assert Loaded.all[-1].probes == {}
+    assert kernel.program.probes == {}
 
 
-def test_no_probe_stays_if_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = prepared(monkeypatch, False)
-    Loaded.all[-1].refused = 30
+def test_no_probe_stays_if_one_is_refused(kernel: Kernel) -> None:
+    one = prepared()
+    kernel.program.refused = 30
     with pytest.raises(OSError, match="Operation not supported"):
         one._prepared.attach("at_site", Path("/lib"), PLACES)
-    assert Loaded.all[-1].probes == {}
+    assert kernel.program.probes == {}
 
 
-def test_probes_of_a_trial_are_detached_if_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = prepared(monkeypatch, False)
+def test_probes_of_a_trial_are_detached_if_one_is_refused(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = prepared()
     monkeypatch.setattr(timeouts, "PROBES_CLOSED_AFTER", 0.0)
     code = {Path("/a"): FileCode((SITES[0],), ""), Path("/b"): FileCode((SITES[2],), "")}
     monkeypatch.setattr(one._binaries, "files", lambda pids: [(path, (1, number)) for number, path in enumerate(code)])
     monkeypatch.setattr(one._binaries, "code", lambda path, file: code[path])
-    Loaded.all[-1].refused = SITES[2].offset
+    kernel.program.refused = SITES[2].offset
     with pytest.raises(AgentError, match="no uprobe could be attached to /b"):
         one.try_out([10], [257])
     end = time.monotonic() + 20
-    while Loaded.all[-1].probes and time.monotonic() < end:
+    while kernel.program.probes and time.monotonic() < end:
         time.sleep(0.005)
-    assert Loaded.all[-1].probes == {}
+    assert kernel.program.probes == {}
