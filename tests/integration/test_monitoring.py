@@ -86,7 +86,7 @@ def test_a_container_on_the_hosts_network_gets_a_warning(run_container: Callable
     (result,) = start_monitoring(container=container.name)
     assert result["monitors"] == ["resources", "syscalls"]
     assert [warning for warning in result["warnings"] if "HTTP" in warning and "on the host's network" in warning] != []
-    assert [warning for warning in result["warnings"] if "receives and transmits" in warning] != []
+    assert [warning for warning in result["warnings"] if "network figures" in warning] != []
     stop_monitoring(container=container.name)
 
 
