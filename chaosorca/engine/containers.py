@@ -60,8 +60,8 @@ def selected_ids(
 ) -> list[str]:
     """Return the ids of the container with a name, or of all containers with a label, in any state.
 
-    Rollbacks use this function, so it succeeds without any container, and it finds a removed one by name in `removed`. The
-    arguments are those of `select_containers` and `name_and_id`.
+    Rollbacks use this function, so a missing container is not an error, and containers in `removed` are found too. The arguments
+    are those of `select_containers` and `name_and_id`.
     """
     check_selection(container, label)
     if container is None:

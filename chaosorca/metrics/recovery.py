@@ -1,6 +1,6 @@
 """Time to recover: when, after a fault, requests succeed again as they did before it.
 
-The unit of everything here is the interval between two scrapes: how many requests ended in it, and how many of them failed.
+All functions work on the intervals between two scrapes: how many requests ended in each, and how many of them failed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chaosorca.metrics.series import add, increases
 from chaosorca.model.times import iso
 
 BASELINE = 30.0
-"""Seconds before a fault that give the steady state. Faults with a shorter gap between them are one disturbance."""
+"""The seconds before a fault that define the steady state. Faults with a shorter gap between them are one disturbance."""
 STEADY_INTERVALS = 3
 """Consecutive intervals with requests that must be in the steady state, so one good interval among bad ones is no recovery."""
 SIGNIFICANCE = 0.001
@@ -98,9 +98,9 @@ def is_steady(failed: float, requests: float, ratio: float) -> bool:
 
 
 def is_conclusive(requests: float, ratio: float) -> bool:
-    """Return whether so many requests reveal a failure ratio that is larger by `DETECTABLE` (at most 1).
+    """Return whether this many requests would reveal a failure ratio that is larger by `DETECTABLE`, but at most 1.
 
-    The power is 98%: two standard deviations below the expected number of failures must still fail the test of `is_steady`.
+    The power of the test is about 98%: a number of failures two standard deviations below the expected one must not be steady.
     """
     larger = min(1.0, ratio + DETECTABLE)
     least = requests * larger - 2 * math.sqrt(requests * larger * (1 - larger))
@@ -111,8 +111,8 @@ def recovery(intervals: Sequence[Interval], ended: float, ratio: float) -> Recov
     """Find when requests returned to the steady state after a fault.
 
     Recovery begins with the first of at least `STEADY_INTERVALS` intervals with requests. Each of these intervals, and all of them
-    together, must be in the steady state. An interval without requests does not count. As many consecutive intervals outside the
-    steady state undo the recovery.
+    together, must be in the steady state. Intervals without requests do not count. `STEADY_INTERVALS` intervals in a row outside
+    the steady state undo the recovery.
 
     Arguments:
         intervals: the intervals in order; those before the fault's end are ignored.
@@ -209,7 +209,7 @@ def time_to_recover(
         check_monitored(prometheus, container, "http", LOOK_BACK)
         raise NoData(
             f"{requests} did not grow in the {BASELINE:g} s before the fault on container {container!r}, which began at "
-            f"{iso(begins)}: start monitoring and load earlier, because these seconds give the steady state"
+            f"{iso(begins)}: start monitoring and load earlier, because this time defines the steady state"
         )
     every = median(one.until - one.since for one in before)
     while True:

@@ -53,7 +53,7 @@ def increases(axis: Sequence[float], samples: Samples, gap: float, begins_at_zer
 
 
 def per_second(axis: Sequence[float], grown: Column, window: float = 0.0) -> Column:
-    """Divide increases by their time: that between two scrapes, or a window of seconds to smooth over."""
+    """Return rates per second: increases divided by the time between two scrapes, or averaged over a window of seconds."""
     result: Column = []
     for index, value in enumerate(grown):
         if value is None:

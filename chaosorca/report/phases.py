@@ -33,8 +33,8 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float
     """Return the rows that belong to exactly one phase. A row across the beginning or end of a fault belongs to none.
 
     Arguments:
-        times: the times of the rows. A row covers the interval before it, or two intervals where a series is new, as the series of
-            a fault's errors are. The first row is left out, because the beginning of its interval is unknown.
+        times: the times of the rows. A row covers the interval before it, or two intervals where a series is new. (A fault's errors
+            are usually new series.) The first row is left out, because the beginning of its interval is unknown.
         faults: when faults began and ended, in seconds since 1970. The time between two faults belongs to no phase.
         window: the seconds over which rows are smoothed; a row then covers at least this time.
     """

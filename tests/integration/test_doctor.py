@@ -24,6 +24,7 @@ def test_everything_is_tried_and_nothing_stays(client: docker.DockerClient) -> N
     assert [name for name in DONE if not lines[name].startswith("ok ")] == []
     assert [line for line in lines.values() if line.startswith("no ") and ": " not in line] == [], "each says what to do"
     assert lines["agent"].endswith("could be started and was removed again")
+    assert "was built" in lines["agent image"]
     assert "freezes" in lines["docker pause"]
     assert done.stdout.splitlines()[-1].startswith("ok    main job")
     assert leftovers(client) == []
