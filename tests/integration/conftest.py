@@ -61,10 +61,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     stash = session.config.stash
     cache, state = session.config.cache, stash.get(_state, "")
     if cache and state:
-        known = cache.get(ALREADY_PASSED, {})
+        by_state = cache.get(ALREADY_PASSED, {})
         passed, failed = stash.setdefault(_passed, set()), stash.setdefault(_failed, set())
-        known[state] = sorted((passed | set(known.pop(state, []))) - failed)
-        cache.set(ALREADY_PASSED, dict(list(known.items())[-_STATES_KEPT:]))
+        by_state[state] = sorted((passed | set(by_state.pop(state, []))) - failed)
+        cache.set(ALREADY_PASSED, dict(list(by_state.items())[-_STATES_KEPT:]))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -227,21 +227,22 @@ def test_strace_refuses_the_same_faults_except_for_listed_differences(client: do
 
 
 def test_strace_finds_files_in_the_same_arguments(client: docker.DockerClient, arch: str) -> None:
-    known = {name: number for name, number in syscall_numbers(arch).items() if not strace_cannot(some_fault_on(name, arch), arch)}
+    numbers_of = syscall_numbers(arch)
+    supported = {name: number for name, number in numbers_of.items() if not strace_cannot(some_fault_on(name, arch), arch)}
     command = ["strace", "-qq", "-e", "signal=none", "-P", "/asked.json", "-o", "/dev/stdout", "python3", "-c", _PROBE]
     numbers = {name: number for number, name in ERRNO_NAMES.items()}
     found = set()
-    for line in ask(client, list(known.values()), command).splitlines():
+    for line in ask(client, list(supported.values()), command).splitlines():
         match = re.fullmatch(r"(\w+)\(.*\)? += -1 (E\w+) .*", line)
         if match and numbers[match[2]] <= 10:
             at, is_fd = divmod(numbers[match[2]] - 1, 2)
             found.add((match[1], at, "fd" if is_fd else "path"))
     ours = set()
-    for name in known:
+    for name in supported:
         for argument in file_arguments(name):
             ours.add((name, argument.index, "path" if argument.is_path else "fd"))
             if argument.directory is not None:
                 ours.add((name, argument.directory, "fd"))
     assert len(found) > 150 - 40 * (arch == "aarch64")
-    assert found - ours == {one for one in ONLY_STRACE if one[0] in known}
-    assert ours - found == {one for one in ONLY_WE if one[0] in known}
+    assert found - ours == {one for one in ONLY_STRACE if one[0] in supported}
+    assert ours - found == {one for one in ONLY_WE if one[0] in supported}

@@ -83,9 +83,9 @@ def test_a_tracer_that_keeps_dying_ends_the_fault(web: Web) -> None:
 def test_a_warning_names_a_call_that_is_never_made(web: Web) -> None:
     start_monitoring(container=web.name)
     assert web.get() == 200
-    told = start_fault(container=web.name, syscall="open", error="EACCES")
-    assert len(told["warnings"]) == 1
-    assert "has not been seen to call open: it calls openat instead" in told["warnings"][0]
+    started = start_fault(container=web.name, syscall="open", error="EACCES")
+    assert len(started["warnings"]) == 1
+    assert "has not been seen to call open: it calls openat instead" in started["warnings"][0]
     assert web.get() == 200
     assert (last_fault()["state"], faults_injected(web.name)) == ("never fired", 0)
     stop_monitoring(container=web.name)

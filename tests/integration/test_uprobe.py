@@ -142,23 +142,23 @@ def test_all_calls_come_by_a_probe(web: Web) -> None:
 def test_no_probe_stays_in_the_code(web: Web, run_container: Callable[..., Container]) -> None:
     """The check reads the memory of the target, and of another container with the same files."""
     other = Web(run_container(["sleep", "60"]), "")
-    known = programs().keys()
+    before_programs = programs().keys()
     start_monitoring(container=web.name, http=False, resources=False)  # this keeps the agent
     pids, others = web.pids(), other.pids()
     for _ in range(2):
         start_fault(container=web.name, syscall="openat", error="EACCES", injector="uprobe")
         start_fault(container=web.name, syscall="writev", delay_enter="1ms", injector="uprobe")
-        assert breakpoints(pids) and breakpoints(others) and links("at_site", but=known)
+        assert breakpoints(pids) and breakpoints(others) and links("at_site", but=before_programs)
         assert web.get() == 403
         stop_fault(container=web.name, syscall="openat")
         stop_fault(container=web.name)
         assert web.get() == 200
-    took = wait_for(lambda: not links("at_site", but=known) and not breakpoints([*pids, *others]), 5)
+    took = wait_for(lambda: not links("at_site", but=before_programs) and not breakpoints([*pids, *others]), 5)
     print(f"the last probe was gone {took:.2f} s after the end")  # noqa: T201
     assert "at_site" in programs().values(), "the agent keeps the program"
     assert web.get() == 200
     stop_monitoring(container=web.name)
-    wait_for(lambda: programs().keys() <= known, 5)
+    wait_for(lambda: programs().keys() <= before_programs, 5)
 
 
 def test_what_uprobes_cannot_do_is_done_by_ptrace_with_the_reason(web: Web) -> None:
@@ -192,8 +192,8 @@ def test_an_older_kernel_gets_its_probes_one_by_one(run_container: Callable[...,
     ensure_agent(connect(), None)
     target.reload()
     container = {"name": target.name, "id": target.id, "pid": target.attrs["State"]["Pid"]}
-    told = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
-    ended = run_command(connect().containers.get(AGENT), ["python3", "-c", WITHOUT_UPROBE_MULTI, told])
+    request = json.dumps([container, parse_fault("x86_64", "openat", error="EACCES").to_json()])
+    ended = run_command(connect().containers.get(AGENT), ["python3", "-c", WITHOUT_UPROBE_MULTI, request])
     assert ended.exit_code == 0, ended.errors.decode()
     warnings, injector, injected = json.loads(ended.output.splitlines()[-1])
     denied = said(target).count("Permission denied")

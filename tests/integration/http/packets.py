@@ -65,7 +65,7 @@ def give(filter_fd: int, target: int, packet: dict[str, Any], repeat: int = 1) -
 def main() -> None:
     program = Program("http", http._LAYOUTS)
     filter_fd = program.fd("http")
-    told = {}
+    results = {}
     for target, (name, steps) in enumerate(json.load(sys.stdin).items()):
         took: list[int] = []
         for kind, what in steps:
@@ -84,7 +84,7 @@ def main() -> None:
             if number == target
         }
         (begun, ended, swept), _ = figures.by_role
-        told[name] = {
+        results[name] = {
             "counts": counts,
             "unparsed": {reason: n for reason, n in zip(http._REASONS, figures.unparsed, strict=True) if n},
             "waiting": begun - ended,
@@ -93,8 +93,8 @@ def main() -> None:
             "dropped": figures.dropped,
             "nanoseconds": min(took, default=0),
         }
-    told["left"] = {table: len(program[table]) for table in ("connections", "counts")}
-    sys.stdout.write(json.dumps(told))
+    results["left"] = {table: len(program[table]) for table in ("connections", "counts")}
+    sys.stdout.write(json.dumps(results))
 
 
 main()
