@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
+from chaosorca.agent.code.dataflow import numbers_in
 from chaosorca.agent.code.elf import Elf
-from chaosorca.agent.code.instructions import Code, numbers_in
+from chaosorca.agent.code.instructions import Code
 
 _NAME = b"syscall"
 _WHOLE_NAME = b"\0syscall\0"

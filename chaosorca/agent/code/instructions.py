@@ -1,4 +1,4 @@
-"""Code for x86-64: its instructions, the control flow between them, and the constants that they load into registers.
+"""Code for x86-64: its instructions, and the control flow between them.
 
 Code is disassembled on demand, one function at a time. Where a file does not describe its functions (Go, musl), an instruction
 begins where decodings from many offsets converge.
@@ -49,11 +49,6 @@ _CONVERGING = 48  # bytes within which they must
 _AGREED = 0.75  # share of the decodings
 _PADDING = 64  # no compiler puts more no-operations between blocks
 _LONG = 1024  # bytes; a part of a longer function is disassembled first, which is cheaper
-_STEPS = 4096  # instructions that are searched for one number
-
-_CONSTANT = re.compile(r"\w+, (-?(?:0x)?[0-9a-f]+)")
-_COPY = re.compile(r"\w+, (\w+)")
-_LOAD = re.compile(r"(\w+), [dq]word ptr \[(r(?!ip)\w+)(?: ([+-]) ((?:0x)?[0-9a-f]+))?\]")
 
 
 def _register_names() -> dict[str, str]:
@@ -69,8 +64,10 @@ def _part_names() -> dict[str, str]:
     return old | pointers | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in "wb"}
 
 
-_REGISTERS = _register_names()
-_FAMILIES = _REGISTERS | _part_names()
+REGISTERS = _register_names()
+"""The 64-bit register for the name of each of its parts of 32 or 64 bits."""
+
+_FAMILIES = REGISTERS | _part_names()
 _KEPT_BY_CALLS = {"rbx", "rbp", "rsp", "r12", "r13", "r14", "r15"}
 _CHANGED_BY_KERNEL = {"rax", "rcx", "r11"}
 
@@ -352,68 +349,3 @@ class Code:
     def bytes_of(self, instruction: Instruction) -> bytes:
         """Return the bytes of an instruction."""
         return self.file.read(instruction.address, instruction.address + instruction.size)
-
-
-def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
-    """Return the numbers that may be in the lower half of a register after an instruction; None if they are unknown."""
-    numbers: set[int] = set()
-    seen: set[tuple[int, str]] = set()
-    todo = [(last, register)]
-    while todo:
-        instruction, register = todo.pop()
-        if (instruction.address, register) in seen:
-            continue
-        seen.add((instruction.address, register))
-        if code.changes(instruction, register):
-            number = _constant(code, instruction)
-            if number is not None:
-                numbers.add(number)
-                continue
-            source = copied_from(instruction)
-            if source is None:
-                return None
-            register = source
-        before = code.into(instruction.address)
-        if not before or code.begins_function(instruction.address) or len(seen) > _STEPS:
-            return None
-        todo += [(one, register) for one in before]
-    return numbers
-
-
-def _constant(code: Code, instruction: Instruction) -> int | None:
-    """Return the number that an instruction loads into the register that it changes; None if it is no constant."""
-    first = instruction.operands.partition(",")[0]
-    if first not in _REGISTERS:
-        return None
-    if instruction.name in ("xor", "sub") and instruction.operands == f"{first}, {first}":
-        return 0
-    if instruction.name in ("mov", "movabs") and (match := _CONSTANT.fullmatch(instruction.operands)):
-        return int(match[1], 0) & 0xFFFFFFFF
-    return _pushed(code, instruction) if instruction.name == "pop" else None
-
-
-def _pushed(code: Code, pop: Instruction) -> int | None:
-    """Return the number that a pop loads, if it was pushed just before; None otherwise."""
-    before = code.into(pop.address)
-    while len(before) == 1 and not code.changes(before[0], "rsp") and "sp" not in before[0].operands:
-        before = code.into(before[0].address)
-    if len(before) == 1 and before[0].name == "push" and before[0].operands[0] in "-0123456789":
-        return int(before[0].operands, 0) & 0xFFFFFFFF
-    return None
-
-
-def copied_from(instruction: Instruction) -> str | None:
-    """Return the register whose lower half an instruction copies to another one; None if it does not."""
-    match = _COPY.fullmatch(instruction.operands)
-    first = instruction.operands.partition(",")[0]
-    if match is None or first not in _REGISTERS or instruction.name not in ("mov", "movsxd"):
-        return None
-    return _REGISTERS.get(match[1])
-
-
-def loaded_from(instruction: Instruction) -> tuple[str | None, int]:
-    """Return the register and the displacement of the memory that an instruction loads a number from; None and 0 if it does not."""
-    match = _LOAD.fullmatch(instruction.operands)
-    if match is None or instruction.name != "mov" or match[1] not in _REGISTERS:
-        return None, 0
-    return match[2], int(match[3] + match[4], 0) if match[4] else 0

@@ -20,8 +20,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from chaosorca.agent.code.dataflow import copied_from, loaded_from, numbers_in
 from chaosorca.agent.code.elf import Elf
-from chaosorca.agent.code.instructions import UNSUITABLE, Code, Instruction, copied_from, loaded_from, numbers_in
+from chaosorca.agent.code.instructions import UNSUITABLE, Code, Instruction
 
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
