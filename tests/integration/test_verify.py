@@ -18,8 +18,10 @@ from tests.support.project import BIN
 from tests.support.web import Web
 
 
-def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run an experiment that starts faults and waits for a moment; its controls end them."""
+def run(
+    directory: Path, *faults: dict[str, Any], controls_of: str = "experiment", **verify: Any
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """Run an experiment that starts faults, waits for a second, and ends them by its controls or by those of the settings."""
 
     def python(module: str, **more: Any) -> dict[str, Any]:
         return {"type": "python", "module": f"chaosorca.{module}", **more}
@@ -28,10 +30,6 @@ def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subpro
         "title": "a fault",
         "description": "to be verified",
         "configuration": {"error": "EACCES"},
-        "controls": [
-            {"name": "verify", "provider": python("controls.verify", arguments=verify)},
-            {"name": "cleanup", "provider": python("controls.cleanup")},
-        ],
         "method": [
             {
                 "name": f"fault-{number}",
@@ -43,9 +41,17 @@ def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subpro
         ],
         "rollbacks": [],
     }
+    controls = {
+        "verify": {"provider": python("controls.verify", arguments=verify)},
+        "cleanup": {"provider": python("controls.cleanup")},
+    }
+    if controls_of == "experiment":
+        experiment["controls"] = [{"name": name, **control} for name, control in controls.items()]
+    settings = {"controls": controls} if controls_of == "settings" else {}
+    (directory / "settings.json").write_text(json.dumps(settings))  # YAML includes JSON
     (directory / "experiment.json").write_text(json.dumps(experiment))
     done = subprocess.run(
-        [BIN / "chaos", "--no-version-check", "run", "experiment.json"],
+        [BIN / "chaos", "--no-version-check", "--settings", "settings.json", "run", "experiment.json"],
         cwd=directory,
         capture_output=True,
         text=True,
@@ -56,8 +62,9 @@ def run(directory: Path, *faults: dict[str, Any], **verify: Any) -> tuple[subpro
     return done, json.loads((directory / "journal.json").read_text())
 
 
-def test_a_fault_that_never_fired_is_a_failure(web: Web, tmp_path: Path, client: docker.DockerClient) -> None:
-    done, journal = run(tmp_path, {"container": web.name, "syscall": "mount", "error": "${error}"})
+@pytest.mark.parametrize("controls_of", ["experiment", "settings"])
+def test_a_fault_that_never_fired_is_a_failure(controls_of: str, web: Web, tmp_path: Path, client: docker.DockerClient) -> None:
+    done, journal = run(tmp_path, {"container": web.name, "syscall": "mount", "error": "${error}"}, controls_of=controls_of)
     assert done.returncode == 1, done.stdout
     assert journal["status"] == "failed"
     assert journal["chaosorca"] == {"failed": [f"fault 'fault-0' fired 0 times on container '{web.name}' instead of at least 1"]}
