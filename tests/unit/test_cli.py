@@ -1,4 +1,4 @@
-"""The command, where no Docker Engine answers: exit codes, and errors of one line."""
+"""The command: exit codes, and errors of one line. No Docker Engine answers."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def call(arguments: str) -> tuple[int, str, str]:
 
 @cache
 def results() -> dict[str, tuple[int, str, str]]:
-    """The exit code, output and errors of all commands, run at once because each takes a while to begin."""
+    """Return the exit code, output and errors of all commands. They run at once, since each takes a while to start."""
     commands = [*FAILING, *(command for command, _ in WRONG), *HELP, "--version"]
     with ThreadPoolExecutor(max_workers=8) as pool:
         return dict(zip(commands, pool.map(call, commands), strict=True))
@@ -120,13 +120,13 @@ def test_wrong_use_is_exit_code_2_and_one_line(command: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("command", HELP)
-def test_help_is_told_without_an_engine(command: str) -> None:
+def test_help_needs_no_engine(command: str) -> None:
     code, output, errors = results()[command]
     assert (code, errors) == (0, "")
     assert output.startswith("Usage: ")
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     code, output, errors = results()["--version"]
     assert (code, errors) == (0, "")
     assert output.startswith("chaosorca, version ")
@@ -135,7 +135,7 @@ def test_the_version_is_told() -> None:
 @pytest.mark.parametrize(
     ("refused", "ports"), [(None, [9090]), (PortTaken("port 9090 is taken"), [9090, 0]), (EngineError("no space left"), [9090])]
 )
-def test_monitoring_starts_a_prometheus_on_a_free_port_where_its_own_is_taken(
+def test_a_free_port_is_used_if_the_usual_one_is_taken(
     refused: Exception | None, ports: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []

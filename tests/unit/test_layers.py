@@ -239,7 +239,7 @@ def test_the_check_sees_relative_imports(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def mutable_state(source: str) -> list[str]:
-    """The statements that make a module keep state: `global`, and mutable values that are assigned at the top."""
+    """Return the statements with which a module keeps state: `global`, and mutable values that are assigned at the top."""
     tree = ast.parse(source)
     found = [f"global {', '.join(node.names)}" for node in ast.walk(tree) if isinstance(node, ast.Global)]
     for node in tree.body:

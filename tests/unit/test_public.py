@@ -1,4 +1,4 @@
-"""The public interface: names, signatures, types, errors, and what `chaos validate` finds."""
+"""The public interface: names, signatures, types, errors, and the checks of `chaos validate`."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_annotations_are_plain_types_that_fit_the_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_the_documentation_tells_of_every_argument(name: str) -> None:
+def test_the_docstring_describes_every_argument(name: str) -> None:
     text = inspect.getdoc(load(name)) or ""
     arguments = text.partition("Arguments:")[2].partition("Returns:")[0]
     words = {word.strip(" ,:") for line in arguments.splitlines() for word in line.partition(":")[0].split(",")}
@@ -221,9 +221,7 @@ NOWHERE = {"chaosorca_docker_host": "unix:///nonexistent.sock", "prometheus_base
         ("probes.faults.faults_injected", {"container": "x", "syscall": "opennat"}, "did you mean 'openat'"),
     ],
 )
-def test_an_argument_that_makes_no_sense_is_refused_before_anything_is_asked(
-    name: str, arguments: dict[str, Any], says: str
-) -> None:
+def test_a_bad_argument_is_refused_before_anything_is_asked(name: str, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ActivityFailed) as caught:
         load(name)(**arguments, configuration=NOWHERE)
     assert says in str(caught.value)
@@ -234,7 +232,7 @@ ASK_THE_AGENT = [name for name in SIGNATURES if name.startswith(("actions.", "pr
 
 
 @pytest.mark.parametrize("name", ASK_THE_AGENT)
-def test_an_engine_that_is_not_there_is_a_failed_activity(name: str) -> None:
+def test_a_missing_engine_is_a_failed_activity(name: str) -> None:
     arguments = {"container": "x"} if "container" in SIGNATURES[name] else {}
     if name.endswith("start_fault"):
         arguments |= {"syscall": "openat", "error": "EIO"}
@@ -243,13 +241,13 @@ def test_an_engine_that_is_not_there_is_a_failed_activity(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(SIGNATURES) - set(ASK_THE_AGENT)))
-def test_a_prometheus_that_is_not_there_is_a_failed_activity(name: str) -> None:
+def test_a_missing_prometheus_is_a_failed_activity(name: str) -> None:
     with pytest.raises(ActivityFailed, match=r"^Prometheus cannot be reached at http://127\.0\.0\.1:1: "):
         load(name)(container="x", **({"syscall": "read"} if name.endswith("syscall_latency") else {}), configuration=NOWHERE)
 
 
 def control(name: str, arguments: Any) -> dict[str, Any]:
-    """A control as `chaos validate` gives it."""
+    """Return a control as `chaos validate` passes it."""
     provider = {"type": "python", "module": f"chaosorca.controls.{name}", **({} if arguments is None else {"arguments": arguments})}
     return {"name": f"my {name}", "provider": provider}
 
@@ -327,14 +325,14 @@ def test_a_control_accepts_good_arguments_and_variables(name: str, arguments: An
         ("export", {"report": "maybe"}, "report 'maybe' is not a boolean"),
     ],
 )
-def test_a_control_refuses_what_makes_no_sense(name: str, arguments: Any, says: str) -> None:
+def test_a_control_refuses_bad_arguments(name: str, arguments: Any, says: str) -> None:
     with pytest.raises(InvalidActivity) as caught:
         importlib.import_module(f"chaosorca.controls.{name}").validate_control(control(name, arguments))
     assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_takes_whatever_chaos_toolkit_gives(name: str) -> None:
+def test_a_control_accepts_further_keywords(name: str) -> None:
     module = importlib.import_module(f"chaosorca.controls.{name}")
     hooks = [hook for hook in module.__all__ if hook.endswith("_control") and hook not in ("validate_control", "cleanup_control")]
     assert "after_experiment_control" in hooks

@@ -1,4 +1,4 @@
-"""Starting and stopping faults, with an agent that answers as the test says."""
+"""The actions that start and stop faults, with a fake agent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEB = Container(name="web", id="w" * 64, pid=7, host_network=False, shared_netwo
 
 
 class FakeAgent:
-    """Keeps some faults, and ends those that it is asked to."""
+    """An agent that keeps some faults, and returns those that it is asked to stop."""
 
     def __init__(self, *records: FaultRecord) -> None:
         self.records = list(records)
@@ -48,7 +48,7 @@ class FakeAgent:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An engine with the container `web` and with the agent that the test gives."""
+    """Return a function that makes an engine with the container `web` and the given agent."""
 
     def make(agent: FakeAgent | None) -> SimpleNamespace:
         client = SimpleNamespace(version=lambda: {"Arch": "amd64"})

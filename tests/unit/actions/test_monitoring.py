@@ -1,4 +1,4 @@
-"""Starting and stopping the monitoring, with an agent that answers as the test says."""
+"""The actions that start and stop monitoring, with a fake agent."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from chaosorca.actions import monitoring
 
 
 class Agent:
-    """Watches whoever it is told, with warnings; its containers have ended."""
+    """An agent that monitors some containers, with warnings. The containers have ended."""
 
-    def __init__(self, **watched: str) -> None:
-        self.watched = watched
+    def __init__(self, **monitored: str) -> None:
+        self.monitored = monitored
 
     def ask(self, operation: str, **options: Any) -> Any:
         if operation == "start_monitoring":
@@ -26,9 +26,9 @@ class Agent:
                 "new": True,
             }
         if operation == "stop_monitoring":
-            del self.watched[options["container"]]
+            del self.monitored[options["container"]]
             return {"stopped": [options["container"]]}
-        return {"targets": [{"name": name, "id": id_} for name, id_ in self.watched.items()]}
+        return {"targets": [{"name": name, "id": id_} for name, id_ in self.monitored.items()]}
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def test_warnings_are_logged_with_the_containers_name(
     assert list(dict.fromkeys(caplog.messages)) == ["monitoring of web: it is odd", "monitoring of web: it is slow"]
 
 
-def test_stopping_by_label_is_success_whatever_became_of_the_containers(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_by_label_includes_containers_that_have_ended(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = SimpleNamespace(id="a" * 64, name="web")
     monkeypatch.setattr(monitoring, "connect", lambda _: SimpleNamespace(containers=SimpleNamespace(list=lambda **_: [ended])))
-    agent.watched = {"web": "a" * 64, "other": "b" * 64}
+    agent.monitored = {"web": "a" * 64, "other": "b" * 64}
     assert monitoring.stop_monitoring(label="app=shop") == {"stopped": ["web"]}
     assert monitoring.stop_monitoring(label="app=shop") == {"stopped": []}
-    assert agent.watched == {"other": "b" * 64}
+    assert agent.monitored == {"other": "b" * 64}

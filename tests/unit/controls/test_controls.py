@@ -1,4 +1,4 @@
-"""What the controls share, and what `export` writes."""
+"""The functions that the controls share, and the files that `export` writes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CURL: dict[str, Any] = {"type": "action", "name": "c", "provider": {"type": "pro
         ),
     ],
 )
-def test_the_containers_of_an_experiment_are_those_that_our_activities_name(
+def test_an_experiment_is_about_the_containers_that_our_activities_name(
     experiment: dict[str, Any], configuration: Any, names: list[str]
 ) -> None:
     assert named_containers(experiment, configuration) == names
@@ -103,20 +103,20 @@ def test_nothing_happens_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"label": "app=shop"}, "no Docker Engine answers"),
     ],
 )
-def test_observe_interrupts_the_experiment_when_it_cannot_work(arguments: dict[str, Any], says: str) -> None:
+def test_observe_interrupts_the_experiment_if_it_cannot_work(arguments: dict[str, Any], says: str) -> None:
     experiment = {"title": "t", "method": []}
     with pytest.raises(InterruptExecution, match=says):
         observe.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment, **arguments)
 
 
-def test_cleanup_does_not_end_the_experiment_with_an_error_of_its_own() -> None:
+def test_an_error_of_cleanup_does_not_end_the_experiment() -> None:
     experiment = {"title": "t", "method": []}
     cleanup.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
     cleanup.after_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
     cleanup.cleanup_control()
 
 
-def test_export_writes_its_events_where_prometheus_is_gone(tmp_path: Path) -> None:
+def test_export_writes_events_without_prometheus(tmp_path: Path) -> None:
     experiment = {"title": "t", "method": []}
     journal = {"experiment": experiment, "start": "2024-01-01T12:00:00+00:00", "run": None, "steady_states": None}
     export.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
@@ -131,7 +131,7 @@ def test_export_writes_its_events_where_prometheus_is_gone(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("wanted", [False, "false", "0"])
-def test_export_leaves_out_the_report_where_it_is_not_wanted(wanted: Any, tmp_path: Path) -> None:
+def test_export_leaves_out_an_unwanted_report(wanted: Any, tmp_path: Path) -> None:
     experiment = {"title": "t", "method": []}
     export.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
     export.after_experiment_control(
@@ -140,7 +140,7 @@ def test_export_leaves_out_the_report_where_it_is_not_wanted(wanted: Any, tmp_pa
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["events.csv"]
 
 
-def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_report_shows_the_verdict_of_a_verify_listed_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ("export", "observe", "verify", "cleanup")
     providers: dict[str, dict[str, Any]] = {name: {"type": "python", "module": f"chaosorca.controls.{name}"} for name in names}
     providers["verify"]["arguments"] = {"min_injected": "${least}"}
@@ -173,7 +173,7 @@ def test_the_report_knows_what_verify_finds_though_that_is_listed_behind(tmp_pat
     assert caplog.text.count(f"verify: {reason}") == 1
 
 
-def test_the_report_is_written_as_what_it_says_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_written_in_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = {"title": "früh · \ud800", "method": []}
     monkeypatch.setattr("locale.getencoding", lambda: "ascii")
     export.before_experiment_control(experiment, configuration=NOWHERE, experiment=experiment)
@@ -183,7 +183,7 @@ def test_the_report_is_written_as_what_it_says_it_is(tmp_path: Path, monkeypatch
     assert "<h1>früh · \\ud800</h1>" in (tmp_path / "out" / "report.html").read_bytes().decode("utf-8")
 
 
-def test_faults_that_were_just_ended_are_known_though_the_agent_is_gone() -> None:
+def test_the_verdict_uses_the_records_of_ended_faults() -> None:
     start = {"name": "breaks", "provider": {"module": "chaosorca.actions.faults", "func": "start_fault", "arguments": {}}}
     output = {"fault": "1", "containers": [{"name": "web", "not_attached": []}]}
     for injected, status in ((3, "completed"), (0, "failed")):

@@ -1,4 +1,4 @@
-"""The controls in whole runs by Chaos Toolkit, wherever they are declared. The engine is a fake."""
+"""The controls in runs by Chaos Toolkit, declared in the experiment or in the settings. The engine is a fake."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ REASON = "fault 'break' fired 0 times on container 'web' instead of at least 1"
 
 
 class FakeEngine:
-    """An engine with the container `web`. It is its own agent, which goes with its last fault, and its own Prometheus."""
+    """An engine with the container `web`. It is also its agent, which has gone if no fault is active, and its Prometheus."""
 
     def __init__(self) -> None:
         self.records: list[FaultRecord] = []
         self.prometheus = False
         self.reads = 0
         self.interrupts = 0
-        """How many times ending faults is interrupted, as by SIGTERM."""
+        """How many times SIGTERM interrupts the ending of faults."""
 
     def version(self) -> dict[str, str]:
         return {"Arch": "amd64"}
@@ -127,7 +127,7 @@ def declared(names: Any) -> dict[str, Any]:
 
 
 def experiment(*names: str, rollbacks: Any = ()) -> dict[str, Any]:
-    """An experiment with a fault that never fires, and with these controls of its own."""
+    """Return an experiment with a fault that never fires, and with these controls of its own."""
     start = python("actions.faults", func="start_fault", arguments={"syscall": "openat", "error": "EIO", "container": "web"})
     own = [{"name": name, **control} for name, control in declared(names).items()]
     return {
@@ -146,7 +146,7 @@ def run(given: dict[str, Any], *global_controls: str) -> dict[str, Any]:
 
 
 def read_results() -> tuple[str, list[str], int]:
-    """The report, the kinds of events and the number of rows of a table, of the only results there are."""
+    """Return the report, the kinds of events and the number of rows of a table, from the only directory of results."""
     (directory,) = Path("chaosorca-results").iterdir()
     happened = [row["event"] for row in csv.DictReader((directory / "events.csv").open())]
     return (directory / "report.html").read_text(), happened, len((directory / "web" / "cpu.csv").read_text().splitlines()) - 1
@@ -171,7 +171,7 @@ def test_controls_work_together_wherever_they_are_declared(
     page, happened, rows = read_results()
     assert f'<p class="bad">{REASON}</p>' in page
     assert [event for event in happened if event.startswith("fault")] == ["fault_begin", "fault_end"]
-    # Waiting for scrapes reads once, before the rollbacks once, and the end once more unless Prometheus is gone by then.
+    # `observe` opens Prometheus once, the collection before the rollbacks once, and the end once more if it still runs.
     assert rows == (2 if prometheus_goes else 3)
     assert not engine.prometheus
     said = ["cleanup: ended fault", "verify: ", "export: wrote the report"]
@@ -219,7 +219,7 @@ def test_two_exports_of_one_run_write_both(engine: FakeEngine, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-one", "out-two"]
 
 
-def test_a_verdict_is_not_given_by_a_control_that_is_only_called_before(engine: FakeEngine) -> None:
+def test_a_control_with_scope_before_gives_no_verdict(engine: FakeEngine) -> None:
     given = experiment("verify", "cleanup")
     given["controls"][0]["scope"] = "before"
     journal = run(given)

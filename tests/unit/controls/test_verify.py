@@ -1,4 +1,4 @@
-"""What the `verify` control makes of a journal."""
+"""The verdict of the `verify` control on a journal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def by_key(faults: list[FaultRecord]) -> dict[tuple[str, str], FaultRecord]:
 
 
 def records(injected: dict[str, dict[str, int]]) -> dict[tuple[str, str], FaultRecord]:
-    """Records of faults that hit so many calls, by fault and container."""
+    """Return records of faults that hit so many calls, by fault and container."""
     counts = [(fault, container, calls) for fault, containers in injected.items() for container, calls in containers.items()]
     return by_key([fault_record(id=fault, container=container, injected={"openat": calls}) for fault, container, calls in counts])
 

@@ -1,4 +1,4 @@
-"""Which faults a recovery is measured from, and which it cannot be measured from."""
+"""The faults from which a recovery is measured."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from chaosorca.probes import http
 from tests.support.fakes import START
 from tests.support.records import fault_record
 
-Known = Callable[..., None]
+GiveFaults = Callable[..., None]
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Known:
-    """An agent that knows these faults of `web`, each as what is not usual about it."""
+def give_faults(monkeypatch: pytest.MonkeyPatch) -> GiveFaults:
+    """Return a function that gives `web` these faults, each by what is unusual about it."""
 
     def make(*faults: dict[str, Any]) -> None:
         records = [fault_record(text="openat:error=EIO", **one) for one in faults]
@@ -38,14 +38,14 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Known:
             [{"injected": {"openat": 0}}],
             "fault 'openat:error=EIO' on container 'web' never fired: there is nothing to recover from",
         ),
-        (  # one that fired is too long ago
+        (  # the fault that fired is too long ago
             [{}, {"injected": {}, "begins": START + 40, "ended": START + 41}],
             "fault 'openat:error=EIO' on container 'web' never fired: there is nothing to recover from",
         ),
     ],
 )
-def test_without_a_fault_that_has_hit_and_ended_there_is_no_recovery(faults: list[dict[str, Any]], says: str, known: Known) -> None:
-    known(*faults)
+def test_a_recovery_needs_a_fault_that_hit_and_ended(faults: list[dict[str, Any]], says: str, give_faults: GiveFaults) -> None:
+    give_faults(*faults)
     with pytest.raises(ActivityFailed) as failed:
         http.time_to_recover("web")
     assert str(failed.value) == says
@@ -69,13 +69,13 @@ MUCH_LATER = {"begins": START + 50, "ended": START + 51}
         ([{**NOT_FIRED, "placebo": True}], (0, 5.5)),
     ],
 )
-def test_the_recovery_is_that_from_what_hit_last(
-    faults: list[dict[str, Any]], span: tuple[float, float], known: Known, monkeypatch: pytest.MonkeyPatch
+def test_the_recovery_is_measured_from_the_last_hit(
+    faults: list[dict[str, Any]], span: tuple[float, float], give_faults: GiveFaults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(http, "open_prometheus", lambda configuration: configuration["prometheus_base_url"])
     monkeypatch.setattr("chaosorca.metrics.recovery.time_to_recover", lambda *arguments: asked.extend(arguments) or 1.25)
-    known(*faults)
+    give_faults(*faults)
     given: dict[str, Any] = {
         "status": "4xx,none",
         "role": "client",
