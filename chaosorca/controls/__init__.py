@@ -1,1 +1,1 @@
-"""Controls: what happens before and after an experiment."""
+"""Controls, which Chaos Toolkit calls before and after an experiment and its phases."""

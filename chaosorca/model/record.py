@@ -29,7 +29,7 @@ class Coverage:
 class FaultRecord:
     """A fault on one container. Times are in seconds since 1970; `ends` is when its duration is over.
 
-    `injected` counts the calls that were tampered with, by system call. `ended` is None while the fault is active.
+    `injected` counts the calls that were hit, by system call. `ended` is None while the fault is active.
     """
 
     id: str
@@ -60,7 +60,7 @@ class FaultRecord:
 
     @property
     def fired(self) -> int:
-        """How many calls were tampered with."""
+        """How many calls were hit."""
         return sum(self.injected.values())
 
     @property

@@ -1,1 +1,1 @@
-"""Probes: measurements as numbers."""
+"""Probes, which return measurements as numbers."""
