@@ -1,1 +1,1 @@
-"""Trials of what this host can do."""
+"""Checks and trials of what works on this host."""

@@ -1,1 +1,1 @@
-"""The loader of eBPF programs: libbpf, its maps, and uprobes."""
+"""The loader of eBPF programs: libbpf, maps, and uprobes."""

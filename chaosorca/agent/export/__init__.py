@@ -1,1 +1,1 @@
-"""What `/metrics` shows."""
+"""The metrics of the agent, and the endpoint that serves them."""

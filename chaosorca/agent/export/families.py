@@ -14,6 +14,13 @@ from chaosorca.agent.monitors.resources import Resources
 
 def families(snapshot: Snapshot) -> Iterator[Any]:
     """Yield the metric families of a snapshot. docs/metrics.md lists their names and labels."""
+    yield from _of_monitors(snapshot)
+    yield from _of_faults(snapshot)
+    yield from _of_resources(snapshot)
+    yield from _of_agent(snapshot)
+
+
+def _of_monitors(snapshot: Snapshot) -> Iterator[Any]:
     monitored = GaugeMetricFamily(
         "chaosorca_monitored", "1 while a monitor is attached to a container", labels=["container", "monitor"]
     )
@@ -46,6 +53,9 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
     yield _gauge(
         "chaosorca_http_requests_in_flight", "HTTP requests without an answer yet", ["container", "role"], snapshot.http_in_flight
     )
+
+
+def _of_faults(snapshot: Snapshot) -> Iterator[Any]:
     yield _counter(
         "chaosorca_faults_injected",
         "System calls that a fault has hit",
@@ -59,7 +69,6 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         snapshot.fault_calls,
     )
     yield _gauge("chaosorca_fault_active", "1 while a fault is active, 0 after", ["container", "fault"], snapshot.fault_active)
-
     yield _counter(
         "chaosorca_agent_tracer_restarts",
         "Tracers that were replaced because they had ended or did not answer",
@@ -67,6 +76,8 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         snapshot.tracer_restarts,
     )
 
+
+def _of_resources(snapshot: Snapshot) -> Iterator[Any]:
     resources = {(name,): value for name, value in snapshot.resources.items()}
     figures: list[tuple[str, str, Any, Callable[[Resources], float | None]]] = [
         ("container_cpu_usage_seconds", "Processor time used", CounterMetricFamily, lambda r: r.cpu_seconds),
@@ -77,13 +88,13 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         ("container_fs_writes_bytes", "Bytes written to storage", CounterMetricFamily, _of_io("written")),
         (
             "container_fs_reads",
-            "Reads: requests to devices, or calls (chaosorca_io_source)",
+            "Reads from storage: requests to devices, or system calls (see chaosorca_io_source)",
             CounterMetricFamily,
             _of_io("reads"),
         ),
         (
             "container_fs_writes",
-            "Writes: requests to devices, or calls (chaosorca_io_source)",
+            "Writes to storage: requests to devices, or system calls (see chaosorca_io_source)",
             CounterMetricFamily,
             _of_io("writes"),
         ),
@@ -94,7 +105,6 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
             if (number := figure(value)) is not None:
                 family.add_metric(name_label, number)
         yield family
-
     yield _gauge(
         "chaosorca_io_source",
         "1 for the source of a container's storage figures; operations of /proc/PID/io are system calls",
@@ -102,6 +112,8 @@ def families(snapshot: Snapshot) -> Iterator[Any]:
         {(name, value.io_source): 1.0 for name, value in snapshot.resources.items()},
     )
 
+
+def _of_agent(snapshot: Snapshot) -> Iterator[Any]:
     yield _counter(
         "chaosorca_agent_cpu_seconds", "Processor time used by the agent and its tracers", [], {(): snapshot.agent_cpu_seconds}
     )

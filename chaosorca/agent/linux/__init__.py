@@ -1,1 +1,1 @@
-"""What files and the kernel say."""
+"""Readers of /proc, control groups and type information, and calls into the kernel."""

@@ -1,1 +1,1 @@
-"""What is measured of a target: one module for each monitor."""
+"""The monitors of targets, one module each."""
