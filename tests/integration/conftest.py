@@ -19,6 +19,11 @@ import pytest
 from docker.models.containers import Container
 
 from chaosorca.actions.faults import stop_all_faults
+from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
+from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
+from chaosorca.engine.images import ensure_image
+from chaosorca.metrics.measure import wait_for_scrapes
+from chaosorca.sources import open_prometheus
 from tests.support.engine_state import check_leftovers, remove_leftovers
 from tests.support.observer import Observers
 from tests.support.project import ROOT
@@ -113,8 +118,6 @@ def image(client: docker.DockerClient) -> str:
 @pytest.fixture(scope="session")
 def sanitized_agent(client: docker.DockerClient) -> str:
     """The agent's image with a tracer built with sanitizers; building it runs the tracer's own tests."""
-    from chaosorca.engine.images import ensure_image
-
     native = ROOT / "tests" / "native"
     with tempfile.TemporaryDirectory() as context:
         shutil.copytree(native, context, dirs_exist_ok=True)
@@ -200,11 +203,6 @@ def observers(client: docker.DockerClient) -> Iterator[Observers]:
 @pytest.fixture
 def monitored(web: Web) -> Iterator[Web]:
     """An nginx that is monitored, with a Prometheus on a free port."""
-    from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
-    from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
-    from chaosorca.metrics.measure import wait_for_scrapes
-    from chaosorca.sources import open_prometheus
-
     start_prometheus(port=0)
     start_monitoring(container=web.name)
     wait_for_scrapes(open_prometheus(None), [web.name], 2)

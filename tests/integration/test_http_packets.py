@@ -171,14 +171,14 @@ JOINED_TWO = {
     "several requests": [("client", HEADERS * 3)],
     "an answer first": [("server", HEADERS + DATA)],
     "a stream that continues": [("server", "x" * 1000), ("server", DATA), ("client", WINDOW)],
-    "a stream that is much read": [("client", WINDOW + frame(8, 0, 5, "\0\0\x20\0"))],
+    "a stream with window updates": [("client", WINDOW + frame(8, 0, 5, "\0\0\x20\0"))],
     "a ping": [("server", PING), ("client", frame(6, 1, 0, PING[9:]))],
     "a ping and a request": [("client", PING + HEADERS + DATA)],
 }
 NOT_TWO = {
-    "nothing but zeros": ["\0" * 9, "\0" * 64, "\0" * 1400],
+    "zeros only": ["\0" * 9, "\0" * 64, "\0" * 1400],
     "ones, of two and of four bytes": ["\0\1" * 100, "\0\0\0\1" * 100, "\1\0\0\0" * 100, "\0" + "\1\0\0\0" * 100],
-    "PostgreSQL that begins": [
+    "the start of PostgreSQL": [
         "\0\0\0\x08\x04\xd2\x16\x2f",
         "\0\0\0\x08\x04\xd2\x16\x30",
         "\0\0\x04\x08\0\3\0\0user\0" + "x" * 1020,
@@ -198,7 +198,7 @@ NOT_TWO = {
         "\0\0\4\1\0\0\0\5\0\0\0\0" + "\0" * 1017,
         "\0\0\x08\6\0\0\0\0\0" + "\0" * 2045,
     ],
-    "SSH that is encrypted from here on": ["\0\0\4\x0c\5\x14" + "\1" * 1034],
+    "encrypted SSH": ["\0\0\4\x0c\5\x14" + "\1" * 1034],
     "MongoDB": ["\0\1\0\0\1\0\0\0\0\0\0\0\xdd\7\0\0" + "\0" * 240],
     "SMB": ["\0\0\4\1\xfeSMB" + "\0" * 1021],
     "Oracle": ["\0\x20\0\0\6\0\0\0\0\0" + "\1" * 22],
@@ -207,7 +207,7 @@ NOT_TWO = {
     "ZooKeeper": ["\0\0\4\x08\0\0\0\7\0\0\0\4" + "\0\0\0\1" * 256, "\0\0\0\x08\xff\xff\xff\xfe\0\0\0\x0b"],
     "DNS": ["\0\x1d\0\1\1\0\0\1\0\0\0\0\0\0\3www\7example\3com\0\0\1\0\1"],
     "VNC": ["\0\0\0\1\0\0\0\0\0\x20\0\x20\0\0\0\0" + "\0" * 2000],
-    "frames that do not lie end to end": [
+    "frames that are not adjacent": [
         HEADERS + "x",
         HEADERS + "x" * 20,
         HEADERS[:-1],
@@ -215,7 +215,7 @@ NOT_TWO = {
         PING + "\0" * 9,
         HEADERS + "\0" * 9,
     ],
-    "frames that there are not": [
+    "frames that do not exist": [
         frame(1, 0x44, 3, "x"),
         frame(1, 1, 3, "x"),
         frame(1, 4, 4, "x"),
@@ -236,17 +236,17 @@ CASES = [
     Case("8 in a packet", opened().client(GET * 8).server(OK * 5 + NO * 3), {"GET 200": 5, "GET 404": 3}),
     Case("32 in a packet", opened().client(GET * 32).server(OK * 30, NO * 2), {"GET 200": 30, "GET 404": 2}),
     Case(
-        "40 in a packet, and then some",
+        "40 in a packet, and one more",
         opened().client(GET * 40).server(OK * 39, NO).client(GET).server(NO),
         {"GET 200": 32, "GET 404": 1},
         {"pipelined": 8},
     ),
     Case("byte by byte", of_bytes(), {"OPTIONS 200": 1, "PUT 201": 1, "DELETE 404": 1}),
-    Case("chunked, with what looks like an answer in it", chunked(), {"GET 200": 1, "GET 404": 1}),
+    Case("chunked, with a text like an answer in it", chunked(), {"GET 200": 1, "GET 404": 1}),
     Case("answers without a body", without_body(), {"HEAD 200": 1, "GET 304": 1, "GET 204": 1, "HEAD 404": 1, "GET 404": 1}),
     Case("100 Continue", continued(), {"POST 200": 1, "GET 404": 1}),
-    Case("until it is closed", opened().client(GET).server("HTTP/1.0 200 OK\r\n\r\n", OK, NO), {"GET 200": 1}),
-    Case("a method of its own", opened().client("PROPFIND / HTTP/1.1\r\n\r\n").server(NO), {"OTHER 404": 1}),
+    Case("an answer that ends with its connection", opened().client(GET).server("HTTP/1.0 200 OK\r\n\r\n", OK, NO), {"GET 200": 1}),
+    Case("an unusual method", opened().client("PROPFIND / HTTP/1.1\r\n\r\n").server(NO), {"OTHER 404": 1}),
     Case("sent again", sent_again(), {"GET 200": 1, "GET 404": 1}),
     Case("a body in another order", reordered_body(), {"GET 200": 1, "GET 404": 1}),
     Case("a request in another order", reordered_request(), {"GET 404": 1}, {"reordered": 1}),
@@ -257,8 +257,8 @@ CASES = [
     Case("closed by the server", opened().client(GET * 3).server(OK, flags="FA"), {"GET 200": 1, "GET none": 2}),
     Case("closed by the client, and answered", closed_by_client(), {"GET 200": 1}),
     Case("closed by both without an answer", opened().client(GET, flags="FA").server(flags="FA"), {"GET none": 1}),
-    Case("its ports are used again", used_again(), {"GET none": 1, "GET 200": 1}),
-    Case("too old, and answered later", given_up(), {"GET none": 1, "GET 404": 1}),
+    Case("reuse of its ports", used_again(), {"GET none": 1, "GET 200": 1}),
+    Case("abandoned, and answered later", given_up(), {"GET none": 1, "GET 404": 1}),
     Case("joined within a body", Talk().server("x" * 100, "y" * 100).client(GET).server(OK), {"GET 200": 1}),
     Case("joined before an answer", Talk().server(OK).client(GET).server(NO), {"GET 404": 1}, {"joined mid-message": 1}),
     Case("joined between", Talk().client(GET).server(OK).client(GET).server(NO), {"GET 200": 1, "GET 404": 1}),
@@ -276,21 +276,26 @@ CASES = [
     ),
     Case("HTTP/2", opened().client("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET).server(OK), {}, {"HTTP/2": 1}),
     *[
-        Case(f"HTTP/2 that was joined: {name}", Talk().send_all(messages).client(HEADERS).server(OK, GET), {}, {"HTTP/2": 1})
+        Case(f"an earlier HTTP/2 connection: {name}", Talk().send_all(messages).client(HEADERS).server(OK, GET), {}, {"HTTP/2": 1})
         for name, messages in JOINED_TWO.items()
     ],
-    *[Case(f"no HTTP/2: {name}", Talk().client(*messages).server(*messages), {}) for name, messages in NOT_TWO.items()],
+    *[Case(f"not HTTP/2: {name}", Talk().client(*messages).server(*messages), {}) for name, messages in NOT_TWO.items()],
     Case(
-        "HTTP/2 by an upgrade",
+        "HTTP/2 after an upgrade",
         opened().client(GET).server("HTTP/1.1 101 Switching Protocols\r\n\r\n" + frame(4, 0, 0, "")).client(HEADERS),
         {"GET 101": 1},
     ),
     Case("TLS that may still be seen", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(60), {}),
     Case("TLS", opened().client(HELLO, GET).server("\x16\x03\x03", OK).sweep(0), {}, {"TLS": 1}),
     Case("TLS that was reset", opened().client(HELLO, flags="RA").sweep(0), {}),
-    Case("TLS that is over", opened().client(HELLO).client(flags="FA").server(flags="FA").sweep(0), {}, {"TLS": 1}),
+    Case("TLS that has ended", opened().client(HELLO).client(flags="FA").server(flags="FA").sweep(0), {}, {"TLS": 1}),
     Case("TLS and another connection", opened().client(HELLO).send(Talk().packet("client", flags="S")), {}, {"TLS": 1}),
-    Case("TLS that was joined", Talk().client("\x17\x03\x03\x00\x20abc", GET).server("\x17\x03\x03", OK).sweep(0), {}, {"TLS": 1}),
+    Case(
+        "an earlier TLS connection",
+        Talk().client("\x17\x03\x03\x00\x20abc", GET).server("\x17\x03\x03", OK).sweep(0),
+        {},
+        {"TLS": 1},
+    ),
     Case("Redis", opened().client("*1\r\n$4\r\nPING\r\n").server("+PONG\r\n").client(GET).server(OK), {}),
     Case("Redis, inline", opened().client("GET key\r\n").server("$-1\r\n"), {}),
     Case("PostgreSQL", opened().client("\x00\x00\x00\x08\x04\xd2\x16\x2f", GET).server("S"), {}),

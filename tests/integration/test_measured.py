@@ -190,9 +190,7 @@ def test_processor_memory_and_network_are_those_of_the_container(monitored: Web)
     assert memory
 
 
-def test_what_did_not_happen_is_zero_and_what_is_not_monitored_is_an_error(
-    monitored: Web, run_container: Callable[..., Container]
-) -> None:
+def test_idle_metrics_are_zero_and_unmonitored_ones_an_error(monitored: Web, run_container: Callable[..., Container]) -> None:
     assert monitored.get() == 200
     wait_for(lambda: request_rate(monitored.name, status="200") > 0)
     assert request_rate(monitored.name, status="403") == 0.0

@@ -55,23 +55,23 @@ for number in calls:
 """
 
 ONLY_WE_REFUSE = {
-    "two of its separators, or one at the end": ["getpid::error=EIO", "getpid:error=EIO:", "getpid,:error=EIO"],
+    "two separators in a row, or one at the end": ["getpid::error=EIO", "getpid:error=EIO:", "getpid,:error=EIO"],
     "a part that is given twice": ["getpid:error=EIO:when=1:when=2"],
     "numbers, where names are clearer": ["getpid:error=13", "getpid:signal=10", "39:error=EIO"],
     "errors that no program ever gets": ["getpid:error=ERESTARTSYS"],
     "real-time signals": ["getpid:signal=SIGRTMIN", "getpid:signal=64"],
-    "numbers that are none": [
+    "malformed numbers": [
         "getpid:retval=0x10",
         "getpid:delay_exit=1e3us",
         "getpid:error=EIO:when=+3",
         "getpid:error=EIO:when=2..9+",
     ],
     "results that are errors": ["getpid:retval=-1", "getpid:retval=9223372036854775808"],
-    "delays without a unit, of no time, finer than a microsecond, or of a lifetime": [
+    "delays without a unit, of zero, below a microsecond, or of centuries": [
         *("getpid:delay_enter=100", "getpid:delay_enter=0ms", "getpid:delay_exit=0.1us", "getpid:delay_enter=9000000000000s"),
     ],
     "results of calls that never return": ["exit_group:error=EIO", "exit_group:retval=0", "getpid:signal=SIGKILL:error=EIO"],
-    "its other ways to choose calls": [
+    "strace's other ways to select calls": [
         "all:error=EIO",
         "!getpid:error=EIO",
         "/^getp:error=EIO",
@@ -115,17 +115,17 @@ NOT_FILES = {
         setsockopt shutdown""",
     "processes": "pidfd_getfd pidfd_send_signal process_madvise process_mrelease",
     "namespaces": "setns",
-    "what only waits": "epoll_wait epoll_pwait epoll_pwait2 inotify_rm_watch",
-    "calls that Linux has no code for": "getpmsg putpmsg",
+    "calls that only wait": "epoll_wait epoll_pwait epoll_pwait2 inotify_rm_watch",
+    "calls that Linux does not implement": "getpmsg putpmsg",
 }
 ONLY_STRACE = {
     **{(name, 0, "fd"): why for why, names in NOT_FILES.items() for name in names.split()},
-    ("inotify_add_watch", 0, "fd"): "what only waits",
-    ("dup2", 1, "fd"): "a number to be taken, whatever it is now",
-    ("dup3", 1, "fd"): "a number to be taken, whatever it is now",
+    ("inotify_add_watch", 0, "fd"): "calls that only wait",
+    ("dup2", 1, "fd"): "the number for the new descriptor",
+    ("dup3", 1, "fd"): "the number for the new descriptor",
     ("getcwd", 0, "path"): "a result",
 }
-ONLY_WE = {("rename", 1, "path"): "strace 6.1 looks at the old name alone"}
+ONLY_WE = {("rename", 1, "path"): "strace 6.1 checks the old name only"}
 
 
 @pytest.fixture
