@@ -64,7 +64,7 @@ def prom() -> None:
 @click.option("--scrape-interval", default="1s", show_default=True, help="The time between scrapes.")
 @click.pass_obj
 def prom_start(configuration: dict[str, Any], port: str, scrape_interval: str) -> None:
-    """Start Prometheus on a port of 127.0.0.1."""
+    """Start Prometheus on 127.0.0.1."""
     started = start_prometheus(port=port, scrape_interval=scrape_interval, configuration=configuration)  # type: ignore[arg-type]
     click.echo(f"Prometheus {'started' if started['started'] else 'already runs'} at {started['url']}")
 
@@ -131,7 +131,7 @@ def fault() -> None:
     "--max-faults",
     default="0",
     show_default=True,
-    help="The fault ends after it has hit so many calls of the container; 0: no limit.",
+    help="The number of hit calls of the container after which the fault ends; 0: no limit.",
 )
 @click.option("--path", help="Only calls on this file, as the container sees it.")
 @click.option("--process", help="Only processes whose command line contains this text.")
@@ -144,7 +144,7 @@ def fault() -> None:
     show_default=True,
     help="uprobe, ptrace, strace, or auto for the cheapest that can inject the fault.",
 )
-@click.option("--dry-run", is_flag=True, help="Report what the fault would be attached to, and attach to nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the fault and report what it would be attached to, without attaching it.")
 @click.pass_obj
 def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
     """Make system calls of all processes of a container fail or slow."""
@@ -167,7 +167,7 @@ def fault_start(configuration: dict[str, Any], /, name: str | None, **options: A
 @click.option("--all", "every", is_flag=True, help="All faults of this Docker Engine.")
 @click.pass_obj
 def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | None, every: bool) -> None:
-    """End the faults of a container, or all."""
+    """End the faults of a container, or all faults."""
     if bool(name) == every:
         raise click.UsageError("give either --name or --all")
     if name:
@@ -184,7 +184,7 @@ def fault_stop(configuration: dict[str, Any], name: str | None, syscall: str | N
 @fault.command("list")
 @click.pass_obj
 def fault_list(configuration: dict[str, Any]) -> None:
-    """List the faults since the agent started, including those that have ended."""
+    """List active and ended faults."""
     agent = find_agent(connect(configuration))
     faults = agent.faults() if agent else []
     for one in faults:
@@ -195,7 +195,7 @@ def fault_list(configuration: dict[str, Any]) -> None:
         for warning in one.warnings:
             click.echo(f"  warning: {warning}")
     if not faults:
-        click.echo("no fault was started since the agent started")
+        click.echo("there are no faults")
 
 
 @cli.command("metric")
@@ -235,10 +235,9 @@ def metric_command(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def doctor_command(configuration: dict[str, Any], as_json: bool) -> None:
-    """Try what this engine and kernel support, and say what to do about what they do not.
+    """Test what this engine and kernel support, and explain how to get what they do not.
 
-    Nothing stays: an agent that is started for the examination is removed. Exit code 0: faults and monitoring work here; 1: they do
-    not.
+    An agent that is started for the test is removed afterwards. The exit code is 0 if faults and monitoring work here, else 1.
     """
     findings = doctor.examine(configuration)
     if as_json:

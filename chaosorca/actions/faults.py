@@ -58,7 +58,7 @@ def start_fault(
         delay_exit: how long a call is delayed after the kernel has executed it, with a unit.
         when: which calls of each thread to inject, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
         probability: the share of the calls selected by `when` to inject, drawn at random; above 0, up to 1.
-        max_faults: the fault ends after it has hit so many calls of the whole container; 0: no limit.
+        max_faults: the number of hit calls of the whole container after which the fault ends; 0: no limit.
         process: only processes whose command line contains this text, checked at each call.
         path: only calls on this file, as the container sees it, by any path, link or descriptor.
         duration: how long the fault lasts, with a unit. The agent keeps this clock: the fault ends even if this process has died.
@@ -66,7 +66,7 @@ def start_fault(
             "strace" (one fault at a time, and not every kind), or "auto" for the cheapest that can inject the fault on this host.
         placebo: attach to the same processes for the same system calls, but inject nothing. Tracing alone slows a program down, so
             a fair comparison needs a placebo.
-        dry_run: report what the fault would be attached to, and attach to nothing.
+        dry_run: check the fault and report what it would be attached to, without attaching it.
         abort_when: end the fault when this condition holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
             "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9". The agent evaluates it by its own counters.
 
@@ -105,7 +105,7 @@ def start_fault(
     )
     wanted = check_injector(injector, fault, arch)
     warnings = [
-        f"programs hardly ever make system call {name}, because the vDSO answers it without the kernel"
+        f"programs hardly ever make system call {name}, because the vDSO answers it without entering the kernel"
         for name in answered_by_vdso(fault.syscalls, arch)
     ]
     targets = select_containers(client, container, label)

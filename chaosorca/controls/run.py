@@ -15,12 +15,10 @@ from typing import Any, NamedTuple
 
 from chaoslib import substitute
 from chaoslib.control import get_global_controls
-from logzero import logger
 
-from chaosorca.controls.common import is_dry
+from chaosorca.controls.common import is_dry, logging_errors
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.client import connect
-from chaosorca.exceptions import OrcaError
 from chaosorca.metrics.tables import Table
 from chaosorca.model.record import FaultRecord
 
@@ -75,16 +73,17 @@ class Run:
         return self._declared(get_global_controls())
 
     def ask_agent(self) -> None:
-        """Update the records of the faults that the agent keeps; failing to is logged."""
-        try:
+        """Update the records of the faults that the agent keeps; errors are logged."""
+
+        def ask() -> None:
             agent = find_agent(connect(self.configuration))
             for fault in agent.faults() if agent else []:
                 self.reported[fault.id, fault.container] = fault
-        except OrcaError as error:
-            logger.warning("the agent could not be asked about faults: %s", error)
+
+        logging_errors("asking the agent about faults", ask)
 
     def keep_ended(self, faults: Iterable[FaultRecord]) -> None:
-        """Keep the final records of faults that this experiment has ended: the agent may go with the last of them."""
+        """Keep the final records of faults that this experiment has ended: the agent may be removed with the last of them."""
         self.ended.update({(fault.id, fault.container): fault for fault in faults})
 
     def faults(self) -> dict[FaultKey, FaultRecord]:
@@ -92,7 +91,7 @@ class Run:
         return {**self.reported, **self.ended}
 
     def faults_since_beginning(self) -> list[FaultRecord]:
-        """Return the faults that began in this run or that it has ended, by when they began."""
+        """Return the faults that began or were ended in this run, by when they began."""
         own = [fault for key, fault in self.faults().items() if key in self.ended or fault.begins >= self.began]
         return sorted(own, key=lambda fault: fault.begins)
 

@@ -1,4 +1,4 @@
-"""The work that the controls share: before the rollbacks and at the end, once, whichever of them is called first."""
+"""The work that the controls share. Each part is done once, whichever control is called first."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from chaosorca.controls.verdict import judge, stopped_faults
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.run_id import RUN_ID
+
+_AT_END = ("cleanup", "verify", "export")
+"""The controls that do work at the end; what `observe` does then is its own."""
 
 
 def configure_control(
@@ -41,18 +44,20 @@ def before_rollbacks(run: Run) -> None:
 
 
 def finish(run: Run, journal: Any, *own: Task) -> None:
-    """Do at the end of an experiment what its controls have left to do, in the order in which each step can use the one before.
+    """Do the work that the controls have left at the end of an experiment: cleanup, verify and export, in this order.
 
     The faults end first, since the verdict needs their final records. The report is last, since it shows the verdict. Each control
-    calls this, and no step is repeated once it is complete.
+    calls this, and no task is repeated once it is complete.
 
     Arguments:
         run: the run of the experiment.
         journal: its journal.
-        own: the calling control.
+        own: the task of the calling control.
     """
-    tasks = run.tasks()
-    pending = [task for task in [*tasks, *(task for task in own if task not in tasks)] if task not in run.done]
+    pending: list[Task] = []
+    for task in [*run.tasks(), *own]:
+        if task.control in _AT_END and task not in run.done and task not in pending:
+            pending.append(task)
     if run.is_dry or not pending:
         return
     journal = journal if isinstance(journal, dict) else {}

@@ -42,6 +42,7 @@ class FakeEngine:
         self.records: list[FaultRecord] = []
         self.prometheus = False
         self.reads = 0
+        self.asked = 0
         self.interrupts = 0
         """How many times SIGTERM interrupts the ending of faults."""
 
@@ -60,6 +61,7 @@ class FakeEngine:
         return {**about, "begins": iso(record.begins), "ends": iso(record.ends)}
 
     def faults(self) -> list[FaultRecord]:
+        self.asked += 1
         return self.records
 
     def stop_fault(self, **_: Any) -> list[FaultRecord]:
@@ -185,6 +187,7 @@ def test_controls_work_together_wherever_they_are_declared(
 def test_the_order_of_controls_does_not_matter(order: tuple[str, ...], engine: FakeEngine) -> None:
     journal = run(experiment(*order))
     assert journal["chaosorca"] == {"failed": [REASON]}
+    assert engine.asked == 3, "after the method, before the rollbacks and at the end"
     page, happened, rows = read_results()
     assert (REASON in page, "fault_end" in happened, rows) == (True, True, 3)
 
@@ -195,6 +198,11 @@ def test_an_interrupted_end_is_completed_by_the_cleanup(of_all: tuple[str, ...],
     run(experiment(*(CONTROLS if not of_all else ())), *of_all)
     assert [one.active for one in engine.records] == [False]
     assert not engine.prometheus
+
+
+def test_a_control_that_is_declared_twice_works_once(engine: FakeEngine) -> None:
+    run(experiment(*CONTROLS), *CONTROLS)
+    read_results()
 
 
 def test_each_run_of_an_experiment_has_results_of_its_own(engine: FakeEngine) -> None:
