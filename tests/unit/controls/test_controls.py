@@ -161,10 +161,10 @@ def test_the_report_shows_the_verdict_of_a_verify_listed_later(tmp_path: Path, c
         ],
     }
     configuration = {**NOWHERE, "least": 5}
-    told = {"configuration": configuration, "experiment": experiment}
-    export.before_experiment_control(experiment, **told)
-    export.after_experiment_control(experiment, **told, state=journal, directory=str(tmp_path / "out"))
-    verify.after_experiment_control(experiment, **told, state=journal, min_injected=5)
+    given = {"configuration": configuration, "experiment": experiment}
+    export.before_experiment_control(experiment, **given)
+    export.after_experiment_control(experiment, **given, state=journal, directory=str(tmp_path / "out"))
+    verify.after_experiment_control(experiment, **given, state=journal, min_injected=5)
     reason = "fault 'breaks' fired 4 times on container 'web' instead of at least 5"
     assert (journal["status"], journal["chaosorca"]) == ("failed", {"failed": [reason]})
     page = (tmp_path / "out" / "report.html").read_text()

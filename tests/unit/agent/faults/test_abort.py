@@ -85,14 +85,14 @@ def test_a_measure_is_of_what_ended_between_two_readings(text: str, later: Reque
 
 
 def test_it_has_to_hold_all_through_its_duration() -> None:
-    watch = AbortCheck(parse_abort_when("error_ratio > 0.5 for 3s"))
+    check = AbortCheck(parse_abort_when("error_ratio > 0.5 for 3s"))
     good = bad = 0
     said = []
     for tick in range(100):
         now = tick * 0.2
         failing = 2.0 <= now < 4.5 or now >= 8.0
         good, bad = good + (not failing), bad + failing
-        said.append((now, watch.feed(now, requests(c200=good, c500=bad))))
+        said.append((now, check.feed(now, requests(c200=good, c500=bad))))
     times = [now for now, reason in said if reason]
     assert 11.0 <= times[0] <= 12.0, "not after the first, shorter spell"
     assert "error_ratio > 0.5 for 3s held (error_ratio " in str(said[-1][1])
