@@ -194,7 +194,7 @@ static int compare(void)
         instruction();
     size_t length = size;
     byte(0xc3); /* ret */
-    if (!run_code(code, length, &copy, 0, read_own) || copy.rip != (uint64_t)code + length) {
+    if (!emulate(code, length, &copy, 0, read_own) || copy.rip != (uint64_t)code + length) {
         printf("not carried out:");
     } else {
         run_native(code, registers);
@@ -227,7 +227,7 @@ static void run_odd_code(void)
         struct user_regs_struct copy = {0};
         for (size_t i = 0; odd && i < length; i++)
             odd[i] = (uint8_t)any(256);
-        run_code(odd, odd ? length : 0, &copy, 0, read_none);
+        emulate(odd, odd ? length : 0, &copy, 0, read_none);
         free(odd);
     }
 }

@@ -5,16 +5,16 @@
 #include <string.h>
 #include <sys/uio.h>
 
-/* An instruction as it is taken apart: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2. */
+/* An instruction while it is decoded: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2. */
 struct instruction {
     const uint8_t *begin, *next, *end;
     struct user_regs_struct *registers;
     pid_t tid;
     read_memory *read;
     unsigned rex;
-    unsigned reg;     /* operand of ModRM.reg */
-    unsigned rm;      /* operand of ModRM.rm, where that is a register */
-    bool is_memory;   /* or else */
+    unsigned reg;   /* operand of ModRM.reg */
+    unsigned rm;    /* operand of ModRM.rm, where that is a register */
+    bool is_memory; /* the operand of ModRM.rm is in memory, at `address` */
     uint64_t address;
     bool failed;
 };
@@ -22,8 +22,9 @@ struct instruction {
 static unsigned long long *register_of(struct user_regs_struct *registers, unsigned number)
 {
     unsigned long long *all[] = {
-        &registers->rax, &registers->rcx, &registers->rdx, &registers->rbx, &registers->rsp, &registers->rbp, &registers->rsi, &registers->rdi,
-        &registers->r8,  &registers->r9,  &registers->r10, &registers->r11, &registers->r12, &registers->r13, &registers->r14, &registers->r15,
+        &registers->rax, &registers->rcx, &registers->rdx, &registers->rbx, &registers->rsp, &registers->rbp,
+        &registers->rsi, &registers->rdi, &registers->r8,  &registers->r9,  &registers->r10, &registers->r11,
+        &registers->r12, &registers->r13, &registers->r14, &registers->r15,
     };
     return all[number];
 }
@@ -33,7 +34,7 @@ static bool is_wide(const struct instruction *one)
     return one->rex & 8;
 }
 
-/* A number of the code, as its sign says. */
+/* Read an immediate or a displacement, sign-extended. */
 static uint64_t constant(struct instruction *one, size_t size)
 {
     int64_t value = 0;
@@ -46,7 +47,7 @@ static uint64_t constant(struct instruction *one, size_t size)
     return (uint64_t)(size == 1 ? (int8_t)value : size == 4 ? (int32_t)value : value);
 }
 
-static uint64_t held(struct instruction *one, unsigned number)
+static uint64_t get(struct instruction *one, unsigned number)
 {
     uint64_t value = *register_of(one->registers, number);
     return is_wide(one) ? value : (uint32_t)value;
@@ -57,14 +58,14 @@ static void put(struct instruction *one, unsigned number, uint64_t value)
     *register_of(one->registers, number) = is_wide(one) ? value : (uint32_t)value;
 }
 
-/* The operands' bytes: ModRM, SIB and displacement. */
+/* Decode the operands: ModRM, SIB and displacement. */
 static void operands(struct instruction *one)
 {
     unsigned modrm = (uint8_t)constant(one, 1), mode = modrm >> 6;
     one->reg = (modrm >> 3 & 7) | (one->rex & 4) << 1;
     one->rm = (modrm & 7) | (one->rex & 1) << 3;
     one->is_memory = mode != 3;
-    bool is_relative = mode == 0 && (modrm & 7) == 5; /* to the end of the instruction */
+    bool is_relative = mode == 0 && (modrm & 7) == 5; /* to the address of the next instruction */
     one->address = 0;
     if (!one->is_memory)
         return;
@@ -85,22 +86,22 @@ static void operands(struct instruction *one)
         one->address += constant(one, 1);
     else if (mode == 2 || is_relative)
         one->address += constant(one, 4);
-    if (is_relative) /* of what is computed with it, no constant follows */
+    if (is_relative) /* no emulated instruction has an immediate after such an operand */
         one->address += one->registers->rip + (uint64_t)(one->next - one->begin);
 }
 
-/* What is in the operand of ModRM.rm. */
+/* The value of the operand of ModRM.rm. */
 static uint64_t source(struct instruction *one)
 {
     uint64_t value = 0;
     if (!one->is_memory)
-        return held(one, one->rm);
+        return get(one, one->rm);
     if (!one->failed && !one->read(one->tid, one->address, &value, is_wide(one) ? 8 : 4))
         one->failed = true;
     return value;
 }
 
-/* The eight operations of opcodes 00-3f and 80-83, by their number. */
+/* Compute one of the eight operations of opcodes 00-3f and 80-83. */
 static uint64_t computed(struct instruction *one, unsigned operation, uint64_t left, uint64_t right)
 {
     switch (operation) {
@@ -114,7 +115,7 @@ static uint64_t computed(struct instruction *one, unsigned operation, uint64_t l
         return left - right;
     case 6:
         return left ^ right;
-    default: /* with a carry, which is not known */
+    default: /* adc and sbb need the carry flag, which is not emulated */
         one->failed = true;
         return 0;
     }
@@ -122,8 +123,8 @@ static uint64_t computed(struct instruction *one, unsigned operation, uint64_t l
 
 enum { COMPARE = 7 };
 
-/* One instruction; those that only set flags are passed over. */
-static void carry_out(struct instruction *one)
+/* Emulate one instruction. One that only sets flags has no effect. */
+static void emulate_one(struct instruction *one)
 {
     unsigned opcode = (uint8_t)constant(one, 1);
     one->rex = 0;
@@ -146,7 +147,7 @@ static void carry_out(struct instruction *one)
             return;
         }
         unsigned target = to_register ? one->reg : one->rm;
-        put(one, target, computed(one, operation, held(one, target), to_register ? source(one) : held(one, one->reg)));
+        put(one, target, computed(one, operation, get(one, target), to_register ? source(one) : get(one, one->reg)));
         return;
     }
     switch (opcode) {
@@ -172,7 +173,7 @@ static void carry_out(struct instruction *one)
             if (opcode == 0x80 || one->is_memory)
                 one->failed = true;
             else
-                put(one, one->rm, computed(one, operation, held(one, one->rm), value));
+                put(one, one->rm, computed(one, operation, get(one, one->rm), value));
         }
         return;
     case 0x84: /* test */
@@ -184,7 +185,7 @@ static void carry_out(struct instruction *one)
         if (one->is_memory)
             one->failed = true;
         else
-            put(one, one->rm, held(one, one->reg));
+            put(one, one->rm, get(one, one->reg));
         return;
     case 0x8b:
         operands(one);
@@ -208,12 +209,12 @@ static void carry_out(struct instruction *one)
     }
 }
 
-bool run_code(const uint8_t *code, size_t size, struct user_regs_struct *registers, pid_t tid, read_memory *read)
+bool emulate(const uint8_t *code, size_t size, struct user_regs_struct *registers, pid_t tid, read_memory *read)
 {
     struct user_regs_struct now = *registers;
     struct instruction one = {.begin = code, .next = code, .end = code + size, .registers = &now, .tid = tid, .read = read};
     while (one.next < one.end && !one.failed)
-        carry_out(&one);
+        emulate_one(&one);
     if (one.failed)
         return false;
     now.rip += size;
@@ -227,13 +228,13 @@ static bool read_thread(pid_t tid, uint64_t address, void *into, size_t size)
     return process_vm_readv(tid, &local, 1, &remote, 1, 0) == (ssize_t)size;
 }
 
-bool run_ahead(pid_t tid, const uint8_t code[MOST_AHEAD], struct user_regs_struct *registers, uint64_t until)
+bool emulate_until(pid_t tid, const uint8_t code[AHEAD_BYTES], struct user_regs_struct *registers, uint64_t until)
 {
-    uint8_t own[MOST_AHEAD];
+    uint8_t own[AHEAD_BYTES];
     uint64_t size = until - registers->rip;
-    if (size > MOST_AHEAD || (!code && !read_thread(tid, registers->rip, own, size)))
+    if (size > AHEAD_BYTES || (!code && !read_thread(tid, registers->rip, own, size)))
         return false;
-    return run_code(code ? code : own, size, registers, tid, read_thread);
+    return emulate(code ? code : own, size, registers, tid, read_thread);
 }
 
 #endif

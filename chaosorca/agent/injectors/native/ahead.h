@@ -1,8 +1,9 @@
 /*
- * The few instructions between the place where a thread was stopped and the system call that it is about to make.
+ * Emulation of the few instructions between the address at which a uprobe stops a thread and the `syscall` that it is about to
+ * make.
  *
- * A probe costs least on an instruction that the kernel can carry out itself, as a jump, and the nearest one is often some
- * instructions before `syscall`. To leave the call out, the thread has to have the registers that it would have had there.
+ * A uprobe costs least on an instruction that the kernel can emulate itself, such as a jump. The nearest one is often some
+ * instructions before `syscall`. When the call is skipped, the thread needs the registers that it would have had there.
  */
 #ifndef AHEAD_H
 #define AHEAD_H
@@ -16,18 +17,18 @@
 
 #include <sys/user.h>
 
-enum { MOST_AHEAD = 64 }; /* bytes */
+enum { AHEAD_BYTES = 64 }; /* as AHEAD in bpf/arm.c */
 
 /*
- * Carry out a thread's instructions up to an address on a copy of its registers. Known are those that move, load and compute
- * numbers; return false where there is another. Flags are left as they are: no compiler expects them to outlive a system call.
- * The code is read from the thread's memory if it is not given (NULL).
+ * Emulate a thread's instructions up to an address on a copy of its registers. Instructions that move, load and compute numbers are
+ * emulated; return false at any other. Flags are not changed, since no compiler expects them to outlive a system call. The code is
+ * read from the thread's memory if it is NULL.
  */
-bool run_ahead(pid_t tid, const uint8_t code[MOST_AHEAD], struct user_regs_struct *registers, uint64_t until);
+bool emulate_until(pid_t tid, const uint8_t code[AHEAD_BYTES], struct user_regs_struct *registers, uint64_t until);
 
-/* The same on given code, with a way to read the thread's memory. */
+/* Emulate the given code, with a function that reads the thread's memory. */
 typedef bool read_memory(pid_t tid, uint64_t address, void *into, size_t size);
-bool run_code(const uint8_t *code, size_t size, struct user_regs_struct *registers, pid_t tid, read_memory *read);
+bool emulate(const uint8_t *code, size_t size, struct user_regs_struct *registers, pid_t tid, read_memory *read);
 
 #endif
 #endif

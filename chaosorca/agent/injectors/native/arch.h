@@ -1,6 +1,6 @@
 /*
- * What differs between architectures: how a stopped thread's system call is left out, and how its result is set.
- * Both return 0, or -1 when the thread is gone.
+ * What differs between architectures: how to skip or cancel a stopped thread's system call, and how to set its result.
+ * The functions return 0, or -1 if the thread has ended.
  */
 #ifndef ARCH_H
 #define ARCH_H
@@ -23,29 +23,30 @@
 
 enum { SYSCALL_BYTES = 2 };
 
-/* Registers as a thread will have them at its `syscall` instruction. */
+/* The registers of a thread at its `syscall` instruction. */
 typedef struct user_regs_struct registers;
 
 /*
- * What a thread's registers, its call's number and arguments will be at `at` if it goes on at `begin`: it is at `from`, which is one
- * of both, or on another way to the same call. The code from `begin` on is this, or is to be read (NULL). -1: it is gone or elsewhere;
- * -2 (in place of a number): what is between is not known.
+ * Find the registers, the number and the arguments of a call that a thread is about to make. The thread is stopped at `from`, and
+ * would make the call at `at` if it continued at `begin`; `from` is `begin`, or lies on a detour to the same call. `code` is the
+ * code from `begin` on; NULL: it is read from the thread. Return -1 if the thread has ended or is not at `from`. The number is -2
+ * if the code between `begin` and `at` cannot be emulated.
  */
-static inline int call_ahead(pid_t tid, uint64_t from, uint64_t begin, const uint8_t *code, uint64_t at, registers *there, int64_t *nr,
-                             uint64_t arguments[6])
+static inline int registers_at_call(pid_t tid, uint64_t from, uint64_t begin, const uint8_t *code, uint64_t at, registers *there,
+                                    int64_t *nr, uint64_t arguments[6])
 {
     if (ptrace(PTRACE_GETREGS, tid, 0, there) || there->rip != from)
         return -1;
     there->rip = begin;
-    *nr = there->rip == at || run_ahead(tid, code, there, at) ? (int64_t)(uint32_t)there->rax : -2;
+    *nr = there->rip == at || emulate_until(tid, code, there, at) ? (int64_t)(uint32_t)there->rax : -2;
     uint64_t given[6] = {there->rdi, there->rsi, there->rdx, there->r10, there->r8, there->r9};
     __builtin_memcpy(arguments, given, sizeof(given));
     return 0;
 }
 
 /*
- * Have a thread go on behind the `syscall` instruction at `at`, as if it had got there from `begin` and made the call with this result.
- * `there` is what `call_ahead` has told of it, NULL if that is long ago.
+ * Make a thread continue after the `syscall` instruction at `at`, as if it had come from `begin` and the call had returned this
+ * result. `there` are the registers from `registers_at_call`; NULL: they are computed again.
  */
 static inline int skip_call(pid_t tid, uint64_t begin, uint64_t at, const registers *there, int64_t result)
 {
@@ -56,7 +57,7 @@ static inline int skip_call(pid_t tid, uint64_t begin, uint64_t at, const regist
         if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
             return -1;
         regs.rip = begin;
-        if (begin != at && !run_ahead(tid, NULL, &regs, at))
+        if (begin != at && !emulate_until(tid, NULL, &regs, at))
             return -1;
     }
     regs.rip = at + SYSCALL_BYTES;
@@ -69,7 +70,8 @@ static inline int set_result(pid_t tid, int64_t result)
     return (int)ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rax), result);
 }
 
-static inline int leave_out_call(pid_t tid)
+/* Give the call number -1, so that the kernel runs no call. */
+static inline int cancel_call(pid_t tid)
 {
     return (int)ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, orig_rax), -1L);
 }
@@ -83,8 +85,8 @@ enum { SYSCALL_BYTES = 4 };
 
 typedef struct user_regs_struct registers;
 
-static inline int call_ahead(pid_t tid, uint64_t from, uint64_t begin, const uint8_t *code, uint64_t at, registers *there, int64_t *nr,
-                             uint64_t arguments[6])
+static inline int registers_at_call(pid_t tid, uint64_t from, uint64_t begin, const uint8_t *code, uint64_t at, registers *there,
+                                    int64_t *nr, uint64_t arguments[6])
 {
     (void)tid, (void)from, (void)begin, (void)code, (void)at, (void)there, (void)nr, (void)arguments;
     return -1;
@@ -106,7 +108,7 @@ static inline int set_result(pid_t tid, int64_t result)
     return (int)ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &io);
 }
 
-static inline int leave_out_call(pid_t tid)
+static inline int cancel_call(pid_t tid)
 {
     int none = -1;
     struct iovec io = {&none, sizeof(none)};

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the tracer: build.sh OUTPUT [FLAG...]. A warning is an error.
+# Build the tracer: build.sh OUTPUT [FLAG...]. A warning is an error.
 set -eu
 output=$1
 shift

@@ -1,6 +1,4 @@
-/*
- * The time of the monotonic clock, in nanoseconds.
- */
+/* The time of the monotonic clock in nanoseconds. */
 #ifndef CLOCK_H
 #define CLOCK_H
 

@@ -1,8 +1,8 @@
 #include "file.h"
 
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 /*
- * A file in two ways, since neither is enough: a file that is not there yet, or not any more, has only its canonical path; one with
- * several names, or in several mounts, is the same by device and inode.
+ * A file by its canonical path and by its inode, since neither is enough. A file that does not exist yet, or no longer, has only
+ * the path. A file with several names, or in several mounts, is the same by device and inode.
  */
 struct file {
     char path[PATH_MAX];
@@ -34,7 +34,7 @@ static void identify(struct file *file, const struct stat *status)
     file->inode = status->st_ino;
 }
 
-/* Where a link of /proc points to; of a file that was removed, where it was. */
+/* Read a link of /proc. The path of a removed file is the one that it had. */
 static bool read_link(const char *link, char path[PATH_MAX])
 {
     static const char deleted[] = " (deleted)";
@@ -59,7 +59,7 @@ static bool by_descriptor(pid_t tid, int fd, struct file *file)
     return true;
 }
 
-/* Open a path as if a directory were the root. Nothing is read, and no device is opened. */
+/* Open a path with a directory as the root. Nothing is read, and no device is opened. */
 static int open_in(int root, const char *path)
 {
     struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
@@ -80,7 +80,8 @@ static bool by_open(int fd, struct file *file)
     return found;
 }
 
-/* An absolute path in a root. The last part may be missing; if it is a link, it is followed only where that is asked for. */
+/* Find a file by an absolute path in a root. The last component need not exist. If it is a link, it is followed only if `follows`.
+ */
 static bool by_path(int root, const char *path, bool follows, struct file *file)
 {
     char parent[PATH_MAX];
@@ -117,7 +118,7 @@ static bool by_path(int root, const char *path, bool follows, struct file *file)
     return true;
 }
 
-/* A string in a thread's memory; not across a page at once, because the next one may not be there. */
+/* Read a string from a thread's memory, page by page, since the next page may not be mapped. */
 static bool read_string(pid_t tid, uint64_t address, char text[PATH_MAX])
 {
     const size_t page = 4096;
@@ -136,7 +137,7 @@ static bool read_string(pid_t tid, uint64_t address, char text[PATH_MAX])
     return false;
 }
 
-/* The directory that a relative path begins at, as a path in the thread's root. */
+/* Find the directory at which a relative path begins, as a path in the thread's root. */
 static bool base_directory(pid_t tid, const char *root, int fd, char path[PATH_MAX])
 {
     char link[64];
@@ -158,13 +159,15 @@ static bool argument_is(pid_t tid, int root, const struct file_argument *argumen
     int directory = argument->directory < 0 ? AT_FDCWD : (int)values[argument->directory];
     bool follows = argument->follows && !(argument->flags >= 0 && values[argument->flags] & AT_SYMLINK_NOFOLLOW);
     if (!argument->is_path)
-        return by_descriptor(tid, (int)values[argument->index], &file) && by_path(root, wanted, true, &target) && same(&file, &target);
+        return by_descriptor(tid, (int)values[argument->index], &file) && by_path(root, wanted, true, &target) &&
+               same(&file, &target);
 
     char given[PATH_MAX], path[2 * PATH_MAX], root_path[PATH_MAX], link[64];
     if (!read_string(tid, values[argument->index], given))
         return false;
-    if (!*given) /* AT_EMPTY_PATH: what the descriptor refers to */
-        return directory != AT_FDCWD && by_descriptor(tid, directory, &file) && by_path(root, wanted, true, &target) && same(&file, &target);
+    if (!*given) /* AT_EMPTY_PATH: the file that the descriptor refers to */
+        return directory != AT_FDCWD && by_descriptor(tid, directory, &file) && by_path(root, wanted, true, &target) &&
+               same(&file, &target);
     if (*given == '/') {
         snprintf(path, sizeof(path), "%s", given);
     } else {

@@ -7,21 +7,27 @@
 
 #include "clock.h"
 
-enum { IN_A_ROW = 3, ROUND = 4096, TRIAL = 16, FEW = 8 };
+enum {
+    STOPS_IN_A_ROW = 3, /* of one thread, before the tracer follows it to its processor */
+    ROUND = 4096,       /* stops of a round */
+    TRIAL = 16,         /* stops of the first round without yielding */
+    MIGRATIONS_MAX = 8, /* of the thread in a round without yielding */
+};
 
-/* The thread ran on, or something else did: then others who are stopped should not have waited for that. */
-static const uint64_t TOO_LONG = 300000, AT_REST = 50000000, LONGEST_REST = 2000000000;
+/* A yield longer than this has let something else run too, and other stopped threads should not have waited for it: back off. */
+static const uint64_t YIELD_MAX = 300000, BACKOFF_MIN = 50000000, BACKOFF_MAX = 2000000000; /* nanoseconds */
 
-static pid_t last;
-static int stops; /* of the same thread, in a row */
-static int where; /* its processor */
-static bool is_bound;
-static bool is_free; /* threads stay where they are, or that is being tried: no need to give way */
-static int left = ROUND;     /* stops of this round */
-static int moved;            /* times that the thread was elsewhere in it */
-static uint64_t gave_way_at, rests_until, rest = AT_REST;
+static pid_t last; /* the thread that stopped last */
+static int stops;  /* its stops in a row */
+static int processor_of_last;
+static bool is_bound;    /* the tracer's affinity is one processor */
+static bool is_settled;  /* the thread stays on its processor, or that is being tried: the tracer does not yield */
+static int left = ROUND; /* stops of this round that are still to come */
+static int migrations;   /* of the thread, in this round */
+static uint64_t yielded_at, backoff_until, backoff = BACKOFF_MIN;
 
-static bool comes_back(void)
+/* Leaving SCHED_IDLE again needs CAP_SYS_NICE. */
+static bool may_return(void)
 {
     static int answer = -1;
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -31,18 +37,18 @@ static bool comes_back(void)
     return answer;
 }
 
-static void roam(void)
+static void unbind(void)
 {
     static cpu_set_t all;
     if (!is_bound)
         return;
     is_bound = false;
     for (int i = 0; i < CPU_SETSIZE; i++)
-        CPU_SET(i, &all); /* the kernel takes those that there are, and that we may use */
+        CPU_SET(i, &all); /* the kernel ignores processors that do not exist or are not allowed */
     sched_setaffinity(0, sizeof(all), &all);
 }
 
-static void bind(int processor)
+static void bind_to(int processor)
 {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -50,48 +56,48 @@ static void bind(int processor)
     is_bound |= !sched_setaffinity(0, sizeof(one), &one);
 }
 
-/* Having given way for a round, see what becomes of some stops without that; go on so while the thread stays. */
-static void count_round(bool has_moved)
+/* After a round of yielding, try a few stops without it, and continue so while the thread does not migrate. */
+static void count_round(bool has_migrated)
 {
-    moved += has_moved;
+    migrations += has_migrated;
     left--;
-    bool does_not_stay = is_free && moved > FEW;
-    if (left > 0 && !does_not_stay)
+    bool migrates = is_settled && migrations > MIGRATIONS_MAX;
+    if (left > 0 && !migrates)
         return;
-    left = is_free ? ROUND : TRIAL;
-    is_free = !does_not_stay;
-    moved = 0;
+    left = is_settled ? ROUND : TRIAL;
+    is_settled = !migrates;
+    migrations = 0;
 }
 
-void near_stopped(pid_t tid, int processor)
+void near_on_stop(pid_t tid, int processor)
 {
-    count_round(tid == last && processor != where);
+    count_round(tid == last && processor != processor_of_last);
     stops = tid == last ? stops + 1 : 1;
     last = tid;
-    where = processor;
-    if (stops < IN_A_ROW)
-        roam();
-    else if (comes_back() && processor != sched_getcpu() && now() >= rests_until)
-        bind(processor);
+    processor_of_last = processor;
+    if (stops < STOPS_IN_A_ROW)
+        unbind();
+    else if (may_return() && processor != sched_getcpu() && now() >= backoff_until)
+        bind_to(processor);
 }
 
-bool near_give_way(pid_t tid)
+bool near_yield(pid_t tid)
 {
-    if (is_free || !comes_back() || tid != last || stops < IN_A_ROW || where != sched_getcpu())
+    if (is_settled || !may_return() || tid != last || stops < STOPS_IN_A_ROW || processor_of_last != sched_getcpu())
         return false;
-    gave_way_at = now();
-    return gave_way_at >= rests_until && !sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
+    yielded_at = now();
+    return yielded_at >= backoff_until && !sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
 }
 
-void near_back(void)
+void near_resume(void)
 {
     sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
     uint64_t time = now();
-    if (time - gave_way_at > TOO_LONG) {
-        roam();
-        rests_until = time + rest;
-        rest = rest * 2 < LONGEST_REST ? rest * 2 : LONGEST_REST;
-    } else if (rest > AT_REST) {
-        rest -= rest / 1000;
+    if (time - yielded_at > YIELD_MAX) {
+        unbind();
+        backoff_until = time + backoff;
+        backoff = backoff * 2 < BACKOFF_MAX ? backoff * 2 : BACKOFF_MAX;
+    } else if (backoff > BACKOFF_MIN) {
+        backoff -= backoff / 1000;
     }
 }

@@ -1,11 +1,11 @@
 /*
- * Keeping the tracer on the processor of the thread that it acts on, while it is one and the same.
+ * Processor affinity: the tracer stays on the processor of the thread that it acts on, as long as that is the same thread.
  *
- * Waking another processor, which may sleep, costs ten times as much as all else that a stop needs, in a virtual machine most of
- * all. The kernel avoids it when it wakes the tracer; but when the tracer lets the thread go on, the kernel sees a processor that is
- * busy, with the tracer, and sends the thread to one that is not. So the tracer gives way to it for that moment (SCHED_IDLE), if it
- * is allowed to come back from that (CAP_SYS_NICE). Where all processors are busy there is none to send it to, and giving way, which
- * costs as much as a stop's other calls, is left off: that is tried now and then.
+ * To wake another processor, which may be idle, costs ten times as much as everything else in a stop, most of all in a virtual
+ * machine. The kernel avoids it when it wakes the tracer. When the tracer resumes the thread, however, the kernel sees a processor
+ * that is busy with the tracer, and moves the thread to an idle one. Therefore the tracer yields to the thread for that moment by
+ * SCHED_IDLE, if it may return from it (CAP_SYS_NICE). Yielding costs as much as a stop's other system calls. Where all processors
+ * are busy the thread is not moved anyway, so the tracer does without yielding; it tries that now and then.
  */
 #ifndef NEAR_H
 #define NEAR_H
@@ -14,11 +14,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* A thread has stopped on a processor. */
-void near_stopped(pid_t tid, int processor);
+/* Note that a thread has stopped on a processor. */
+void near_on_stop(pid_t tid, int processor);
 
-/* Call just before a thread is let go on. Returns whether `near_back` has to be called just after. */
-bool near_give_way(pid_t tid);
-void near_back(void);
+/* Call this just before a thread is resumed. Return whether to call `near_resume` just after. */
+bool near_yield(pid_t tid);
+void near_resume(void);
 
 #endif

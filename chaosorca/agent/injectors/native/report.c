@@ -1,32 +1,37 @@
 #include "report.h"
 
-#include <stddef.h>
+#include <assert.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST = 1 << 20, LEAST = 1 << 10, AT_ONCE = 1 << 9 };
+enum { QUEUE_MAX = 1 << 20, QUEUE_MIN = 1 << 10, BATCH = 1 << 9, TRACE_BYTES = 256 };
 
-static const uint64_t GATHERED = 20 * 1000000, TRIED_AGAIN = 1000000;
+static const uint64_t BATCH_NS = 20 * 1000000, RETRY_NS = 1000000;
 
-static struct record *waiting;
-static size_t first, count, size; /* records */
-static size_t written;            /* bytes of the first one */
-static uint64_t lost;
-static uint64_t gathered_since; /* 0: nothing waits */
+static struct record *waiting;    /* a queue of records that are not written yet */
+static size_t first, count, size; /* of `waiting`, in records */
+static size_t written;            /* bytes of the first record */
+static uint64_t lost;             /* records that were dropped and not reported as such yet */
+static uint64_t batch_since;      /* when the first record of this batch came; 0: there is none */
 static int is_urgent;
-static struct record *kept;
+static struct record *kept; /* the ring buffer */
 static uint32_t serial;
+
+bool is_tracing;
 
 static void put(const struct record *record)
 {
     if (first + count == size) {
-        if (first > count) { /* room at the front */
+        if (first > count) { /* there is room at the front */
             memmove(waiting, waiting + first, count * sizeof(*waiting));
             first = 0;
         } else {
-            size_t larger = size ? size * 2 : LEAST;
-            struct record *grown = larger > MOST ? NULL : realloc(waiting, larger * sizeof(*waiting));
+            size_t larger = size ? size * 2 : QUEUE_MIN;
+            struct record *grown = larger > QUEUE_MAX ? NULL : realloc(waiting, larger * sizeof(*waiting));
             if (!grown) {
                 lost++;
                 return;
@@ -43,7 +48,7 @@ void report_keep(struct record here[KEPT])
     kept = here;
 }
 
-/* The serial number comes last: a record that has it is whole. */
+/* Write the serial number last, so that a record with a serial number is complete even if the tracer is killed here. */
 static void keep(const struct record *record)
 {
     struct record *at = &kept[record->serial % KEPT];
@@ -70,7 +75,12 @@ void report(const struct record *given)
     is_urgent |= record->kind != CALL;
 }
 
-/* Write what can be written; return whether something is left. */
+void answer(uint32_t command, int error)
+{
+    report(&(struct record){.kind = DONE, .id = command, .value = error});
+}
+
+/* Write as much as the pipe takes. Return whether something is left. */
 static int write_out(void)
 {
     while (count) {
@@ -90,13 +100,13 @@ uint64_t report_flush(uint64_t now)
 {
     if (!count)
         return UINT64_MAX;
-    if (!gathered_since)
-        gathered_since = now;
-    if (!is_urgent && count < AT_ONCE && now < gathered_since + GATHERED)
-        return gathered_since + GATHERED;
+    if (!batch_since)
+        batch_since = now;
+    if (!is_urgent && count < BATCH && now < batch_since + BATCH_NS)
+        return batch_since + BATCH_NS;
     if (write_out())
-        return now + TRIED_AGAIN;
-    gathered_since = is_urgent = 0;
+        return now + RETRY_NS;
+    batch_since = is_urgent = 0;
     return UINT64_MAX;
 }
 
@@ -110,4 +120,26 @@ void report_free(void)
     free(waiting);
     waiting = NULL;
     first = count = size = written = 0;
+}
+
+/* A full pipe must not block the tracer, so the lines that it does not take are dropped. */
+void trace_prepare(void)
+{
+    const char *wanted = getenv("CHAOSORCA_TRACE");
+    is_tracing = wanted && !strcmp(wanted, "1");
+    if (is_tracing)
+        fcntl(STDERR_FILENO, F_SETFL, fcntl(STDERR_FILENO, F_GETFL) | O_NONBLOCK);
+}
+
+/* One write of less than PIPE_BUF bytes is atomic, so lines are never mixed. */
+void trace(pid_t tid, const char *event, int nr, uint32_t rule, const char *decision)
+{
+    static unsigned long dropped;
+    char line[TRACE_BYTES];
+    _Static_assert(TRACE_BYTES < PIPE_BUF, "a line is one atomic write");
+    int length = snprintf(line, sizeof(line), "trace: thread=%d event=\"%s\" nr=%d rule=%u decision=\"%s\" dropped=%lu\n", tid,
+                          event, nr, rule, decision, dropped);
+    assert(length > 0 && length < (int)sizeof(line));
+    if (write(STDERR_FILENO, line, (size_t)length) != length)
+        dropped++;
 }

@@ -1,54 +1,87 @@
 /*
- * What the tracer says to the agent: records of one size, in order. Writing never blocks, since whoever waits for the agent would
- * hold the traced program: what the agent does not read yet is kept. Calls are told some milliseconds at a time, since each time
- * wakes the agent; anything else at once. The last calls are in memory that the tracer shares with the agent too, so that a tracer that is
- * killed takes none of them with it.
+ * What the tracer reports to the agent: records of one size, in order. A write never blocks, since a tracer that waits for the
+ * agent would hold the traced program: records wait in memory until the agent reads. Calls are reported in batches of some
+ * milliseconds, since each write wakes the agent; anything else is reported at once. The last calls are also in a ring buffer that
+ * the agent shares, so that a tracer that is killed loses none of them.
  */
 #ifndef REPORT_H
 #define REPORT_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum record_kind {
-    CALL = 1,    /* a call that was tampered with has ended */
-    DONE = 2,    /* a command (id: its number) has been carried out (value 0), or was refused (value: errno) */
+    CALL = 1,    /* an injected call has ended */
+    DONE = 2,    /* a command (id: its number) was carried out (value 0) or refused (value: errno) */
     REFUSED = 3, /* a thread could not be attached (id: the command's number, value: errno) */
-    ENDED = 4,   /* a rule (id) has ended by itself: value 1, its budget is spent; 2, its deadline has passed */
-    FOREIGN = 5, /* a thread makes system calls of another architecture, as 32-bit programs do: they are left alone */
-    EXEC = 7,    /* a thread has become another program, and waits until the agent has looked at it (`go`) */
-    LOST = 6,    /* the agent has not read for so long that records (value) were dropped */
+    ENDED = 4,   /* a rule (id) has ended by itself (value: enum ended) */
+    FOREIGN = 5, /* a thread makes system calls of another architecture, as 32-bit programs do; no rule acts on them */
+    LOST = 6,    /* the agent has not read for so long that records (value: how many) were dropped */
+    EXEC = 7,    /* a thread has executed another program, and is held until the agent has inspected it (`go`) */
 };
 
-enum ended { SPENT = 1, EXPIRED = 2 };
+enum ended {
+    SPENT = 1,   /* its budget is used up */
+    EXPIRED = 2, /* its deadline has passed */
+};
 
 enum call_flag { REPLACED = 0x100, RETURNED = 0x200 }; /* beside enum effect */
 
+/* The same as `_RECORD` in injectors/tracer.py. */
 struct record {
     uint32_t kind;
     uint32_t id;
     int32_t thread;
     int32_t nr;
     int64_t value;
-    uint64_t took_ns; /* from entry to return, as the program experienced it */
+    uint64_t took_ns; /* from entry to return, as the program sees it */
     uint64_t held_ns; /* the part of it that was injected */
     uint32_t flags;
     uint32_t serial; /* of a call, from 1 on */
 };
 
+_Static_assert(sizeof(struct record) == 48, "as in injectors/tracer.py");
+_Static_assert(offsetof(struct record, kind) == 0 && offsetof(struct record, id) == 4, "as in injectors/tracer.py");
+_Static_assert(offsetof(struct record, thread) == 8 && offsetof(struct record, nr) == 12, "as in injectors/tracer.py");
+_Static_assert(offsetof(struct record, value) == 16 && offsetof(struct record, took_ns) == 24, "as in injectors/tracer.py");
+_Static_assert(offsetof(struct record, held_ns) == 32 && offsetof(struct record, flags) == 40, "as in injectors/tracer.py");
+_Static_assert(offsetof(struct record, serial) == 44, "as in injectors/tracer.py");
+
 enum { KEPT = 1024 };
 
-/* Where the last calls are kept. */
+/* Use this ring buffer for the last calls. */
 void report_keep(struct record kept[KEPT]);
 
 void report(const struct record *record);
 
-/* Write what is due, by the monotonic clock; return when this has to be called again, UINT64_MAX: not before there is more. */
+/* Report that a command was carried out (0) or refused (errno). */
+void answer(uint32_t command, int error);
+
+/* Write what is due at this time of the monotonic clock. Return when to call this again; UINT64_MAX: after the next record. */
 uint64_t report_flush(uint64_t now);
 
-/* Write everything that is left. */
+/* Write everything that waits. */
 void report_all(void);
 
-/* Give up all memory. */
+/* Free all memory. */
 void report_free(void);
+
+/* Whether CHAOSORCA_TRACE=1 is set. */
+extern bool is_tracing;
+
+/* Read the environment. */
+void trace_prepare(void);
+
+/* Write one line to standard error: a thread (0: none), an event, a system call (-1: none), a rule (0: none) and what was decided.
+ */
+void trace(pid_t tid, const char *event, int nr, uint32_t rule, const char *decision);
+
+#define TRACE(...)                           \
+    do {                                     \
+        if (__builtin_expect(is_tracing, 0)) \
+            trace(__VA_ARGS__);              \
+    } while (0)
 
 #endif

@@ -14,7 +14,7 @@ static bool number(const char *text, uint64_t most, uint64_t *value)
     return !errno && !*end && *value <= most;
 }
 
-/* Text arrives as pairs of hexadecimal digits, so that it can hold anything but NUL. */
+/* Decode text from pairs of hexadecimal digits. It may contain any byte but NUL. */
 static char *from_hex(const char *hex)
 {
     static const char digits[] = "0123456789abcdef";
@@ -34,7 +34,7 @@ static char *from_hex(const char *hex)
     return text;
 }
 
-/* `p1@0!3`: argument 1 is a path, from the directory of argument 0 on, with flags in argument 3. */
+/* `p1@0!3`: argument 1 is a path relative to the directory in argument 0, with flags in argument 3. */
 static bool parse_argument(const char *text, struct file_argument *argument)
 {
     *argument = (struct file_argument){.directory = -1, .flags = -1};
@@ -146,11 +146,11 @@ struct rule *rule_parse(char *words, const char **reason)
         if (!parse_word(rule, word, value))
             goto refused;
     }
-    *reason = !rule->calls                                                            ? "calls"
+    *reason = !rule->calls                                                               ? "calls"
               : !rule->effects || (rule->effects & (ERROR | RETVAL)) == (ERROR | RETVAL) ? "effects"
-              : !rule->deadline_ms                                                    ? "deadline_ms"
-              : rule->last && rule->last < rule->first                                ? "last"
-                                                                                      : NULL;
+              : !rule->deadline_ms                                                       ? "deadline_ms"
+              : rule->last && rule->last < rule->first                                   ? "last"
+                                                                                         : NULL;
     if (!*reason)
         return rule;
 refused:

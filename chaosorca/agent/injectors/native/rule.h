@@ -1,10 +1,11 @@
 /*
- * A rule: one fault, as the tracer is told it, and the decision which calls it hits. Nothing here touches a traced thread.
+ * A rule: one fault in the agent's words, and the decision which calls it hits. Nothing here touches a traced thread.
  */
 #ifndef RULE_H
 #define RULE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "report.h"
@@ -24,8 +25,8 @@ struct file_argument {
     int index;
     bool is_path;
     bool follows;
-    int directory; /* -1: the working directory */
-    int flags;     /* -1: none */
+    int directory; /* the argument with the descriptor of the directory; -1: the working directory */
+    int flags;     /* the argument with flags; -1: none */
 };
 
 struct call {
@@ -44,54 +45,62 @@ struct rule {
     int64_t retval;
     int signal;
     uint64_t enter_ns, exit_ns;
-    uint32_t first, last, step; /* last 0: no last one */
-    uint64_t threshold;         /* of 2^64; 0: every call */
+    uint32_t first, last, step; /* the ordinals of a thread's calls to hit; last 0: no last one */
+    uint64_t threshold;         /* the probability times 2^64; 0: every call */
     uint64_t budget;            /* 0: no limit */
-    uint64_t deadline_ms;       /* from when it was added */
-    bool placebo;
+    uint64_t deadline_ms;       /* from when the rule was added */
+    bool placebo;               /* it hits no call */
     char *path;
     char *process;
 };
 
-/* What all tracers of a container share, and has to outlive one that is killed: the agent keeps this memory. */
+/* Memory that all tracers of a container and the agent share: `_SLOT` and `_STATE_SIZE` in injectors/ptrace.py. */
 struct state {
     struct slot {
-        uint64_t used;   /* of its budget: calls that are hit, or are to be */
+        uint64_t used;   /* calls taken from the budget: they are hit, or will be */
         uint64_t hit;    /* calls hit so far */
-        uint64_t random; /* the generator's state */
+        uint64_t random; /* the state of the random number generator */
     } slots[SLOTS];
-    uint64_t seen[NR_MAX]; /* calls made, of any kind, by number */
+    uint64_t seen[NR_MAX]; /* all calls, by number */
 };
 
-/* What one tracer leaves to the agent, however it ends. */
+_Static_assert(sizeof(struct slot) == 24 && offsetof(struct slot, used) == 0, "as in injectors/ptrace.py");
+_Static_assert(offsetof(struct slot, hit) == 8 && offsetof(struct slot, random) == 16, "as in injectors/ptrace.py");
+_Static_assert(offsetof(struct state, seen) == SLOTS * 24, "as in injectors/ptrace.py");
+_Static_assert(sizeof(struct state) == SLOTS * 24 + NR_MAX * 8, "as in injectors/ptrace.py");
+
+/* The ring buffer that one tracer leaves to the agent, however it ends: `_TAKEN` and `_KEPT` in injectors/tracer.py. */
 struct ring {
     uint64_t taken; /* calls hit */
     struct record last_calls[KEPT];
 };
 
+_Static_assert(offsetof(struct ring, taken) == 0 && offsetof(struct ring, last_calls) == 8, "as in injectors/tracer.py");
+_Static_assert(sizeof(struct ring) == 8 + KEPT * sizeof(struct record), "as in injectors/tracer.py");
+
 /*
- * Read a rule's words, as in `7 slot=0 deadline_ms=1000 calls=257/p1@0,0/f0 error=13`. Return NULL, with a reason, if they make no
- * sense. The text is changed.
+ * Parse a rule such as `7 slot=0 deadline_ms=1000 calls=257/p1@0,0/f0 error=13`. Return NULL and a reason if it is not valid. The
+ * text is changed.
  */
 struct rule *rule_parse(char *words, const char **reason);
 void rule_free(struct rule *rule);
 
-/* The rule's entry for a system call, NULL if it is not on it. */
+/* Find the rule's entry for a system call, or NULL. */
 const struct call *rule_call(const struct rule *rule, int nr);
 
-/* Whether the rule acts on a thread's call of this number, from 1 on. */
+/* Whether the rule acts on a thread's call with this ordinal, from 1 on. */
 bool rule_when(const struct rule *rule, uint32_t number);
 
-/* Whether the dice let the rule act on a call. */
+/* Draw whether the rule acts on a call. */
 bool rule_draw(const struct rule *rule, struct slot *slot);
 
-/* Whether the budget lets the rule act on a call; if so, it is taken from it. Never for a placebo. */
+/* Take a call from the budget. Return false if the budget is used up, or if the rule is a placebo. */
 bool rule_take(const struct rule *rule, struct slot *slot);
 
-/* The call that was taken from the budget is not made, and another one may be hit in its place. */
+/* Return a call to the budget, so that another one may be hit instead. */
 void rule_give_back(struct slot *slot);
 
-/* The result that the rule forges. */
+/* The forged result. */
 int64_t rule_result(const struct rule *rule);
 
 #endif

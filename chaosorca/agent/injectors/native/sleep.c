@@ -15,7 +15,7 @@ static volatile sig_atomic_t sleeps, was_called, had_commands = 1, was_asked_to_
 static timer_t alarm_timer;
 static volatile uint64_t alarm_at = UINT64_MAX;
 
-/* A signal that comes just before the tracer falls asleep has to keep it from that: wait(2) cannot be told to. */
+/* A signal that arrives just before wait(2) must keep the tracer awake, and wait(2) has no signal mask: jump out of the sleep. */
 static void on_signal(int signal)
 {
     was_called = 1;
@@ -33,13 +33,13 @@ static void on_signal(int signal)
 
 int sleep_prepare(void)
 {
-    /* Nothing is blocked meanwhile, so that jumping out needs no mask to be put back. */
+    /* The handler blocks no signal, so a jump out of it has no mask to restore. */
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_NODEFER};
     const int signals[] = {SIGIO, SIGALRM, SIGTERM, SIGINT};
     for (int i = 0; i < 4; i++)
         sigaction(signals[i], &action, NULL);
     signal(SIGPIPE, SIG_IGN);
-    /* No signal for each stop. */
+    /* A stop sends no signal. */
     sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP}, NULL);
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
     if (timer_create(CLOCK_MONOTONIC, &event, &alarm_timer))
@@ -63,13 +63,13 @@ void sleep_until(uint64_t ns)
     set_alarm(ns);
     if (!sigsetjmp(awake, 0)) {
         sleeps = 1;
-        /* Who has stopped is left to be met: nothing is lost by jumping out of this. */
+        /* WNOWAIT leaves the stop in place, so a jump out of this call loses none. */
         siginfo_t info;
         if (!was_called && waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOWAIT | __WALL) && errno == ECHILD)
             pause();
     }
     sleeps = 0;
-    was_called = 0; /* whoever sleeps looks at everything now */
+    was_called = 0; /* the caller checks everything now */
 }
 
 bool sleep_had_commands(void)

@@ -1,8 +1,8 @@
 /*
- * How the tracer sleeps: until a thread that it traces has stopped, a command has come, or something is due.
+ * The tracer sleeps until a traced thread has stopped, a command has arrived, or a deadline has passed.
  *
- * It sleeps in wait(2) and not in poll(2). Then the kernel wakes it on the processor on which the thread has stopped, knowing that
- * that thread is about to give it up, and one stop costs a tenth of what a signal (SIGCHLD) to another processor does.
+ * It sleeps in wait(2), not in poll(2). The kernel then wakes it on the processor of the stopped thread, which is about to become
+ * free. A stop costs a tenth of what it would cost with a signal (SIGCHLD) to another processor.
  */
 #ifndef SLEEP_H
 #define SLEEP_H
@@ -10,16 +10,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Take care of signals, and of what arrives on standard input; -1 (errno) if that is impossible. */
+/* Set up signal handlers, the timer and standard input. Return -1 (errno) on failure. */
 int sleep_prepare(void);
 
-/* Sleep until the monotonic clock says this (UINT64_MAX: never), or until there is something to do. */
+/* Sleep until this time of the monotonic clock (UINT64_MAX: for ever), or until there is something to do. */
 void sleep_until(uint64_t ns);
 
-/* Whether commands may have come since this was asked before. */
+/* Whether commands may have arrived since the last call of this function. */
 bool sleep_had_commands(void);
 
-/* Whether the process has been asked to end, by a signal. */
+/* Whether a signal has asked the process to end. */
 bool sleep_was_asked_to_end(void);
 
 #endif

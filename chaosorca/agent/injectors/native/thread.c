@@ -1,5 +1,6 @@
 #include "thread.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 enum { BUCKETS = 4096 };
@@ -34,6 +35,7 @@ struct thread *thread_get(pid_t tid)
 
 void thread_remove(struct thread *thread)
 {
+    assert(thread->state == RUNNING && !thread->rule && !thread->pending && !thread->attachment);
     struct thread **at = bucket(thread->tid);
     while (*at != thread)
         at = &(*at)->next;

@@ -1,5 +1,21 @@
 /*
- * The threads that are traced, by their number.
+ * The traced threads, found by thread id.
+ *
+ * A thread is in one of four states. The flags below say why it stops next and what is being done to its call. A dash means that
+ * the flag is never set in that state; asserts check these rows.
+ *
+ *     state        rule   pending   at_site   is_replaced   stops_at_next_call   queue
+ *     RUNNING      any    any       any       any           any                  none
+ *     HELD_ENTRY   set    -         any       -             any                  held_entry of its rule
+ *     HELD_EXIT    set    -         any       any           any                  held_exit of its rule
+ *     HELD_EXEC    any    any       -         -             any                  new_programs
+ *
+ *  - `rule` is set from the moment a rule acts on a call until that call has ended. `pending` is set from the moment an armed
+ * thread is sent on to its call until it enters it. The two are never set together.
+ *  - `is_undecided` needs `pending`. `at_site`, `is_replaced`, `is_marked` and `is_unfiltered` need `rule`.
+ *  - `at_site` excludes `stops_at_next_call`: the thread is stopped in front of its `syscall` instruction and never enters the
+ * kernel.
+ *  - `stops_at_calls` lasts until the thread executes another program or ends. `attachment` lasts until its first stop.
  */
 #ifndef THREAD_H
 #define THREAD_H
@@ -11,13 +27,13 @@
 #include "rule.h"
 
 enum thread_state {
-    RUNNING,    /* not in a stop of ours */
-    HELD_ENTRY, /* in a system call's entry stop, until it is due */
-    HELD_EXIT,  /* in its exit stop, until it is due */
-    HELD_EXEC,  /* in its new program's first stop, until the agent has looked at it */
+    RUNNING,    /* not held: it runs, or its stop is being handled */
+    HELD_ENTRY, /* held in the entry stop of a call until `due` */
+    HELD_EXIT,  /* held in the exit stop of a call until `due` */
+    HELD_EXEC,  /* held in the first stop of a new program until the agent has inspected it, or until `due` */
 };
 
-/* How many calls of one number a thread has made under a rule. */
+/* How many calls with one number a thread has made under a rule. */
 struct count {
     uint32_t rule;
     uint32_t calls;
@@ -29,42 +45,42 @@ struct active_rule;
 struct thread {
     pid_t tid;
     enum thread_state state;
-    bool is_foreign;
-    bool stops_at_calls; /* it cannot be armed, and stops at each call, where the others are */
-    bool follows;        /* it is armed, and shall stop at its next call all the same */
-    uint64_t owed;       /* the signals that have armed it and not arrived yet, each a bit by its number */
-    struct attachment *attachment; /* it has been seized, and has not stopped for the first time yet */
-    struct count *counts;          /* by system call; only where some rule counts */
-    struct thread *next;           /* in the table */
+    bool is_foreign;               /* it has made a call of another architecture, and that was reported */
+    bool stops_at_calls;           /* it stops at each call although the tracer arms threads: it blocks the arming signals */
+    bool stops_at_next_call;       /* it is armed, and stops at its next call as well */
+    uint64_t owed;                 /* arming signals that have not arrived yet, one bit for each signal number */
+    struct attachment *attachment; /* set until its first stop after it was seized */
+    struct count *counts;          /* by system call number; allocated when a rule counts calls */
+    struct thread *next;           /* in the same bucket of the table */
 
-    /* The call that is being tampered with, if there is a rule. */
+    /* The call that a rule acts on. */
     struct active_rule *rule;
-    struct active_rule *chosen; /* the rule that acts when the call at `site` is made */
-    bool is_undecided;          /* if it selects that call */
-    bool at_site;               /* before the `syscall` instruction, and not in the kernel */
-    uint64_t begin, site;       /* from where it gets straight to the `syscall` that can be left out, and that */
-    uint64_t follow_from, follow_to; /* where the one is that it makes, if that is not left out */
-    int pass_on;                /* a signal that is to be delivered behind the site */
-    int nr;
-    bool is_replaced;
-    bool is_marked;
-    bool is_unfiltered; /* its seccomp filters do not see this call */
-    unsigned done; /* effects so far */
-    uint64_t began, held, held_since, due;
-    struct thread *earlier, *later; /* in the queue of those held, by due time */
+    struct active_rule *pending; /* the rule that acts when the call at `site` is made */
+    bool is_undecided;           /* whether that rule selects the call is decided at its entry */
+    bool at_site;                /* stopped in front of the `syscall` instruction, not inside the kernel */
+    uint64_t begin, site;        /* the address from which straight-line code leads to `site`; the `syscall` instruction to skip */
+    uint64_t call_from, call_to; /* addresses between which the `syscall` instruction of a pending call lies */
+    int pass_on;                 /* a signal to deliver after the skipped call; 0: none */
+    int nr;                      /* the number of the call */
+    bool is_replaced;            /* the call does not run, and its result is forged */
+    bool is_marked;              /* the eBPF program leaves the timing of this call to the tracer */
+    bool is_unfiltered;          /* the seccomp filters of the thread are suspended for this call */
+    unsigned done;               /* the effects so far: enum effect */
+    uint64_t began, held, held_since, due; /* nanoseconds; all but `held` by the monotonic clock */
+    struct thread *earlier, *later;        /* neighbours in its queue, which is in the order of `due` */
 };
 
 struct thread *thread_find(pid_t tid);
 
-/* Find a thread, or add it; NULL without memory. */
+/* Find a thread or add it. Return NULL without memory. */
 struct thread *thread_get(pid_t tid);
 void thread_remove(struct thread *thread);
 
-/* Call with each thread; the thread it is called with may be removed. */
+/* Call `visit` with each thread. It may remove the thread that it gets. */
 void thread_each(void (*visit)(struct thread *));
 size_t thread_count(void);
 
-/* Count a thread's call under a rule; return its number from 1 on, 0 without memory. */
+/* Count a thread's call under a rule. Return its ordinal from 1 on, or 0 without memory. */
 uint32_t thread_count_call(struct thread *thread, int nr, uint32_t rule);
 
 #endif
