@@ -1,19 +1,16 @@
 /*
- * Decides, just before a system call is made, whether a tracer shall act on it, and if so stops the thread there by a signal.
+ * Decide, just before a system call, whether the tracer shall act on it. If so, arm the thread: stop it there by a signal.
  *
- * A uprobe sits on the instruction before each `syscall` that may make a faulted call, or on the nearest one before it from which
- * control gets there and that the kernel can carry out itself, which costs a thirtieth of a step. Which call that is comes with the
- * probe (its cookie), or is in the accumulator already. What the decision needs of the program's memory (a path, a command line) is
- * left to the tracer: such a rule arms each call.
- *
- * The cookie's bits: 0-15 the number (0xffff: see `number_in`), 16-31 bytes to the `syscall`, 32-47 for IS_EARLY bytes to where the
- * thread is next, else 32-39 the register and 40-55 the distance behind it, 56-59 the condition of HAS_CONDITION, 60-63 the flags.
- * HAS_DETOUR: 48-55 bytes to where it is next if the condition holds, 32-47 if it does not; with IS_EARLY the other way round.
+ * A uprobe sits on the instruction before each `syscall` that may make a faulted call, or on the nearest earlier instruction that
+ * the kernel can emulate and from which control always gets there. An emulated instruction costs a thirtieth of a single-step. The
+ * cookie of the uprobe (cookie.h) contains the number of the call, unless only a register or the memory does. A decision that needs
+ * the program's memory (a path, a command line) is left to the tracer: such a rule arms every call.
  *
  * Of the kernel's structures only `task_struct` and `sighand_struct` are read, at offsets from the running kernel's own BTF.
  */
 
 #include "common.h"
+#include "cookie.h"
 
 const volatile u32 SIGNAL;
 const volatile u32 OTHER_SIGNAL;
@@ -28,18 +25,14 @@ const volatile u32 TASK_BLOCKED;
 const volatile u32 TASK_SIGHAND;
 const volatile u32 SIGHAND_ACTION;
 
-#define IN_MEMORY (1ull << 60)
-#define IS_EARLY (1ull << 61)
-#define HAS_CONDITION (1ull << 62)
-#define HAS_DETOUR (1ull << 63)
-#define AHEAD 64
+#define AHEAD 64 /* the longest distance from a probe to its call: `_FAR_BYTES` in code/sites.py */
 
 /* `struct pt_regs` of x86-64. */
 struct registers {
     u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 
-#define ALREADY_PENDING 2 /* what becomes of a signal: include/trace/events/signal.h */
+#define ALREADY_PENDING 2 /* TRACE_SIGNAL_ALREADY_PENDING: include/trace/events/signal.h */
 #define SI_KERNEL 0x80
 
 struct rule_key {
@@ -54,9 +47,16 @@ struct rule {
     u32 last; /* 0: none */
     u32 step;
     u32 pad;
-    u64 threshold; /* of 2^64; 0: every call */
+    u64 threshold; /* the probability times 2^64; 0: every call */
     u64 seed;
 };
+
+_Static_assert(sizeof(struct rule_key) == 8, "`rules` in injectors/arming.py");
+_Static_assert(offsetof(struct rule_key, target) == 0 && offsetof(struct rule_key, nr) == 4, "`rules` in injectors/arming.py");
+_Static_assert(sizeof(struct rule) == 40 && offsetof(struct rule, id) == 0, "`rules` in injectors/arming.py");
+_Static_assert(offsetof(struct rule, all) == 4 && offsetof(struct rule, first) == 8, "`rules` in injectors/arming.py");
+_Static_assert(offsetof(struct rule, last) == 12 && offsetof(struct rule, step) == 16, "`rules` in injectors/arming.py");
+_Static_assert(offsetof(struct rule, threshold) == 24 && offsetof(struct rule, seed) == 32, "`rules` in injectors/arming.py");
 
 struct call_key {
     u32 thread;
@@ -66,33 +66,41 @@ struct call_key {
 struct calls {
     u32 rule;
     u32 count;
-    u64 born; /* when the thread began: numbers of threads are used again */
+    u64 born; /* when the thread started, since the kernel reuses thread ids */
 };
 
+/* The same as `struct armed_call` of native/armed.c. */
 struct armed {
     u32 rule;
     u32 nr;
-    u64 from; /* where the thread stops */
-    u64 begin; /* from where it gets straight to the call: there, or on the other way if it is on a detour */
-    u64 at; /* the `syscall` instruction on that way */
+    u64 from;  /* the address at which the thread stops */
+    u64 begin; /* the address from which straight-line code leads to the call: `from`, or another if the thread is on a detour */
+    u64 at;    /* the `syscall` instruction at the end of that code */
     u32 signal;
     u32 processor;
-    u64 merged[4]; /* how the kernel's siginfo begins of one of the program's own that came while ours was waiting; 0: none did */
+    u64 merged[4]; /* the start of the siginfo of a signal of the program's own that coalesced with the arming signal; 0: none */
     u32 has_code;
-    u32 own_came_first; /* ours has become one with one of the program's own that was waiting already */
-    u8 code[AHEAD]; /* what is from `begin` to `at`, and some more */
+    u32 own_came_first; /* the arming signal has coalesced with one of the program's own that was pending */
+    u8 code[AHEAD];     /* the bytes from `begin` to `at`, and some more */
 };
+
+_Static_assert(sizeof(struct armed) == 144 && offsetof(struct armed, rule) == 0, "as in native/armed.c");
+_Static_assert(offsetof(struct armed, nr) == 4 && offsetof(struct armed, from) == 8, "as in native/armed.c");
+_Static_assert(offsetof(struct armed, begin) == 16 && offsetof(struct armed, at) == 24, "as in native/armed.c");
+_Static_assert(offsetof(struct armed, signal) == 32 && offsetof(struct armed, processor) == 36, "as in native/armed.c");
+_Static_assert(offsetof(struct armed, merged) == 40 && offsetof(struct armed, has_code) == 72, "as in native/armed.c");
+_Static_assert(offsetof(struct armed, own_came_first) == 76 && offsetof(struct armed, code) == 80, "as in native/armed.c");
 
 HASH(armed_cgroups, u64, u32, 4096);
 HASH(rules, struct rule_key, struct rule, 8192);
 LRU_HASH(calls, struct call_key, struct calls, 65536);
 HASH(armed, u32, struct armed, 65536);
 HASH(seen, struct rule_key, u64, 8192);
-HASH(blocked, struct rule_key, u64, 8192); /* calls that were let pass, because the thread blocks the signal */
-HASH(untraced, struct rule_key, u64, 8192); /* and because no tracer of ours has the thread */
-HASH(syscall_stops, u32, u8, 65536); /* threads that the tracer stops at each call: they block the signals */
-HASH(tracers, u32, u8, 4096); /* ours, by process */
-HASH(new_code, u32, u64, 4096); /* how often a target has mapped code */
+HASH(blocked, struct rule_key, u64, 8192);  /* calls that passed because the thread blocks the signals */
+HASH(untraced, struct rule_key, u64, 8192); /* calls that passed because no tracer of the agent traces the thread */
+HASH(syscall_stops, u32, u8, 65536);        /* threads that the tracer stops at each call, since they block the signals */
+HASH(tracers, u32, u8, 4096);               /* the agent's tracers, by process id */
+HASH(new_code, u32, u64, 4096);             /* how often a target has mapped code */
 DROPS
 
 static __always_inline u64 mix(u64 seed, u64 number)
@@ -103,7 +111,7 @@ static __always_inline u64 mix(u64 seed, u64 number)
     return z ^ z >> 31;
 }
 
-/* SplitMix64 of the seed, the system call, the thread and its call: no state that processors would have to share. */
+/* SplitMix64 of the seed, the system call, the thread and its call. Processors need no shared state for that. */
 static __always_inline u64 draw(u64 seed, u32 nr, u32 thread, u32 count)
 {
     return mix(mix(seed, nr), (u64)thread << 32 | count);
@@ -130,15 +138,15 @@ static __always_inline bool selects(struct rule *rule, u32 thread, u32 nr)
     return !rule->threshold || draw(rule->seed, nr, thread, count) < rule->threshold;
 }
 
-/* The number, where the code does not say it: what the register holds that the cookie names, or the memory that it points to. */
+/* Read the number of the call from the register in the cookie, or from the memory that it points to. */
 static __always_inline u32 number_in(struct registers *ctx, u64 cookie)
 {
-    u32 where = cookie >> 32 & 0xff;
+    u32 where = cookie >> COOKIE_REGISTER_SHIFT & COOKIE_REGISTER;
     u64 number = ctx->ax;
-    /* One by one: a computed offset into the context is refused. */
-#define HELD_IN(register, field) \
-    if (where == register) {     \
-        number = ctx->field;     \
+    /* The verifier refuses a computed offset into the context. */
+#define HELD_IN(register, field)         \
+    if (where == register) {             \
+        number = ctx->field;             \
         asm volatile("" : "+r"(number)); \
     }
     HELD_IN(1, bx)
@@ -156,34 +164,34 @@ static __always_inline u32 number_in(struct registers *ctx, u64 cookie)
     HELD_IN(13, r14)
     HELD_IN(14, r15)
     HELD_IN(15, sp)
-    if (cookie & IN_MEMORY) {
+    if (cookie & COOKIE_IN_MEMORY) {
         u32 loaded = ~0;
-        bpf_probe_read_user(&loaded, sizeof(loaded), (void *)(number + (s16)(cookie >> 40)));
+        bpf_probe_read_user(&loaded, sizeof(loaded), (void *)(number + (s16)(cookie >> COOKIE_DISPLACEMENT_SHIFT)));
         return loaded;
     }
     return number;
 }
 
-/* Whether a jump's condition holds: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, appendix B. */
+/* Whether the condition of a jump holds: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, appendix B. */
 static __always_inline bool holds(u64 flags, u32 condition)
 {
     u64 carry = flags, parity = flags >> 2, zero = flags >> 6, sign = flags >> 7, overflow = flags >> 11;
-    u64 all = (overflow & 1) | (carry & 1) << 1 | (zero & 1) << 2 | ((carry | zero) & 1) << 3 | (sign & 1) << 4 | (parity & 1) << 5 |
-              ((sign ^ overflow) & 1) << 6 | (((sign ^ overflow) | zero) & 1) << 7;
+    u64 all = (overflow & 1) | (carry & 1) << 1 | (zero & 1) << 2 | ((carry | zero) & 1) << 3 | (sign & 1) << 4 |
+              (parity & 1) << 5 | ((sign ^ overflow) & 1) << 6 | (((sign ^ overflow) | zero) & 1) << 7;
     return (all >> (condition >> 1) ^ condition) & 1;
 }
 
-/* Whether a signal does something to its thread if nobody traces that: it has a handler. */
+/* Whether a signal has a handler, which would run if the thread were not traced. */
 static __always_inline bool is_handled(u64 actions, u32 signal)
 {
     u64 handler = 0;
-    /* struct k_sigaction begins with the handler, and is of 32 bytes. */
+    /* struct k_sigaction has 32 bytes and begins with the handler. */
     bpf_probe_read_kernel(&handler, sizeof(handler), (char *)actions + SIGHAND_ACTION + 32 * (signal - 1));
     return handler > 1;
 }
 
-/* The signal that stops the current thread: one that it has not blocked, if possible one that does nothing should the tracer end just
- * now. 0: none. */
+/* Choose the signal that stops the current thread: one that it does not block, if possible one without a handler in case the tracer
+ * ends just now. Return 0 if there is none. */
 static __always_inline u32 arming_signal(char *task)
 {
     u64 mask = 0, actions = 0;
@@ -197,7 +205,7 @@ static __always_inline u32 arming_signal(char *task)
     return can_first ? SIGNAL : 0;
 }
 
-/* Nobody but a tracer of ours may see the signal: neither the program itself, nor a debugger. */
+/* Whether a tracer of the agent traces a thread. Neither the program itself nor a debugger may see the signal. */
 static __always_inline bool is_ours(char *task)
 {
     u32 traced = 0, tracer = 0;
@@ -218,10 +226,10 @@ int at_site(struct registers *ctx)
     if (!target)
         return 0;
     u64 cookie = bpf_get_attach_cookie(ctx);
-    if (cookie & HAS_CONDITION && !holds(ctx->flags, cookie >> 56 & 15))
+    if (cookie & COOKIE_HAS_CONDITION && !holds(ctx->flags, cookie >> COOKIE_CONDITION_SHIFT & COOKIE_CONDITION))
         return 0;
-    u32 nr = cookie & 0xffff;
-    struct rule_key key = {.target = *target, .nr = nr == 0xffff ? number_in(ctx, cookie) : nr};
+    u32 nr = cookie & COOKIE_NR;
+    struct rule_key key = {.target = *target, .nr = nr == COOKIE_NR_UNKNOWN ? number_in(ctx, cookie) : nr};
     if (key.nr == NR_MMAP && ctx->dx & PROT_EXEC && !add_one(&new_code, target))
         drop();
     struct rule *rule = bpf_map_lookup_elem(&rules, &key);
@@ -240,19 +248,20 @@ int at_site(struct registers *ctx)
     }
     u32 signal = arming_signal(task);
     if (!signal) {
-        /* It would not stop here. A signal that cannot be blocked (SIGSTOP) might outlast its tracer, and then nobody undoes it. */
+        /* The thread would not stop here. SIGSTOP cannot be blocked, but a thread that it stops stays stopped if the tracer ends.
+         */
         if (!add_one(&blocked, &key))
             drop();
         return 0;
     }
     struct armed call = {.rule = rule->id, .nr = key.nr, .signal = signal, .processor = bpf_get_smp_processor_id()};
-    call.at = ctx->ip + (s16)(cookie >> 16);
-    u64 far = ctx->ip + (s16)(cookie >> 32), near = ctx->ip + (u8)(cookie >> 48);
-    call.begin = cookie & IS_EARLY ? far : cookie & HAS_DETOUR ? near : call.at;
+    call.at = ctx->ip + (s16)(cookie >> COOKIE_TO_SYSCALL_SHIFT);
+    u64 far = ctx->ip + (s16)(cookie >> COOKIE_FAR_SHIFT), near = ctx->ip + (u8)(cookie >> COOKIE_NEAR_SHIFT);
+    call.begin = cookie & COOKIE_IS_EARLY ? far : cookie & COOKIE_HAS_DETOUR ? near : call.at;
     call.from = call.begin;
-    if (cookie & HAS_DETOUR && !holds(ctx->flags, cookie >> 56 & 15))
-        call.from = cookie & IS_EARLY ? near : far;
-    /* This spares the tracer the reading; it still can, where the next page is not there. */
+    if (cookie & COOKIE_HAS_DETOUR && !holds(ctx->flags, cookie >> COOKIE_CONDITION_SHIFT & COOKIE_CONDITION))
+        call.from = cookie & COOKIE_IS_EARLY ? near : far;
+    /* This saves the tracer a read. The tracer still reads the code itself if the next page is not mapped. */
     if (call.begin != call.at)
         call.has_code = !bpf_probe_read_user(call.code, sizeof(call.code), (void *)call.begin);
     if (bpf_map_update_elem(&armed, &thread, &call, BPF_ANY)) {
@@ -260,13 +269,13 @@ int at_site(struct registers *ctx)
         return 0;
     }
     if (bpf_send_signal_thread(signal))
-        bpf_map_delete_elem(&armed, &thread); /* else it would be taken for the reason of the next one */
+        bpf_map_delete_elem(&armed, &thread); /* otherwise it would be taken for the reason of the next signal */
     return 0;
 }
 
 /*
- * A signal of the program's own that comes while the same one of ours is still to be delivered becomes one with it, and would be lost
- * when the tracer drops ours. Go's scheduler sends a thread no other before that one has arrived: it would wait for ever.
+ * A signal of the program's own coalesces with an arming signal of the same number that is still pending. It would be lost when the
+ * tracer drops the arming signal. Go's scheduler sends no other before that one has arrived, and would wait for ever.
  */
 SEC("raw_tp/signal_generate")
 int on_signal_generate(struct bpf_raw_tracepoint_args *ctx)
@@ -278,18 +287,19 @@ int on_signal_generate(struct bpf_raw_tracepoint_args *ctx)
     struct armed *call = bpf_map_lookup_elem(&armed, &thread);
     if (!call || call->signal != signal)
         return 0;
-    if (thread == (u32)bpf_get_current_pid_tgid()) { /* that is ours */
+    if (thread == (u32)bpf_get_current_pid_tgid()) { /* this is the arming signal */
         call->own_came_first = 1;
         return 0;
     }
-    if (bpf_probe_read_kernel(call->merged, sizeof(call->merged), (void *)ctx->args[1])) { /* no address: from the kernel */
+    if (bpf_probe_read_kernel(call->merged, sizeof(call->merged),
+                              (void *)ctx->args[1])) { /* not an address: SEND_SIG_PRIV, from the kernel */
         call->merged[0] = signal;
         call->merged[1] = SI_KERNEL;
     }
     return 0;
 }
 
-/* Numbers of threads are used again. */
+/* The kernel reuses thread ids. */
 SEC("raw_tp/sched_process_exit")
 int on_sched_process_exit(void)
 {

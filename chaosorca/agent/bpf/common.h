@@ -1,4 +1,4 @@
-/* What all programs share: types, and what libbpf's headers do not have. */
+/* What all programs share: types, maps, counters and histograms. */
 
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #define UNUSED __attribute__((unused))
 
@@ -18,8 +19,8 @@ typedef __s16 s16;
 typedef __s32 s32;
 typedef __s64 s64;
 
-/* Latency histograms: see kernel.py. slots[i]: what took less than 2^(FIRST_SLOT + i) ns and is in no slot before; the last has no
- * bound. */
+/* Latency histograms, as in agent/histogram.py. slots[i] counts what took less than 2^(FIRST_SLOT + i) ns and is in no earlier
+ * slot; the last slot has no upper bound. */
 #define FIRST_SLOT 8
 #define SLOTS 28
 
@@ -37,28 +38,28 @@ typedef __s64 s64;
         __type(value, value_type);                        \
     } map SEC(".maps")
 
-/* Counts what found a map full, in a map of its own. */
-#define DROPS                                            \
-    ARRAY(dropped, u64, 1);                              \
-    static __always_inline void drop(void)               \
-    {                                                    \
-        u32 zero = 0;                                    \
-        u64 *n = bpf_map_lookup_elem(&dropped, &zero);   \
-        if (n)                                           \
-            __sync_fetch_and_add(n, 1);                  \
+/* A counter of the updates that found a map full. */
+#define DROPS                                          \
+    ARRAY(dropped, u64, 1);                            \
+    static __always_inline void drop(void)             \
+    {                                                  \
+        u32 zero = 0;                                  \
+        u64 *n = bpf_map_lookup_elem(&dropped, &zero); \
+        if (n)                                         \
+            __sync_fetch_and_add(n, 1);                \
     }
 
-/* The value of a key, which is put there first where there is none; NULL: the map is full. */
-static __always_inline void *lookup_or_init(void *map, const void *key, const void *first)
+/* Look up a key, and insert an initial value if it is missing. Return NULL if the map is full. */
+static __always_inline void *lookup_or_init(void *map, const void *key, const void *initial)
 {
     void *value = bpf_map_lookup_elem(map, key);
     if (value)
         return value;
-    bpf_map_update_elem(map, key, first, BPF_NOEXIST);
+    bpf_map_update_elem(map, key, initial, BPF_NOEXIST);
     return bpf_map_lookup_elem(map, key);
 }
 
-/* Adds one to a counter; false: the map is full. */
+/* Add one to a counter. Return false if the map is full. */
 static __always_inline bool add_one(void *map, const void *key)
 {
     u64 zero = 0;
@@ -71,10 +72,10 @@ static __always_inline bool add_one(void *map, const void *key)
 static __always_inline u32 bit_length(u64 number)
 {
     u32 bits = 0;
-#define HALF(width)               \
-    if (number >> width) {        \
-        bits += width;            \
-        number >>= width;         \
+#define HALF(width)        \
+    if (number >> width) { \
+        bits += width;     \
+        number >>= width;  \
     }
     HALF(32)
     HALF(16)

@@ -1,4 +1,4 @@
-/* The same for kernels that do not tell their types, or have no storage for each thread. */
+/* The same programs for kernels without type information (BTF) or without task storage. */
 
 #define PLAIN
 #include "syscalls.c"
