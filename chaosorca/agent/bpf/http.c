@@ -1,15 +1,17 @@
 /*
- * Follows HTTP/1.x requests of containers in the kernel: a socket filter on a packet socket in the network namespace of each.
+ * Follow the HTTP/1.x requests of containers in the kernel, by a socket filter on packet sockets in the network namespace of each
+ * one.
  *
- * The sockets are of type SOCK_DGRAM, so every packet starts at its network header whatever the device. The filter always returns
- * 0: no packet is ever queued or copied to user space. What is read is only in maps that nobody in user space reads: of a connection
- * the beginning of the last line that was cut in two, and for each processor the piece that it has looked at last.
+ * The sockets have the type SOCK_DGRAM, so every packet starts at its network header whatever the device. The filter always returns
+ * 0, so no packet is queued or copied to user space. The payload that is kept stays in maps that user space does not read: for each
+ * connection the start of a line that was cut in two, and for each processor the last piece that it has parsed.
  *
- * A request ends by the first final answer (no 1xx but 101), or without one ("none") when the server closes, either side resets,
- * or it is too old (`sweep`). Bytes are followed by their TCP sequence numbers: what is sent again is left out, a hole within a
- * body does no harm, any other makes the connection fall out of step until a message begins a packet.
+ * A request ends with its first final response (any but 1xx, or 101). It ends without one ("none") when the server closes, either
+ * side resets, or the request is too old (`sweep`). Bytes are followed by their TCP sequence numbers. Retransmitted bytes are
+ * ignored, and a hole within a body does no harm. After any other hole the connection is out of step until a packet begins with a
+ * message.
  *
- * Each container has its own filter (http_target.c), which goes on to this program with the container's number in cb[0].
+ * Each container has its own filter (http_target.c), which makes a tail call to this program with the container's number in cb[0].
  */
 
 #include "common.h"
@@ -24,21 +26,21 @@
 #define SYN 2
 #define RST 4
 #define ACK 16
-#define MOST_LOOKS 16384 /* some 50 microseconds */
+#define POLLS_MAX 16384 /* some 50 microseconds */
 
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, fresh, u32, struct connection, 1);
-PROGRAMS(parser, 1); /* this one, for the filters that go on to it */
+PROGRAMS(parser, 1); /* this program, for the filters' tail calls */
 
 struct packet {
     struct connection_key key;
     u32 seq;
-    u32 at; /* where the payload is, */
-    u32 end; /* and where it ends */
+    u32 at;  /* the offset of the payload */
+    u32 end; /* the offset of its end */
     bool from_one;
     u8 flags;
 };
 
-/* Both headers of a packet with anything in it that matters; false: there is nothing. */
+/* Read the IP and TCP headers. Return false if the packet has neither payload nor a relevant flag. */
 static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *packet)
 {
     struct end from = {}, to = {};
@@ -58,7 +60,7 @@ static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *p
         tcp = (ip.version_length & 15) * 4;
         end = bpf_ntohs(ip.total);
         if (end == 0)
-            end = skb->len; /* a segment over 64 KiB that is cut up later */
+            end = skb->len; /* a segment over 64 KiB that is split later */
     } else if (skb->protocol == bpf_htons(0x86dd)) {
         struct {
             u32 flow;
@@ -69,7 +71,7 @@ static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *p
         if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
             return false;
         tcp = sizeof(ip);
-        if (ip.next == HOP_BY_HOP) { /* as segments over 64 KiB may have it */
+        if (ip.next == HOP_BY_HOP) { /* segments over 64 KiB may have one */
             struct {
                 u8 next, length;
             } options;
@@ -105,7 +107,7 @@ static __always_inline bool read_headers(struct __sk_buff *skb, struct packet *p
     return true;
 }
 
-/* Begin to follow a connection, by a packet of its client's. */
+/* Begin to follow a connection at a packet from its client. */
 static __always_inline struct connection *follow(const struct packet *packet, u8 role, bool joined)
 {
     u32 zero = 0;
@@ -121,7 +123,7 @@ static __always_inline struct connection *follow(const struct packet *packet, u8
     return bpf_map_lookup_elem(&connections, &packet->key);
 }
 
-/* Whether bytes that are missed would be messages, or parts of them that matter. */
+/* Whether missing bytes contain more than parts of a body. */
 static __always_inline bool matters(const struct http_stream *stream, s32 missed)
 {
     return missed > 0 && stream->phase < HTTP_UNTIL_CLOSE && (stream->phase < HTTP_BODY || stream->left < (u32)missed);
@@ -132,47 +134,49 @@ struct awaited {
     u32 seq;
 };
 
-static long has_come(UNUSED u32 index, struct awaited *awaited)
+static long has_arrived(UNUSED u32 index, struct awaited *awaited)
 {
     return (s32)(awaited->seq - *(volatile u32 *)awaited->next) <= 0;
 }
 
 enum taken { TAKEN, BUSY, ENDED };
 
-/* Packets that a sender hands over on two processors overtake each other by some microseconds: the one before this is on its way
- * through the other one. We let go of the connection while we wait for it. */
+/* Packets that are sent on two processors overtake each other by some microseconds. If the previous packet is still missing,
+ * release the lock of the connection and wait until another processor has handled it. */
 static __always_inline enum taken take_in_order(struct connection *c, const struct packet *packet, u32 direction)
 {
     struct exchange *e = &c->exchange;
     if (!take(e))
         return BUSY;
-    if (packet->flags & RST || e->ignored || !c->known[direction] || !matters(&e->streams[direction], packet->seq - c->next[direction]))
+    if (packet->flags & RST || e->ignored || !c->seq_valid[direction] ||
+        !matters(&e->streams[direction], packet->seq - c->next[direction]))
         return TAKEN;
     release(e);
     struct awaited awaited = {&c->next[direction], packet->seq};
-    bpf_loop(MOST_LOOKS, has_come, &awaited, 0);
+    bpf_loop(POLLS_MAX, has_arrived, &awaited, 0);
     if (!take(e))
         return BUSY;
     if (bpf_map_lookup_elem(&connections, &packet->key) == c)
         return TAKEN;
-    release(e); /* and it may be another one now */
+    release(e); /* the entry may belong to another connection now */
     return ENDED;
 }
 
-static __always_inline void read_payload(struct __sk_buff *skb, struct reading *reading, struct connection *c, struct packet *packet)
+static __always_inline void read_payload(struct __sk_buff *skb, struct reading *reading, struct connection *c,
+                                         struct packet *packet)
 {
     struct exchange *e = &c->exchange;
     u32 direction = reading->direction & 1;
     struct http_stream *stream = &e->streams[direction];
     u32 at = packet->at, end = packet->end, next = c->next[direction];
-    bool again = false;
-    if (c->known[direction]) {
+    bool is_retransmitted = false;
+    if (c->seq_valid[direction]) {
         s32 ahead = (s32)(packet->seq - next);
-        if (ahead < 0) { /* sent again; there may be more behind it */
+        if (ahead < 0) { /* retransmitted, but the end of the packet may be new */
             if ((u32)-ahead >= end - at)
                 return;
             at += (u32)-ahead;
-            again = true;
+            is_retransmitted = true;
         } else if (matters(stream, ahead)) {
             lose(reading, REASON_REORDERED);
         } else if (stream->phase == HTTP_BODY || stream->phase == HTTP_CHUNK) {
@@ -180,7 +184,7 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
         }
     }
     c->next[direction] = packet->seq + (end - packet->at);
-    c->known[direction] = 1;
+    c->seq_valid[direction] = 1;
     if (at >= end)
         return;
     if (stream->phase == HTTP_UNTIL_CLOSE)
@@ -190,7 +194,7 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
         return;
     }
     if (!e->spoken || stream->phase == HTTP_OUT_OF_STEP) {
-        u32 seen = look(skb, at, end);
+        u32 seen = recognise(skb, at, end);
         if (seen == HTTP_TLS && !e->spoken) {
             e->ignored = TLS_UNSEEN;
             stream->began = bpf_ktime_get_ns();
@@ -198,7 +202,7 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
             return;
         }
         if (stream->phase == HTTP_OUT_OF_STEP) {
-            if (again || seen != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
+            if (is_retransmitted || seen != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
                 return;
             stream->phase = HTTP_FIRST_LINE;
         }
@@ -209,7 +213,7 @@ static __always_inline void read_payload(struct __sk_buff *skb, struct reading *
         read_piece(reading, at, end, bpf_ktime_get_ns());
 }
 
-/* A connection by TLS ends of which nobody has told. */
+/* Count a TLS connection that ends before its plaintext was seen. */
 static __always_inline void end_tls_unseen(struct reading *reading)
 {
     if (reading->exchange->ignored != TLS_UNSEEN)
@@ -233,7 +237,7 @@ int http(struct __sk_buff *skb)
     struct reading reading = {.source = skb, .figures = figures, .target = target};
     struct connection *c = bpf_map_lookup_elem(&connections, &packet.key);
     if ((packet.flags & (SYN | ACK)) == SYN) {
-        if (c && take(&c->exchange)) { /* it takes the place of an old one with the same ports */
+        if (c && take(&c->exchange)) { /* it replaces an old connection with the same ports */
             reading.exchange = &c->exchange;
             abandon(&reading);
             end_tls_unseen(&reading);
@@ -241,7 +245,7 @@ int http(struct __sk_buff *skb)
         }
         c = follow(&packet, role, false);
     } else if (!c) {
-        u32 seen = look(skb, packet.at, packet.end);
+        u32 seen = recognise(skb, packet.at, packet.end);
         if (seen == HTTP_ANSWER)
             add(&figures->unparsed[REASON_JOINED], 1);
         if (seen != HTTP_REQUEST && seen != HTTP_TLS && seen != HTTP_TWO)
@@ -252,12 +256,12 @@ int http(struct __sk_buff *skb)
             c->exchange.ignored = IGNORED;
         }
     }
-    if (packet.flags & SYN) /* it counts as a byte */
+    if (packet.flags & SYN) /* it occupies one sequence number */
         packet.seq++;
     u32 direction = reading.direction = c && packet.from_one == c->client_is_one ? REQUESTS : ANSWERS;
     enum taken taken = c ? take_in_order(c, &packet, direction) : BUSY;
     if (taken == ENDED)
-        return 0; /* all that waited has been counted */
+        return 0; /* its waiting requests have been counted */
     if (taken == BUSY) {
         add(&figures->dropped, 1);
         return 0;
@@ -298,7 +302,7 @@ static long sweep_connection(UNUSED void *map, struct connection_key *key, struc
     return 0;
 }
 
-/* Gives up on old requests of all connections, and on those by TLS of which nobody tells. */
+/* Give up on the old requests of all connections, and on TLS connections whose plaintext was not seen in time. */
 SEC("syscall")
 int sweep(struct sweep *asked)
 {

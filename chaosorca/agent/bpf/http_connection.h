@@ -1,7 +1,8 @@
 /*
- * TCP connections of the containers' network namespaces, as the HTTP program (http.c) follows them by their packets.
+ * TCP connections in the network namespaces of containers, as the HTTP program (http.c) follows them by their packets.
  *
- * Of one by TLS the packets say nothing. The program of OpenSSL's library (tls.c) finds it here when its process receives from it.
+ * The packets of a TLS connection are encrypted. The program for OpenSSL's library (tls.c) finds the connection here when its
+ * process receives from it.
  */
 
 #pragma once
@@ -13,7 +14,7 @@ struct end {
     u64 low;
 };
 
-/* The same for both directions: `one` is the end whose address, or else port, is less. */
+/* The same key for both directions: `one` is the end with the lower address, or with the lower port if both addresses are equal. */
 struct connection_key {
     struct end one;
     struct end other;
@@ -23,21 +24,27 @@ struct connection_key {
 };
 
 struct connection {
-    u32 next[2];       /* by direction: the sequence number that follows */
-    u8 known[2];       /* whether it is known */
-    u8 closed[2];      /* a FIN was seen */
+    u32 next[2];     /* by direction: the next sequence number */
+    u8 seq_valid[2]; /* whether `next` is valid */
+    u8 closed[2];    /* a FIN was seen */
     u8 client_is_one;
     u8 pad[3];
     struct exchange exchange;
 };
 
-LRU_HASH(connections, struct connection_key, struct connection, 32768);
-ARRAY(tls_unseen, u64, TARGETS); /* connections by TLS of which nobody has told so far */
+_Static_assert(sizeof(struct connection_key) == 40 && offsetof(struct connection_key, target) == 36, "monitors/http.py");
+_Static_assert(sizeof(struct connection) == 424, "`connections` in monitors/http.py");
 
-/* Ports are in network byte order. Returns whether `from` is the end that comes first. */
-static __always_inline bool key_of(struct connection_key *key, const struct end *from, const struct end *to, u16 source, u16 destination)
+LRU_HASH(connections, struct connection_key, struct connection, 32768);
+ARRAY(tls_unseen, u64, TARGETS); /* TLS connections whose plaintext was not seen so far */
+
+/* Make a key. Ports are in network byte order. Return whether `from` is `one`. */
+static __always_inline bool key_of(struct connection_key *key, const struct end *from, const struct end *to, u16 source,
+                                   u16 destination)
 {
-    bool from_one = from->high != to->high ? from->high < to->high : from->low != to->low ? from->low < to->low : source < destination;
+    bool from_one = from->high != to->high ? from->high < to->high
+                    : from->low != to->low ? from->low < to->low
+                                           : source < destination;
     if (from_one)
         *key = (struct connection_key){*from, *to, source, destination, 0};
     else

@@ -1,45 +1,45 @@
 /*
- * Requests and their answers on one connection, and what is counted of them. See http_parse.h for how messages are found.
+ * Requests and their responses on one connection, and the counters for them. http_parse.h finds the messages.
  *
- * Requests wait for their answers in a ring, in the order in which they were sent. What cannot be followed is counted by reason;
- * then both directions are out of step until one of them is seen to begin a message again.
+ * Requests wait for their responses in a ring, in the order in which they were sent. Messages that cannot be followed are counted
+ * by reason. After that, both directions are out of step until a message begins in one of them.
  */
 
 #pragma once
 
 #include "http_parse.h"
 
-#define HTTP_WAITING 32      /* requests that may wait for their answers on a connection */
-#define HTTP_MOST_STEPS 65536 /* for a piece: the smallest chunks there are, in a packet of 256 KiB */
+#define HTTP_WAITING 32       /* requests that may wait for their responses on a connection */
+#define HTTP_MOST_STEPS 65536 /* for a piece: the smallest possible chunks in a packet of 256 KiB */
 #define TARGETS 512
-#define BY_TLS TARGETS /* what came by TLS is counted as if for another target, by this much higher */
-#define WINDOWS 5      /* of each processor: the first for packets, the others for threads that may interrupt each other */
+#define BY_TLS TARGETS /* requests over TLS count for a target with a number higher by this */
+#define WINDOWS 5      /* of each processor: the first for packets, the others for threads, which may preempt each other */
 #define UNANSWERED 0
-#define MOST_TRIES 65536 /* a millisecond at most: a virtual machine's processor may have to wait for its host while it has something */
+#define TRIES_MAX 65536 /* at most a millisecond: the host may suspend a virtual processor that holds the lock */
 
 enum role { SERVER, CLIENT };
 enum direction { REQUESTS, ANSWERS };
 enum reason { REASON_JOINED, REASON_PIPELINED, REASON_REORDERED, REASON_MALFORMED, REASON_HTTP_2, REASON_TLS, REASONS };
 
-/* Why a connection is not followed: it is no HTTP/1.x, or no longer; it is TLS, and nobody has said yet that its library tells of it. */
+/* Why a connection is not followed: it is not HTTP/1.x, or no longer; it is TLS, and its plaintext was not seen yet. */
 enum { IGNORED = 1, TLS_UNSEEN };
 
-/* A request that waits, as one number that is taken as a whole: when it began, and in the lowest bits */
+/* A waiting request is one number, so that it can be exchanged atomically: the time at which it began, and in the lowest bits */
 #define WAITING_METHOD 15
-#define WAITING_GIVEN_UP 16 /* it is too old, and counted already */
+#define WAITING_GIVEN_UP 16 /* it is too old, and has been counted */
 #define WAITING_BITS 31
 
-/* What the processors of both directions write lies together at the beginning, and each stream in a cache line of its own, as the
- * kernel's map of connections (http.c) has them: lines that go back and forth between processors are most of what a request costs. */
+/* Fields that the processors of both directions write are together at the beginning, and each stream has a cache line of its own in
+ * the map of connections (http.c). Cache lines that move between processors are most of what a request costs. */
 struct exchange {
-    u32 busy; /* one processor at a time */
+    u32 busy; /* a spin lock */
     u8 role;
-    u8 ignored; /* why it is not followed, if it is not */
-    u8 spoken;  /* there has been a message */
-    u8 first;   /* of those waiting: where in the ring, modulo 256 */
-    u8 last;
-    u8 unfollowed; /* requests after those waiting that the ring had no room for */
-    u8 abandoned;   /* requests that were counted as not followed, but whose answers may still come */
+    u8 ignored;    /* why it is not followed; 0: it is */
+    u8 spoken;     /* there has been a message */
+    u8 first;      /* the index of the first waiting request in the ring, modulo 256 */
+    u8 last;       /* the index after the last one */
+    u8 unfollowed; /* requests after the waiting ones, for which the ring had no room */
+    u8 abandoned;  /* requests that were counted as not followed, but whose responses may still come */
     u8 pad[5];
     u64 waiting[HTTP_WAITING];
     u64 pad2;
@@ -59,20 +59,31 @@ struct duration {
 };
 
 struct figures {
-    u64 begun[2]; /* by role: requests that were put into a ring, */
-    u64 ended[2]; /* and that left it; the rest is in flight, or gone with a connection that made room for another */
-    u64 swept[2]; /* and that were found in one, in all that was looked */
+    u64 begun[2]; /* by role: requests that were put into a ring */
+    u64 ended[2]; /* requests that left it; the others are in flight, or were evicted with their connection */
+    u64 swept[2]; /* requests that all sweeps together have found in rings */
     u64 unparsed[REASONS];
-    u64 dropped; /* events without room in a map, or that two processors had at once */
+    u64 dropped; /* events without room in a map, or of a connection that another processor had locked */
     struct duration durations[2];
 };
 
-/* Each processor counts for itself: what belongs to a connection goes back and forth between them, what is counted need not. */
+_Static_assert(sizeof(struct exchange) == 408, "monitors/http.py and monitors/tls.py");
+_Static_assert(sizeof(struct count_key) == 8 && offsetof(struct count_key, target) == 0, "`counts` in monitors/http.py");
+_Static_assert(offsetof(struct count_key, code) == 4 && offsetof(struct count_key, role) == 6, "`counts` in monitors/http.py");
+_Static_assert(offsetof(struct count_key, method) == 7, "`counts` in monitors/http.py");
+_Static_assert(sizeof(struct duration) == 8 + SLOTS * 8 && offsetof(struct duration, slots) == 8, "monitors/http.py");
+_Static_assert(sizeof(struct figures) == 7 * 8 + REASONS * 8 + 2 * sizeof(struct duration), "`per_target` in monitors/http.py");
+_Static_assert(offsetof(struct figures, begun) == 0 && offsetof(struct figures, ended) == 16, "`per_target` in monitors/http.py");
+_Static_assert(offsetof(struct figures, swept) == 32 && offsetof(struct figures, unparsed) == 48,
+               "`per_target` in monitors/http.py");
+_Static_assert(offsetof(struct figures, dropped) == 96 && offsetof(struct figures, durations) == 104, "as above");
+
+/* Per-processor maps: a connection moves between processors, but its counters need not. */
 MAP(BPF_MAP_TYPE_PERCPU_HASH, counts, struct count_key, u64, 4096);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, per_target, u32, struct figures, 2 * TARGETS);
 MAP(BPF_MAP_TYPE_PERCPU_ARRAY, windows, u32, struct http_window, WINDOWS);
 
-/* No packet interrupts the reading of another on the same processor. A thread does. */
+/* No packet preempts the handling of another packet on the same processor. A thread may preempt another thread. */
 static __always_inline void add(u64 *counter, u64 number)
 {
 #ifdef HTTP_READ_BY_THREADS
@@ -96,7 +107,7 @@ static __always_inline void count_request(struct figures *figures, u32 target, u
     add(&figures->ended[role & 1], 1);
 }
 
-/* What is being read, and for whom. */
+/* A piece that is being read, and its connection and target. */
 struct reading {
     void *source;
     struct figures *figures;
@@ -104,7 +115,7 @@ struct reading {
     struct http_window *window;
     u32 target;
     u32 direction;
-    u64 given_up; /* requests of the ring, since it was last asked */
+    u64 given_up; /* requests that `lose` has taken from the ring */
 };
 
 static long try_to_take(UNUSED u32 index, struct exchange **e)
@@ -112,12 +123,12 @@ static long try_to_take(UNUSED u32 index, struct exchange **e)
     return __sync_val_compare_and_swap(&(*e)->busy, 0, 1) == 0;
 }
 
-/* One processor at a time reads a connection's packets. Who does not get it leaves his packet out, which is found as a hole. */
+/* Lock a connection. A processor that does not get the lock drops its packet, which is found as a hole later. */
 static __always_inline bool take(struct exchange *e)
 {
     if (__sync_val_compare_and_swap(&e->busy, 0, 1) == 0)
         return true;
-    return bpf_loop(MOST_TRIES, try_to_take, &e, 0) < MOST_TRIES;
+    return bpf_loop(TRIES_MAX, try_to_take, &e, 0) < TRIES_MAX;
 }
 
 static __always_inline void release(struct exchange *e)
@@ -143,7 +154,7 @@ static long abandon_one(UNUSED u32 index, struct reading *reading)
     return 0;
 }
 
-/* Nothing that waits will be answered. */
+/* End all waiting requests without a response. */
 static __noinline void abandon(struct reading *reading)
 {
     struct exchange *e = reading->exchange;
@@ -168,7 +179,7 @@ static __always_inline void fall_out_of_step(struct http_stream *stream)
     stream->kept = 0;
 }
 
-/* From here on it is not known which request an answer belongs to. */
+/* Give up on all waiting requests, since the next response cannot be assigned to one of them. */
 static __noinline void lose(struct reading *reading, u32 reason)
 {
     struct exchange *e = reading->exchange;
@@ -176,10 +187,10 @@ static __noinline void lose(struct reading *reading, u32 reason)
     bpf_loop(HTTP_WAITING, lose_one, reading, 0);
     u64 lost = reading->given_up;
     add(&reading->figures->ended[e->role & 1], lost);
-    u64 told = lost + (reading->direction == REQUESTS);
-    if (reason < REASONS && (told || !e->abandoned)) /* else all that waited was told of before */
-        add(&reading->figures->unparsed[reason], told ? told : 1);
-    e->abandoned = (u8)(e->abandoned + e->unfollowed + told);
+    u64 unparsed = lost + (reading->direction == REQUESTS);
+    if (reason < REASONS && (unparsed || !e->abandoned)) /* otherwise all of them have been counted before */
+        add(&reading->figures->unparsed[reason], unparsed ? unparsed : 1);
+    e->abandoned = (u8)(e->abandoned + e->unfollowed + unparsed);
     e->unfollowed = 0;
     fall_out_of_step(&e->streams[REQUESTS]);
     fall_out_of_step(&e->streams[ANSWERS]);
@@ -192,7 +203,7 @@ static __always_inline void on_request(struct reading *reading)
     u8 method = e->streams[REQUESTS].method;
     e->spoken = 1;
     if (e->unfollowed || (u8)(e->last - e->first) >= HTTP_WAITING) {
-        /* Answers to HEAD end where others do not. */
+        /* Responses to HEAD and CONNECT have no body, so the end of one can only be found with its method. */
         if (method == HTTP_HEAD || method == HTTP_CONNECT || e->unfollowed == 255) {
             lose(reading, REASON_PIPELINED);
         } else {
@@ -202,7 +213,7 @@ static __always_inline void on_request(struct reading *reading)
         return;
     }
     if (e->first == e->last) {
-        e->first = e->last = 0; /* where the rest of what both processors write is */
+        e->first = e->last = 0; /* this keeps to the cache line that both processors write anyway */
         e->abandoned = 0;
     }
     e->waiting[e->last % HTTP_WAITING] = (e->streams[REQUESTS].began & ~(u64)WAITING_BITS) | method;
@@ -218,7 +229,7 @@ static __always_inline void on_answer(struct reading *reading)
     u16 code = stream->code;
     e->spoken = 1;
     if (code < 200 && code != 101)
-        return; /* not final: the answer is still to come */
+        return; /* not a final response */
     if (e->first == e->last) {
         if (e->unfollowed)
             e->unfollowed--;
@@ -234,7 +245,7 @@ static __always_inline void on_answer(struct reading *reading)
     if (method == HTTP_HEAD)
         stream->flags |= HTTP_BODILESS;
     if (code == 101 || (method == HTTP_CONNECT && code < 300))
-        e->ignored = IGNORED; /* another protocol from here on */
+        e->ignored = IGNORED; /* the connection switches to another protocol */
     if (one & WAITING_GIVEN_UP)
         return;
     count_request(figures, reading->target, e->role, one, code);
@@ -268,12 +279,12 @@ static long read_on(UNUSED u32 index, struct reading *reading)
     } else if (e->spoken) {
         lose(reading, REASON_MALFORMED);
     } else {
-        e->ignored = IGNORED; /* it never was HTTP */
+        e->ignored = IGNORED; /* this is not HTTP */
     }
     return 1;
 }
 
-/* Read a piece of one direction of a connection: bytes `at` to `end` of what HTTP_LOAD reads. */
+/* Read a piece of one direction of a connection: bytes `at` to `end` of the source of HTTP_LOAD. */
 static __always_inline void read_piece(struct reading *reading, u32 at, u32 end, u64 now)
 {
     http_begin(&reading->exchange->streams[reading->direction & 1], reading->window, at, end, now);
@@ -287,7 +298,7 @@ enum { HTTP_DATA, HTTP_HEADERS_FRAME, HTTP_PING = 6, HTTP_WINDOW_UPDATE = 8 };
 enum { HTTP_END_STREAM = 1, HTTP_END_HEADERS = 4, HTTP_PRIORITY = 0x20, HTTP_OF_HEADERS = 0x25 };
 
 struct http_frame {
-    u32 length; /* of what is behind its header */
+    u32 length; /* of its payload */
     u32 stream;
     u8 type;
     u8 flags;
@@ -303,8 +314,8 @@ static __always_inline struct http_frame http_frame_of(const u8 *header)
     };
 }
 
-/* Whether it is of a kind that is sent again and again, and can hardly be anything else: without padding, and of a stream of less than
- * 16 million. */
+/* Whether bytes are a frame of a frequent type, in a form that other protocols hardly have: no padding, a stream below 16 million.
+ */
 static __always_inline bool http_is_frame(const struct http_frame *frame)
 {
     if (frame->length == 0 || frame->length > HTTP_LONGEST_FRAME || frame->stream > HTTP_LAST_STREAM)
@@ -320,14 +331,16 @@ static __always_inline bool http_is_frame(const struct http_frame *frame)
     return false;
 }
 
-/* Whether a piece of a connection that was not seen to begin is HTTP/2: a frame, and nothing behind it or another one. */
+/* Whether a piece of a connection that predates monitoring is HTTP/2: one frame that ends with the piece or is followed by another.
+ */
 static __always_inline bool http_is_two(void *source, u32 at, u32 end, const u8 *bytes)
 {
     struct http_frame frame = http_frame_of(bytes);
     if (!http_is_frame(&frame))
         return false;
     u8 first = frame.flags & HTTP_PRIORITY ? bytes[HTTP_FRAME_HEADER + HTTP_OF_PRIORITY] : bytes[HTTP_FRAME_HEADER];
-    if (frame.type == HTTP_HEADERS_FRAME && first < 0x40) /* its method or status is one of HPACK's tables, or goes there (RFC 7541) */
+    /* The method or status is indexed in a table of HPACK or is added to one (RFC 7541). */
+    if (frame.type == HTTP_HEADERS_FRAME && first < 0x40)
         return false;
     at += HTTP_FRAME_HEADER + frame.length;
     if (at == end)
@@ -342,10 +355,10 @@ static __always_inline bool http_is_two(void *source, u32 at, u32 end, const u8 
     return http_is_frame(&next);
 }
 
-/* What the first bytes of a piece say that begins here; HTTP_ON: nothing. */
+/* Recognise a piece by its first bytes. HTTP_ON means that they match nothing. */
 enum { HTTP_BEGINNING = 32, HTTP_TLS = 16 };
 
-static __always_inline u32 look(void *source, u32 at, u32 end)
+static __always_inline u32 recognise(void *source, u32 at, u32 end)
 {
     u8 bytes[HTTP_BEGINNING] = {};
     u32 length = end - at;
@@ -353,7 +366,7 @@ static __always_inline u32 look(void *source, u32 at, u32 end)
         return HTTP_ON;
     if (length > sizeof(bytes))
         length = sizeof(bytes);
-    length = ((length - 1) & (sizeof(bytes) - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
+    length = ((length - 1) & (sizeof(bytes) - 1)) + 1; /* no change, but shows the verifier that it is not 0 */
     if (HTTP_LOAD(source, at, bytes, length))
         return HTTP_ON;
     if (bytes[0] >= 0x14 && bytes[0] <= 0x17 && bytes[1] == 3 && bytes[2] <= 4)
@@ -367,14 +380,17 @@ static __always_inline u32 look(void *source, u32 at, u32 end)
     return HTTP_ON;
 }
 
-/* What user space asks `sweep` and `sweep_tls` for, and is told. */
+/* The argument and the result of `sweep` and `sweep_tls`. */
 struct sweep {
-    u64 oldest;      /* requests that began before are given up on, */
-    u64 oldest_tls;  /* and so are connections that are TLS since before */
-    u64 connections; /* that there are */
+    u64 oldest;      /* give up on requests that began earlier */
+    u64 oldest_tls;  /* give up on TLS connections that began earlier and whose plaintext was not seen */
+    u64 connections; /* result: the number of connections */
 };
 
-/* Gives up on old requests of a connection. As what ends one may come now, who changes it first counts it. */
+_Static_assert(sizeof(struct sweep) == 24 && offsetof(struct sweep, oldest) == 0, "`SWEEP` in monitors/tls.py");
+_Static_assert(offsetof(struct sweep, oldest_tls) == 8 && offsetof(struct sweep, connections) == 16, "`SWEEP` in monitors/tls.py");
+
+/* Give up on the old requests of a connection. A response may arrive meanwhile: the side that exchanges the entry counts it. */
 static __always_inline void sweep_exchange(struct exchange *e, u32 target, struct sweep *sweep)
 {
     struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
@@ -388,7 +404,7 @@ static __always_inline void sweep_exchange(struct exchange *e, u32 target, struc
         u8 role = e->role & 1;
         if (one < sweep->oldest && __sync_val_compare_and_swap(&e->waiting[i], one, one | WAITING_GIVEN_UP) == one) {
             u64 *count = count_of(target, role, one, UNANSWERED);
-            __sync_fetch_and_add(count ? count : &figures->dropped, 1); /* packets do interrupt this */
+            __sync_fetch_and_add(count ? count : &figures->dropped, 1); /* a packet may preempt this */
             __sync_fetch_and_add(&figures->ended[role], 1);
         } else {
             figures->swept[role]++;

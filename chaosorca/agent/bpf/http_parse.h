@@ -1,25 +1,26 @@
 /*
- * HTTP/1.x, one direction of a connection at a time: where messages begin and end, methods and status codes.
+ * A parser of HTTP/1.x for one direction of a connection. It finds where messages begin and end, methods and status codes.
  *
- * It knows nothing of packets, and is compiled for the kernel as for its tests. A stream comes in pieces of any size; a piece is
- * read through a window that HTTP_LOAD(source, offset, to, size) fills. `http_step` does a bounded amount of work: whoever reads a
- * piece calls it until all is read. Bodies are skipped by arithmetic; of lines that are cut in two their beginning is held.
+ * It does not depend on packets, and is compiled both for the kernel and for its tests. A stream comes in pieces of any size. A
+ * piece is read through a window that HTTP_LOAD(source, offset, to, size) fills. `http_step` does a bounded amount of work and is
+ * called until the piece is read. Bodies are skipped by arithmetic. The beginning of a line that is cut in two is held for the next
+ * piece.
  *
- * Of a line only the first HTTP_HELD bytes count, and the end of a request line, wherever it is cut.
+ * Only the first HTTP_HELD bytes of a line are parsed, and the end of a request line, wherever it is cut.
  */
 
 #pragma once
 
 #ifndef HTTP_LOAD
-#error "HTTP_LOAD(source, offset, to, size) is to be defined: 0 if it could read"
+#error "define HTTP_LOAD(source, offset, to, size), which returns 0 on success"
 #endif
 
-#define HTTP_HELD 40   /* holds "Content-Length: " with the longest number, "Transfer-Encoding: gzip, chunked" */
-#define HTTP_TAIL 16   /* holds " HTTP/1.1\r" */
-#define HTTP_SEARCH 64 /* bytes searched for a line's end in one step */
+#define HTTP_HELD 40   /* enough for "Content-Length: " with the longest number, or "Transfer-Encoding: gzip, chunked" */
+#define HTTP_TAIL 16   /* enough for " HTTP/1.1\r" */
+#define HTTP_SEARCH 64 /* bytes that are searched for the end of a line in one step */
 #define HTTP_WINDOW 512
-#define HTTP_LINES_AT_ONCE 6 /* headers that do not matter, in one step */
-#define HTTP_LONGEST (1ULL << 59) /* a body or chunk of more bytes is a mistake */
+#define HTTP_LINES_AT_ONCE 6      /* irrelevant headers that are skipped in one step */
+#define HTTP_LONGEST (1ULL << 59) /* a body or chunk of more bytes is malformed */
 
 enum http_phase {
     HTTP_FIRST_LINE,
@@ -29,47 +30,59 @@ enum http_phase {
     HTTP_TRAILERS,
     HTTP_REST_OF_LINE, /* and then `after` */
     HTTP_BODY,
-    HTTP_CHUNK, /* with the line end behind it */
+    HTTP_CHUNK, /* including the line end after it */
     HTTP_UNTIL_CLOSE,
-    HTTP_OUT_OF_STEP, /* for whoever knows where a message could begin again */
+    HTTP_OUT_OF_STEP, /* the caller finds where a message begins */
 };
 
 enum http_event {
-    HTTP_ON,       /* there is more to do */
-    HTTP_ALL_READ, /* the piece is at its end */
-    HTTP_REQUEST,  /* a request has begun: `method`; there is more to do */
-    HTTP_ANSWER,   /* an answer has begun: `code`; set `bodiless` if it answers HEAD; there is more to do */
-    HTTP_BROKEN,   /* this is no HTTP/1.x */
+    HTTP_ON,       /* call again */
+    HTTP_ALL_READ, /* the piece is read */
+    HTTP_REQUEST,  /* a request has begun: see `method`; call again */
+    HTTP_ANSWER,   /* a response has begun: see `code`; set HTTP_BODILESS if it answers HEAD; call again */
+    HTTP_BROKEN,   /* this is not HTTP/1.x */
     HTTP_TWO,      /* this is HTTP/2 */
 };
 
-enum http_method { HTTP_NO_METHOD, HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_PUT, HTTP_DELETE, HTTP_PATCH, HTTP_OPTIONS, HTTP_CONNECT,
-                   HTTP_TRACE, HTTP_OTHER, HTTP_PRI };
+enum http_method {
+    HTTP_NO_METHOD,
+    HTTP_GET,
+    HTTP_HEAD,
+    HTTP_POST,
+    HTTP_PUT,
+    HTTP_DELETE,
+    HTTP_PATCH,
+    HTTP_OPTIONS,
+    HTTP_CONNECT,
+    HTTP_TRACE,
+    HTTP_OTHER,
+    HTTP_PRI
+};
 
 struct http_stream {
-    u64 began; /* when the first byte of the message under way was read */
-    u64 left;  /* bytes of the body or chunk that are still to come */
+    u64 began; /* when the first byte of the current message was read */
+    u64 left;  /* bytes of the body or chunk that are still missing */
     u16 code;
     u8 phase;
     u8 after;
-    u8 kept;   /* bytes held */
+    u8 kept; /* bytes in `held` */
     u8 method;
     u8 flags;
     u8 pad;
     u8 held[HTTP_HELD];
 };
 
-enum { HTTP_ANSWERS = 1 /* this direction's */, HTTP_CHUNKED = 2, HTTP_MEASURED = 4, HTTP_BODILESS = 8 };
+enum { HTTP_ANSWERS = 1 /* this direction has the responses */, HTTP_CHUNKED = 2, HTTP_MEASURED = 4, HTTP_BODILESS = 8 };
 
 struct http_window {
     u64 now;
-    u32 at;       /* where in the piece the next byte is that is not in the window */
-    u32 end;      /* of the piece */
-    u32 from;     /* where in the window the line under way begins */
-    u32 searched; /* its end is not before this */
-    u32 to;       /* end of what is in the window */
-    u32 busy;     /* for whoever shares it */
-    u8 bytes[2 * 1024]; /* more than is used: a place in it and a masked length stay inside, which is what the verifier sees */
+    u32 at;             /* the offset in the piece of the next byte that is not in the window */
+    u32 end;            /* the end of the piece */
+    u32 from;           /* the offset in the window of the current line */
+    u32 searched;       /* the line does not end before this offset */
+    u32 to;             /* the end of the bytes in the window */
+    u32 busy;           /* a lock for users that share it */
+    u8 bytes[2 * 1024]; /* larger than needed: the verifier accepts an offset plus a masked length only if the sum is inside */
 };
 
 #ifdef __bpf__
@@ -89,20 +102,21 @@ static inline void http_put_word(u8 *p, u64 word)
 #endif
 
 #ifdef __bpf__
-#define HTTP_VERIFIED_ONCE __noinline /* and not static: not again for each call */
+#define HTTP_VERIFIED_ONCE __noinline /* a global function is not verified again for each call */
 #else
 #define HTTP_VERIFIED_ONCE static inline
 #endif
 
-/* A word of text, its first letter lowest, as both architectures keep it. */
+/* A word of text with the first letter in the lowest byte, as in the memory of both architectures. */
 #define HTTP_BYTE(c, n) ((u64)(u8)(c) << (8 * (n)))
-#define HTTP_TEXT(a, b, c, d, e, f, g, h) \
+#define HTTP_TEXT(a, b, c, d, e, f, g, h)                                                                                          \
     (HTTP_BYTE(a, 0) | HTTP_BYTE(b, 1) | HTTP_BYTE(c, 2) | HTTP_BYTE(d, 3) | HTTP_BYTE(e, 4) | HTTP_BYTE(f, 5) | HTTP_BYTE(g, 6) | \
      HTTP_BYTE(h, 7))
 #define HTTP_EVERY(byte) (0x0101010101010101ULL * (byte))
 #define HTTP_FIRST(bytes) (~0ULL >> (64 - 8 * (bytes)))
 
-/* Where in a window the first line feed is at or after a place, if it is less than HTTP_SEARCH bytes behind it; else what is that far. */
+/* Find the first line feed in a window at or after an offset. If the next HTTP_SEARCH bytes contain none, return the offset after
+ * them. */
 HTTP_VERIFIED_ONCE u32 http_find_line_feed(const struct http_window *w, u32 place)
 {
     if (!w || place > HTTP_HELD + HTTP_WINDOW)
@@ -110,7 +124,7 @@ HTTP_VERIFIED_ONCE u32 http_find_line_feed(const struct http_window *w, u32 plac
     for (u32 i = 0; i < HTTP_SEARCH; i += 8) {
         u64 different = http_word(w->bytes + place + i) ^ HTTP_EVERY('\n');
         u64 found = (different - HTTP_EVERY(1)) & ~different & HTTP_EVERY(0x80);
-        if (found) /* its lowest bit is that of the first one: count the bytes up to there */
+        if (found) /* its lowest bit belongs to the first line feed: count the bytes below */
             return place + i + (u32)(((((found & -found) - 1) & HTTP_EVERY(1)) * HTTP_EVERY(1)) >> 56) - 1;
     }
     return place + HTTP_SEARCH;
@@ -141,7 +155,7 @@ static __always_inline u8 http_method_of(const u8 *line)
         return HTTP_CONNECT;
     if ((word & HTTP_FIRST(6)) == HTTP_TEXT('T', 'R', 'A', 'C', 'E', ' ', 0, 0))
         return HTTP_TRACE;
-    for (u32 i = 0; i < 24; i++) { /* what nginx takes for one: PROPFIND, M-SEARCH, ... */
+    for (u32 i = 0; i < 24; i++) { /* other methods that nginx accepts: PROPFIND, M-SEARCH, ... */
         u8 c = line[i];
         if (c == ' ' && i)
             return HTTP_OTHER;
@@ -151,7 +165,7 @@ static __always_inline u8 http_method_of(const u8 *line)
     return HTTP_NO_METHOD;
 }
 
-/* 0: no answer; else its status code */
+/* Return the status code of a response; 0: this is not one. */
 static __always_inline u16 http_code_of(const u8 *line)
 {
     if ((http_word(line) & HTTP_FIRST(7)) != HTTP_TEXT('H', 'T', 'T', 'P', '/', '1', '.', 0) || line[8] != ' ')
@@ -199,7 +213,7 @@ static __always_inline enum http_event http_header(struct http_stream *s, const 
         word = http_word(line + 8) | HTTP_EVERY(0x20);
         if (word == HTTP_TEXT('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n') && (line[16] | 0x20) == 'g' && line[17] == ':') {
             u8 first = line[18] == ' ' ? line[19] : line[18];
-            if ((first | 0x20) != 'i') /* not "identity": what comes last has to be "chunked" */
+            if ((first | 0x20) != 'i') /* not "identity", so the last coding must be "chunked" */
                 s->flags |= HTTP_CHUNKED;
         }
     }
@@ -273,7 +287,7 @@ static __always_inline enum http_event http_first_line(struct http_stream *s, co
     return length > 8 && http_is_version(http_word(line + ((length - 8) & 1023))) ? HTTP_REQUEST : HTTP_BROKEN;
 }
 
-/* Whether a header is one that is read, or the end of them. */
+/* Whether a header is relevant, or the headers end. */
 static __always_inline bool http_matters(const u8 *line)
 {
     u64 word = http_word(line) | HTTP_EVERY(0x20);
@@ -281,7 +295,7 @@ static __always_inline bool http_matters(const u8 *line)
            line[0] == '\r' || line[0] == '\n';
 }
 
-/* A line of a window without its end, or the beginning of one, of at least HTTP_HELD bytes. */
+/* Parse a line without its line end, or the beginning of one (at least HTTP_HELD bytes). */
 HTTP_VERIFIED_ONCE enum http_event http_line(struct http_stream *s, const struct http_window *w, u32 from, u32 length, bool whole)
 {
     if (!s || !w || from > HTTP_HELD + HTTP_WINDOW)
@@ -295,7 +309,7 @@ HTTP_VERIFIED_ONCE enum http_event http_line(struct http_stream *s, const struct
         else
             http_end_headers(s, w->now);
     } else if (phase == HTTP_FIRST_LINE) {
-        if (length) /* empty lines before it are to be ignored */
+        if (length) /* ignore empty lines before it */
             event = http_first_line(s, line, length, whole);
     } else if (phase == HTTP_CHUNK_SIZE) {
         event = http_chunk_size(s, line);
@@ -310,7 +324,7 @@ HTTP_VERIFIED_ONCE enum http_event http_line(struct http_stream *s, const struct
     return event;
 }
 
-/* Begin to read a piece: what is held of the one before comes first. */
+/* Begin to read a piece. It continues the bytes that are held of the previous one. */
 static __always_inline void http_begin(struct http_stream *s, struct http_window *w, u32 at, u32 end, u64 now)
 {
     w->now = now;
@@ -359,7 +373,7 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
         return http_skip(s, w);
 
     if (from > HTTP_HELD + HTTP_WINDOW || searched > HTTP_HELD + HTTP_WINDOW || to > HTTP_HELD + HTTP_WINDOW)
-        return HTTP_BROKEN; /* never: for the verifier */
+        return HTTP_BROKEN; /* unreachable, for the verifier */
     if (searched < to) {
         u32 place = http_find_line_feed(w, searched);
         for (u32 i = 0; i < HTTP_LINES_AT_ONCE && place < to && place < searched + HTTP_SEARCH; i++) {
@@ -399,7 +413,7 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
     else if (kept >= HTTP_HELD)
         return http_line(s, w, from, kept, false);
     if (kept > HTTP_HELD)
-        return HTTP_BROKEN; /* never: for the verifier */
+        return HTTP_BROKEN; /* unreachable, for the verifier */
     u8 *begin = w->bytes + ((to - kept) & 1023);
     if (at >= w->end) {
         if (phase == HTTP_FIRST_LINE && kept && *begin != '\r' &&
@@ -420,7 +434,7 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
     u32 size = w->end - at;
     if (size > HTTP_WINDOW)
         size = HTTP_WINDOW;
-    size = ((size - 1) & (HTTP_WINDOW - 1)) + 1; /* the same, but the verifier sees that it is not 0 */
+    size = ((size - 1) & (HTTP_WINDOW - 1)) + 1; /* no change, but shows the verifier that it is not 0 */
     if (HTTP_LOAD(source, at, w->bytes + kept, size))
         return HTTP_BROKEN;
     w->at = at + size;

@@ -1,9 +1,9 @@
 /*
- * The thread that is running: its control group, and the call that it is in or was in last.
+ * The current thread: its control group, and the state of its call in flight.
  *
- * Where the kernel tells its types (BTF), the group is read where it is, and the call is kept in storage of the thread's own, which goes
- * with it and is not even looked for where a thread has none: most of what an unwatched one would have to pay. Else (PLAIN) helpers and a
- * map by the thread's number do the same, a little slower.
+ * Where the kernel has type information (BTF), the control group is read from the task, and the call is kept in task storage, which
+ * is freed with the thread. A thread without storage needs no look-up, which is most of what a thread that is not monitored would
+ * cost. Otherwise (PLAIN) helper functions and a map by thread id do the same, a little slower.
  */
 
 #pragma once
@@ -56,13 +56,13 @@ static __always_inline u64 current_cgroup(void)
     return current()->cgroups->dfl_cgrp->kn->id;
 }
 
-/* What changes when the thread is put into another control group. */
+/* A value that changes when the thread moves to another control group. */
 static __always_inline u64 group_of(const struct task_struct *task)
 {
     return (u64)task->cgroups;
 }
 
-/* Whether the call that the thread is in is one of 32-bit x86. */
+/* Whether the thread's call is one of 32-bit x86. */
 static __always_inline bool is_32_bit(const struct task_struct *task, UNUSED const struct bpf_raw_tracepoint_args *ctx)
 {
     return bpf_core_field_exists(task->thread_info.status) && task->thread_info.status & TS_COMPAT;
@@ -92,7 +92,7 @@ static __always_inline bool begin_call(struct call *own, const struct call *call
     return own;
 }
 
-/* Take the call that ends; false: its entry was not seen. Storage of a thread that is not watched any more goes. */
+/* Take the call that ends. Return false if its entry was not seen. Storage of a thread that is no longer monitored is freed. */
 static __always_inline bool end_call(struct call *call)
 {
     struct call *own = bpf_task_storage_get(&in_flight, current(), 0, 0);
@@ -127,7 +127,7 @@ static __always_inline u64 current_cgroup(void)
 
 static __always_inline struct task_struct *current(void)
 {
-    return NULL; /* it is not needed */
+    return NULL; /* not needed */
 }
 
 static __always_inline u64 group_of(UNUSED const struct task_struct *task)
@@ -135,7 +135,7 @@ static __always_inline u64 group_of(UNUSED const struct task_struct *task)
     return 0;
 }
 
-/* Whether the program is one of 32-bit x86, by its code segment: a 64-bit one that makes such a call is not told apart. */
+/* Whether the program is one of 32-bit x86, by its code segment. A 32-bit call of a 64-bit program is not recognised. */
 static __always_inline bool is_32_bit(UNUSED const struct task_struct *task, const struct bpf_raw_tracepoint_args *ctx)
 {
     u64 segment = 0;
@@ -182,7 +182,7 @@ static __always_inline void forget_call(void)
     bpf_map_delete_elem(&in_flight, &thread);
 }
 
-/* A thread that executes another program gets the number of its process's first one. */
+/* A thread that executes another program gets the thread id of its process's leader. */
 SEC("raw_tp/sched_process_exec")
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {

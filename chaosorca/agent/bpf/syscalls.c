@@ -1,16 +1,17 @@
 /*
- * Counts and times the system calls of watched containers, in the kernel.
+ * Count and time the system calls of monitored containers in the kernel.
  *
- * A call counts once, at its exit, if its entry was seen. Calls that never return to where they were made (exit, exit_group,
- * rt_sigreturn) count at their entry. The child's return from fork or clone has no entry of its own and does not count.
- * A call that a tracer has replaced arrives here as number -1: the tracer counts it, and it is left out.
- * Calls of 32-bit x86 have numbers of their own, which are told apart by OF_32_BIT.
+ * A call counts once, at its exit, if its entry was seen. A call that never returns to its caller (exit, exit_group, rt_sigreturn)
+ * counts at its entry. The return of a child from fork or clone has no entry of its own and does not count. A call that a tracer
+ * has replaced arrives here as number -1 and does not count here, since the tracer counts it. Calls of 32-bit x86 have numbers of
+ * their own, which OF_32_BIT tells apart.
  *
- * Most calls of a host are of processes that nobody watches: all that these pay for is one look at `maybe_monitored` at the entry, and one
- * at each end at whether anything is kept of the thread. How many containers are watched makes no difference to them. A thread that is
- * watched remembers by whom, and looks again when that may have changed. While nobody's calls are counted, nothing is attached to them.
+ * Most calls of a host are made by processes that are not monitored. They cost one look-up in `maybe_monitored` at the entry, and a
+ * test at entry and exit whether the thread has a call in flight. The number of monitored containers does not change that. A
+ * monitored thread remembers its container, and looks it up again when that may have changed. While no calls are counted, no
+ * program is attached to them.
  *
- * No other kernel structure than in in_flight.h is read but at the offsets given by IOAC_*, which come from the running kernel's own BTF.
+ * Besides the structures in in_flight.h, kernel memory is read only at the offsets IOAC_*, from the running kernel's own BTF.
  */
 
 #include "common.h"
@@ -23,35 +24,43 @@
 const volatile u32 NR_EXIT;
 const volatile u32 NR_EXIT_GROUP;
 const volatile u32 NR_RT_SIGRETURN;
-const volatile u32 CODE_SEGMENT_AT; /* in the registers of x86-64; 0: this is another machine */
-const volatile u32 IOAC_READ; /* 0: this kernel does not tell */
+const volatile u32 CODE_SEGMENT_AT; /* its offset in `struct pt_regs` of x86-64; 0: another architecture */
+const volatile u32 IOAC_READ;       /* 0: this kernel has no I/O accounting */
 const volatile u32 IOAC_WRITTEN;
 const volatile u32 IOAC_READS;
 const volatile u32 IOAC_WRITES;
 
 struct monitored {
     u32 target;
-    u32 tracer; /* who says which calls of this container a tracer times: TIMED_BY_CALL, TIMED_BY_THREAD, or both */
+    u32 tracer; /* which calls of this container a tracer times: TIMED_BY_CALL, TIMED_BY_THREAD, or both; 0: none */
 };
 
-/* The call that a thread is in, and what it remembers. */
+_Static_assert(sizeof(struct monitored) == 8, "`monitored_cgroups` in monitors/syscalls.py");
+_Static_assert(offsetof(struct monitored, target) == 0 && offsetof(struct monitored, tracer) == 4, "as above");
+
+/* The call in flight of a thread, and the container that it was looked up for. */
 struct call {
-    u64 began;              /* 0: it is in none */
-    u64 group;              /* what it belonged to, */
-    u32 version;            /* and the version of `switches`, when it was looked up by whom it is watched */
-    u32 epoch;              /* that of `switches` when the call began */
+    u64 began;   /* 0: no call is in flight */
+    u64 group;   /* the thread's control group at the last look-up */
+    u32 version; /* the version of `switches` at the last look-up */
+    u32 epoch;   /* the epoch of `switches` when the call began */
     struct monitored monitored;
     u32 nr;
     u32 pad; /* older kernels refuse a value with bytes that were never written */
 };
 
+_Static_assert(sizeof(struct call) == 40, "`in_flight` in monitors/syscalls.py");
+
 #define GROUPS 4096 /* see monitors/syscalls.py */
 
 struct {
-    u8 maybe_monitored[GROUPS]; /* by the last bits of a control group's id; 0: certainly not */
-    u32 version;              /* how often it has changed who is watched, or how */
-    u32 epoch;                /* how often calls have begun to be counted: one from before the last time is not known to have ended */
+    u8 maybe_monitored[GROUPS]; /* by the last bits of a control group's id; 0: certainly not monitored */
+    u32 version;                /* how often the monitored control groups have changed */
+    u32 epoch;                  /* how often counting has begun; a call from an earlier epoch may have ended unseen */
 } switches;
+
+_Static_assert(sizeof(switches) == GROUPS + 8, "`.bss` in monitors/syscalls.py");
+_Static_assert(offsetof(typeof(switches), version) == GROUPS && offsetof(typeof(switches), epoch) == GROUPS + 4, "as above");
 
 #include "in_flight.h"
 
@@ -68,7 +77,7 @@ struct error_key {
 
 struct figures {
     u64 succeeded;
-    u64 sum; /* of all that are timed, failed ones too */
+    u64 sum; /* nanoseconds of all timed calls, including those that failed */
     u64 slots[SLOTS];
 };
 
@@ -79,9 +88,17 @@ struct io {
     u64 writes;
 };
 
+_Static_assert(sizeof(struct call_key) == 8 && offsetof(struct call_key, nr) == 4, "`calls` in monitors/syscalls.py");
+_Static_assert(sizeof(struct error_key) == 12 && offsetof(struct error_key, nr) == 4, "`errors` in monitors/syscalls.py");
+_Static_assert(offsetof(struct error_key, error) == 8, "`errors` in monitors/syscalls.py");
+_Static_assert(sizeof(struct figures) == 16 + SLOTS * 8, "`calls` in monitors/syscalls.py");
+_Static_assert(offsetof(struct figures, sum) == 8 && offsetof(struct figures, slots) == 16, "`calls` in monitors/syscalls.py");
+_Static_assert(sizeof(struct io) == 32 && offsetof(struct io, written) == 8, "`ended_io` in monitors/syscalls.py");
+_Static_assert(offsetof(struct io, reads) == 16 && offsetof(struct io, writes) == 24, "`ended_io` in monitors/syscalls.py");
+
 HASH(monitored_cgroups, u64, struct monitored, 4096);
-HASH(untimed, struct call_key, u8, 1024); /* all calls of this number */
-HASH(marks, u32, u8, 65536);              /* the call that this thread is in: tracers set and delete it */
+HASH(untimed, struct call_key, u8, 1024); /* system calls that are not timed here */
+HASH(marks, u32, u8, 65536);              /* threads whose call in flight is not timed here; tracers set and delete it */
 PER_CPU_HASH(calls, struct call_key, struct figures, 8192);
 PER_CPU_HASH(errors, struct error_key, u64, 16384);
 HASH(ended_io, u32, struct io, 1024);
@@ -132,7 +149,7 @@ static __always_inline bool never_returns(u32 nr)
     return nr == NR_EXIT || nr == NR_EXIT_GROUP || nr == NR_RT_SIGRETURN;
 }
 
-/* A function of its own, as its like below: what is not watched does not even have its registers saved. */
+/* Not inlined, like `leave`, so that a thread that is not monitored does not even save registers. */
 static __noinline int enter(struct bpf_raw_tracepoint_args *ctx)
 {
     struct task_struct *task = current();
@@ -206,7 +223,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
     return may_be_in_call() ? leave(ctx) : 0;
 }
 
-/* What an ending thread has read and written is gone from /proc with it: keep the sum. */
+/* Keep the sum of what ended threads have read and written, since /proc forgets it. */
 SEC("raw_tp/sched_process_exit")
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {

@@ -1,15 +1,15 @@
 /*
- * Follows HTTP/1.x inside TLS: uprobes on SSL_read, SSL_write and their like in the OpenSSL libraries that containers use.
+ * Follow HTTP/1.x inside TLS, by uprobes on SSL_read, SSL_write and similar functions of the OpenSSL libraries that containers use.
  *
- * What a thread gives to such a function is noted when it begins; when it returns, what it has read or written is read from the
- * program's memory, as http.c reads packets. A connection is an SSL object of a process. Who reads what may be a request before any
- * was written is the server. It ends by SSL_free, or with its process.
+ * The arguments of a thread's call are noted when the function begins. When it returns, the plaintext is read from the program's
+ * memory in the way that http.c reads packets. A connection is an SSL object of a process. The side that may read a request before
+ * it has written anything is the server. The connection ends with SSL_free or with its process.
  *
- * http.c, whose maps this shares, sees the same connections as TLS. When a process that calls such a function receives from one,
- * that one is told of; what remains is counted as not followed.
+ * http.c sees the same connections as encrypted. This program shares its maps. When a process that calls these functions receives
+ * from such a connection, its plaintext has been seen; the other TLS connections count as not followed.
  *
- * x86-64 only, for the registers. Of the kernel's structures only `sock_common` is read: its first members have been where they are
- * since Linux 3.14, the others are found by the running kernel's own BTF.
+ * x86-64 only, because of the registers. Of the kernel's structures only `sock_common` is read. Its first members have had the same
+ * offsets since Linux 3.14; the offsets of the others come from the running kernel's own BTF.
  */
 
 #include "common.h"
@@ -29,9 +29,9 @@ const volatile u32 SOCK_V6_RCV_SADDR;
 #define IPV4 2
 #define IPV6 10
 #define MAPPED bpf_htonl(0xffff)
-#define LONGEST (1u << 30) /* of what is read or written at once */
+#define LONGEST (1u << 30) /* bytes of one read or write */
 
-/* A probe's cookie: what function it is on. */
+/* The cookie of a uprobe: the kind of its function. As in code/openssl.py. */
 enum { WRITES = 1, LENGTH_APART = 2, IS_FREE = 4, IS_HANDSHAKE = 8 };
 
 /* `struct pt_regs` of x86-64. */
@@ -39,18 +39,18 @@ struct registers {
     u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 
-enum { UNDER_WAY = 1, WITHIN_ANOTHER };
+enum { IN_FLIGHT = 1, NESTED };
 
-/* What a thread is about. */
+/* A thread's call of such a function. */
 struct call {
     u64 ssl;
     u64 buffer;
-    u64 length_at; /* where the library writes how much it was */
-    u64 began; /* if it writes */
-    u64 stack; /* where its stack was */
+    u64 length_at; /* the address to which the function writes the length */
+    u64 began;     /* the time at which a write began */
+    u64 stack;     /* the stack pointer at the entry */
     u32 target;
     u16 cookie;
-    u16 under_way;
+    u16 in_flight; /* 0: it has returned */
 };
 
 struct ssl_key {
@@ -60,8 +60,8 @@ struct ssl_key {
 };
 
 struct secured {
-    u8 spoken; /* its role is known */
-    u8 missed; /* something could not be read */
+    u8 spoken; /* its role is valid */
+    u8 missed; /* some plaintext was not read */
     u8 pad[6];
     struct exchange exchange;
 };
@@ -75,13 +75,21 @@ struct unprobed {
     char name[16];
 };
 
+_Static_assert(sizeof(struct call) == 48 && offsetof(struct call, target) == 40, "`calls` in monitors/tls.py");
+_Static_assert(offsetof(struct call, cookie) == 44 && offsetof(struct call, in_flight) == 46, "`calls` in monitors/tls.py");
+_Static_assert(sizeof(struct ssl_key) == 16 && offsetof(struct ssl_key, ssl) == 0, "`secured` in monitors/tls.py");
+_Static_assert(offsetof(struct ssl_key, process) == 8 && offsetof(struct ssl_key, target) == 12, "`secured` in monitors/tls.py");
+_Static_assert(sizeof(struct secured) == 416, "`secured` in monitors/tls.py");
+_Static_assert(sizeof(struct unprobed_key) == 8 && offsetof(struct unprobed_key, target) == 0, "`unprobed` in monitors/tls.py");
+_Static_assert(offsetof(struct unprobed_key, process) == 4 && sizeof(struct unprobed) == 16, "`unprobed` in monitors/tls.py");
+
 HASH(tls_cgroups, u64, u32, 4096);
 LRU_HASH(calls, u32, struct call, 16384);
-LRU_HASH(outer_calls, u32, struct call, 1024); /* where TLS goes within TLS: what is under way around that in `calls` */
+LRU_HASH(outer_calls, u32, struct call, 1024); /* TLS inside TLS: the call around the one in `calls` */
 LRU_HASH(secured, struct ssl_key, struct secured, 16384);
-LRU_HASH(processes, u32, u32, 8192); /* that have called these functions */
-LRU_HASH(unprobed, struct unprobed_key, struct unprobed, 1024); /* that have received from connections by TLS, but have not */
-MAP(BPF_MAP_TYPE_PERCPU_ARRAY, nothing, u32, struct secured, 1); /* zeros to begin with */
+LRU_HASH(processes, u32, u32, 8192);                             /* processes that have called these functions */
+LRU_HASH(unprobed, struct unprobed_key, struct unprobed, 1024);  /* processes that receive by TLS, but have not called them */
+MAP(BPF_MAP_TYPE_PERCPU_ARRAY, nothing, u32, struct secured, 1); /* zeros, the initial value */
 
 static __always_inline struct secured *begin(const struct ssl_key *key)
 {
@@ -146,7 +154,7 @@ int on_call(struct registers *ctx)
     }
     struct call call = {.ssl = ctx->di, .buffer = ctx->si, .target = *target, .cookie = cookie, .stack = ctx->sp};
     call.length_at = ctx->cx;
-    call.under_way = UNDER_WAY;
+    call.in_flight = IN_FLIGHT;
     if (cookie & WRITES)
         call.began = bpf_ktime_get_ns();
     struct call *noted = bpf_map_lookup_elem(&calls, &thread);
@@ -154,13 +162,13 @@ int on_call(struct registers *ctx)
         bpf_map_update_elem(&calls, &thread, &call, BPF_ANY);
         return 0;
     }
-    if (noted->under_way && call.stack < noted->stack) {
+    if (noted->in_flight && call.stack < noted->stack) {
         bpf_map_update_elem(&outer_calls, &thread, noted, BPF_ANY);
-        call.under_way = WITHIN_ANOTHER;
-    } else if (call.stack == noted->stack && noted->under_way) { /* the same, by another probe */
-        call.under_way = noted->under_way;
+        call.in_flight = NESTED;
+    } else if (call.stack == noted->stack && noted->in_flight) { /* the same call, at another probe */
+        call.in_flight = noted->in_flight;
     }
-    *noted = call; /* which is cheaper */
+    *noted = call; /* cheaper than an update of the map */
     return 0;
 }
 
@@ -176,7 +184,7 @@ static __always_inline void read_text(struct reading *reading, const struct call
         return;
     }
     if (stream->phase == HTTP_OUT_OF_STEP) {
-        if (look(reading->source, 0, length) != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
+        if (recognise(reading->source, 0, length) != (direction == REQUESTS ? HTTP_REQUEST : HTTP_ANSWER))
             return;
         stream->phase = HTTP_FIRST_LINE;
     }
@@ -195,11 +203,11 @@ int on_return(struct registers *ctx)
     u64 both = bpf_get_current_pid_tgid();
     u32 thread = both;
     struct call *noted = bpf_map_lookup_elem(&calls, &thread);
-    if (!noted || !noted->under_way || ctx->sp != noted->stack + sizeof(u64))
+    if (!noted || !noted->in_flight || ctx->sp != noted->stack + sizeof(u64))
         return 0;
     struct call call = *noted;
-    noted->under_way = 0; /* a file may have more than one probe by the names that it has in several containers */
-    if (call.under_way == WITHIN_ANOTHER) {
+    noted->in_flight = 0; /* several probes may be on one file if containers have it under different names */
+    if (call.in_flight == NESTED) {
         struct call *outer = bpf_map_lookup_elem(&outer_calls, &thread);
         if (outer)
             *noted = *outer;
@@ -217,8 +225,8 @@ int on_return(struct registers *ctx)
     struct ssl_key key = {.ssl = call.ssl, .process = both >> 32, .target = call.target};
     struct secured *c = bpf_map_lookup_elem(&secured, &key);
     struct reading reading = {.source = (void *)call.buffer};
-    if (!c) { /* it began before the probes */
-        u32 seen = look(reading.source, 0, length), target = call.target + BY_TLS;
+    if (!c) { /* the connection predates the probes */
+        u32 seen = recognise(reading.source, 0, length), target = call.target + BY_TLS;
         struct figures *figures = bpf_map_lookup_elem(&per_target, &target);
         if (figures && seen == HTTP_ANSWER)
             add(&figures->unparsed[REASON_JOINED], 1);
@@ -242,7 +250,7 @@ int on_return(struct registers *ctx)
     if (!c->spoken) {
         u8 first = 0;
         bpf_probe_read_user(&first, 1, (void *)call.buffer);
-        if (first < 'A' || first > 'Z') { /* servers of HTTP/2 may speak before they have read anything */
+        if (first < 'A' || first > 'Z') { /* an HTTP/2 server may write before it has read anything */
             release(e);
             return 0;
         }
@@ -311,7 +319,7 @@ int on_receive(struct bpf_raw_tracepoint_args *ctx)
         bpf_map_update_elem(&unprobed, &unprobed_key, &process_name, BPF_ANY);
         return 0;
     }
-    if (__sync_val_compare_and_swap(&c->exchange.busy, 0, 1)) /* the next time, then */
+    if (__sync_val_compare_and_swap(&c->exchange.busy, 0, 1)) /* try again at the next receive */
         return 0;
     if (c->exchange.ignored == TLS_UNSEEN) {
         c->exchange.ignored = IGNORED;
@@ -349,7 +357,7 @@ static long sweep_secured(UNUSED void *map, struct ssl_key *key, struct secured 
     return 0;
 }
 
-/* Gives up on old requests of all SSL objects. */
+/* Give up on the old requests of all SSL objects. */
 SEC("syscall")
 int sweep_tls(struct sweep *asked)
 {
