@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles the programs: build.sh DIRECTORY [FLAG...]. A warning is an error.
+# Compile the programs: build.sh DIRECTORY [FLAG...]. A warning is an error.
 set -eu
 directory=$1
 shift
