@@ -12,7 +12,7 @@ import chaosorca.agent
 from chaosorca.agent import histogram
 from chaosorca.agent.code import openssl, sites
 from chaosorca.agent.code.sites import Site
-from chaosorca.agent.injectors import arming, cookie, ptrace, tracer
+from chaosorca.agent.injectors import arming, cookie, pool, records, tracer
 from chaosorca.agent.monitors import http, syscalls, tls
 from tests.support.c_source import CSource, same_layout
 
@@ -28,13 +28,13 @@ def number_of(module: ModuleType, name: str) -> int:
 
 
 def test_records_have_the_layout_that_the_agent_reads() -> None:
-    assert same_layout(RECORDS.structure("record"), tracer._RECORD.format)
+    assert same_layout(RECORDS.structure("record"), tracer.RECORD.format)
     assert list(RECORDS.structure("record").offsets)[-1] == "serial"
 
 
 @pytest.mark.parametrize("kind", ["CALL", "DONE", "REFUSED", "ENDED", "FOREIGN", "LOST", "EXEC"])
 def test_kinds_of_records_have_the_same_numbers(kind: str) -> None:
-    assert number_of(tracer, kind) == RECORDS.constants[kind]
+    assert number_of(records, kind) == RECORDS.constants[kind]
 
 
 def test_the_agent_reads_every_kind_of_record() -> None:
@@ -44,32 +44,35 @@ def test_the_agent_reads_every_kind_of_record() -> None:
 
 def test_shared_memory_has_the_layout_that_the_agent_reads() -> None:
     state, ring = RECORDS.structure("state"), RECORDS.structure("ring")
-    assert same_layout(RECORDS.structure("slot"), ptrace._SLOT.format)
-    assert (state.offsets["seen"], state.size) == (ptrace._SEEN_AT, ptrace._STATE_SIZE)
+    assert same_layout(RECORDS.structure("slot"), pool._SLOT.format)
+    assert (state.offsets["seen"], state.size) == (pool._SEEN_AT, pool._STATE_SIZE)
     assert (ring.offsets["taken"], ring.offsets["last_calls"], ring.size) == (0, tracer._TAKEN.size, tracer._RING_SIZE)
 
 
-@pytest.mark.parametrize("name", ["REPLACED", "RETURNED", "SPENT", "SLOTS", "NR_MAX"])
-def test_numbers_of_the_tracer_are_the_same(name: str) -> None:
-    assert number_of(ptrace, name) == RECORDS.constants[name]
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(records, "REPLACED"), (records, "RETURNED"), (records, "SPENT"), (pool, "SLOTS"), (pool, "NR_MAX"), (tracer, "KEPT")],
+)
+def test_numbers_of_the_tracer_are_the_same(module: ModuleType, name: str) -> None:
+    assert number_of(module, name) == RECORDS.constants[name]
 
 
 def test_effects_have_the_same_bits() -> None:
-    assert {name: bit for bit, name in ptrace._EFFECT_BITS.items()} == {
+    assert {name: bit for bit, name in records._EFFECT_BITS.items()} == {
         name.lower(): RECORDS.constants[name] for name in ("DELAY_ENTER", "ERROR", "RETVAL", "SIGNAL", "DELAY_EXIT")
     }
 
 
 def test_commands_that_the_agent_sends_are_those_that_the_tracer_takes() -> None:
     text = "\n".join(path.read_text() for path in (AGENT / "injectors").glob("*.py"))
-    sent = set(re.findall(r'\btracer\.\w+\(\s*f?"([a-z-]+)[ "]', text))
+    sent = set(re.findall(r'\.(?:send|call)\(\s*f?"([a-z-]+)[ "]', text))
     assert sent == set(re.findall(r'strcmp\(what, "([^"]+)"\)', COMMANDS.text))
     assert all(len(command) <= 15 for command in sent), "command.c reads 15 letters"
 
 
 def test_words_of_rules_are_those_that_the_tracer_takes() -> None:
-    text = (AGENT / "injectors" / "ptrace.py").read_text()
-    sent = set(re.findall(r'f?"([a-z_]+)=[^"]*"', text[text.index("def rule_words(") :]))
+    text = (AGENT / "injectors" / "rules.py").read_text()
+    sent = set(re.findall(r'f?"([a-z_]+)=[^"]*"', text))
     assert sent == set(re.findall(r'strcmp\(name, "([^"]+)"\)', CSource(NATIVE / "rule.c").text))
 
 

@@ -29,7 +29,7 @@ enum ended {
 
 enum call_flag { REPLACED = 0x100, RETURNED = 0x200 }; /* beside enum effect */
 
-/* The same as `_RECORD` in injectors/tracer.py. */
+/* The same as `RECORD` in injectors/records.py. */
 struct record {
     uint32_t kind;
     uint32_t id;
@@ -42,12 +42,12 @@ struct record {
     uint32_t serial; /* of a call, from 1 on */
 };
 
-_Static_assert(sizeof(struct record) == 48, "as in injectors/tracer.py");
-_Static_assert(offsetof(struct record, kind) == 0 && offsetof(struct record, id) == 4, "as in injectors/tracer.py");
-_Static_assert(offsetof(struct record, thread) == 8 && offsetof(struct record, nr) == 12, "as in injectors/tracer.py");
-_Static_assert(offsetof(struct record, value) == 16 && offsetof(struct record, took_ns) == 24, "as in injectors/tracer.py");
-_Static_assert(offsetof(struct record, held_ns) == 32 && offsetof(struct record, flags) == 40, "as in injectors/tracer.py");
-_Static_assert(offsetof(struct record, serial) == 44, "as in injectors/tracer.py");
+_Static_assert(sizeof(struct record) == 48, "as in injectors/records.py");
+_Static_assert(offsetof(struct record, kind) == 0 && offsetof(struct record, id) == 4, "as in injectors/records.py");
+_Static_assert(offsetof(struct record, thread) == 8 && offsetof(struct record, nr) == 12, "as in injectors/records.py");
+_Static_assert(offsetof(struct record, value) == 16 && offsetof(struct record, took_ns) == 24, "as in injectors/records.py");
+_Static_assert(offsetof(struct record, held_ns) == 32 && offsetof(struct record, flags) == 40, "as in injectors/records.py");
+_Static_assert(offsetof(struct record, serial) == 44, "as in injectors/records.py");
 
 enum { KEPT = 1024 };
 

@@ -54,7 +54,7 @@ struct rule {
     char *process;
 };
 
-/* Memory that all tracers of a container and the agent share: `_SLOT` and `_STATE_SIZE` in injectors/ptrace.py. */
+/* Memory that all tracers of a container and the agent share: `_SLOT` and `_STATE_SIZE` in injectors/pool.py. */
 struct state {
     struct slot {
         uint64_t used;   /* calls taken from the budget: they are hit, or will be */
@@ -64,10 +64,10 @@ struct state {
     uint64_t seen[NR_MAX]; /* all calls, by number */
 };
 
-_Static_assert(sizeof(struct slot) == 24 && offsetof(struct slot, used) == 0, "as in injectors/ptrace.py");
-_Static_assert(offsetof(struct slot, hit) == 8 && offsetof(struct slot, random) == 16, "as in injectors/ptrace.py");
-_Static_assert(offsetof(struct state, seen) == SLOTS * 24, "as in injectors/ptrace.py");
-_Static_assert(sizeof(struct state) == SLOTS * 24 + NR_MAX * 8, "as in injectors/ptrace.py");
+_Static_assert(sizeof(struct slot) == 24 && offsetof(struct slot, used) == 0, "as in injectors/pool.py");
+_Static_assert(offsetof(struct slot, hit) == 8 && offsetof(struct slot, random) == 16, "as in injectors/pool.py");
+_Static_assert(offsetof(struct state, seen) == SLOTS * 24, "as in injectors/pool.py");
+_Static_assert(sizeof(struct state) == SLOTS * 24 + NR_MAX * 8, "as in injectors/pool.py");
 
 /* The ring buffer that one tracer leaves to the agent, however it ends: `_TAKEN` and `_KEPT` in injectors/tracer.py. */
 struct ring {
