@@ -239,7 +239,7 @@ def test_calls_of_code_without_a_file_pass_and_are_reported(odd: Callable[[str],
     "faults", [{"error": "EACCES"}, {"error": "EACCES", "delay_exit": "1ms"}, {"error": "EACCES", "when": "1+2"}]
 )
 def test_calls_of_a_thread_that_blocks_all_signals_are_hit(faults: dict[str, Any], odd: Callable[[str], Odd]) -> None:
-    program = odd("deaf")
+    program = odd("blocks")
     started = start_fault(container=program.name, syscall="getppid", **faults)
     assert (started["injector"], started["warnings"]) == ("uprobe", [])
     hits = 50 if "when" in faults else 100
@@ -267,7 +267,7 @@ def test_a_program_with_32_bit_calls_is_left_to_ptrace(odd: Callable[..., Odd]) 
 
 
 def test_two_containers_of_one_image_have_one_probe_for_each_place(odd: Callable[[str], Odd]) -> None:
-    programs = [odd("deaf"), odd("deaf")]
+    programs = [odd("blocks"), odd("blocks")]
     for program in programs:
         start_fault(container=program.name, syscall="getppid", error="EACCES", when="1+2", injector="uprobe")
     assert [program.go() for program in programs] == [[50, 50]] * 2

@@ -1,4 +1,4 @@
-/* What is carried out on a copy of registers is what the processor does: random instructions, by both. */
+/* Run random instructions by emulation and by the processor, and compare the registers. */
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,9 +9,9 @@
 
 #if defined(__x86_64__)
 
-enum { ROUNDS = 200000, BYTES = 64, BASE = 3 /* rbx, by which memory is read */, STACK = 4 };
+enum { ROUNDS = 200000, BYTES = 64, BASE = 3 /* rbx, the base address of reads */, STACK = 4 };
 
-/* Load the registers, numbered as in instructions, all but the stack's; call the code; store them. */
+/* Load all registers but the stack pointer, numbered as in instructions. Call the code and store them. */
 void run_native(const void *code, uint64_t registers[16]);
 asm(".globl run_native\n"
     "run_native:\n"
@@ -78,16 +78,16 @@ static void on_registers(unsigned opcode, unsigned reg, unsigned rm)
     byte(0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
-/* An address of any form, which is not read. */
+/* An operand with an address of any form, which is not accessed. */
 static void with_address(unsigned opcode, unsigned reg)
 {
     unsigned base = any(16), index = any(16), mode = any(3);
     byte(rex(reg, index, base));
     byte(opcode);
-    if (any(2)) { /* with an index; 4 is none */
+    if (any(2)) { /* with an index; number 4 means none */
         index = index == STACK || base == STACK ? source() : index;
         code[size - 2] = (uint8_t)((code[size - 2] & ~3u) | (index & 8) >> 2 | (base & 8) >> 3);
-        if ((base & 15) == STACK) { /* the stack is elsewhere for the processor */
+        if ((base & 15) == STACK) { /* the processor has another stack */
             base = BASE;
             code[size - 2] &= (uint8_t)~1u;
         }
@@ -104,7 +104,7 @@ static void with_address(unsigned opcode, unsigned reg)
     }
 }
 
-/* A load from our memory, or from the code itself. */
+/* A load from `memory`, or from the code itself. */
 static void with_memory(unsigned opcode, unsigned reg)
 {
     byte(rex(reg, 0, 0));
@@ -114,7 +114,7 @@ static void with_memory(unsigned opcode, unsigned reg)
         byte(any(256));
     } else {
         byte((reg & 7) << 3 | 5);
-        unsigned distance = any(BYTES - 8); /* behind the code there are zeros */
+        unsigned distance = any(BYTES - 8); /* zeros follow the code */
         byte(distance);
         byte(0), byte(0), byte(0);
     }
@@ -122,7 +122,8 @@ static void with_memory(unsigned opcode, unsigned reg)
 
 static void instruction(void)
 {
-    static const unsigned computing[] = {0x01, 0x03, 0x09, 0x0b, 0x21, 0x23, 0x29, 0x2b, 0x31, 0x33, 0x39, 0x3b, 0x85, 0x89, 0x8b, 0x63};
+    static const unsigned computing[] = {0x01, 0x03, 0x09, 0x0b, 0x21, 0x23, 0x29, 0x2b,
+                                         0x31, 0x33, 0x39, 0x3b, 0x85, 0x89, 0x8b, 0x63};
     unsigned opcode = computing[any(16)], reg, wide;
     switch (any(9)) {
     case 0:
@@ -195,7 +196,7 @@ static int compare(void)
     size_t length = size;
     byte(0xc3); /* ret */
     if (!emulate(code, length, &copy, 0, read_own) || copy.rip != (uint64_t)code + length) {
-        printf("not carried out:");
+        printf("not emulated:");
     } else {
         run_native(code, registers);
         int different = -1;
@@ -218,12 +219,12 @@ static bool read_none(pid_t tid, uint64_t address, void *into, size_t bytes)
     return true;
 }
 
-/* Whatever the bytes are, nothing is read beyond their end. */
+/* Emulation of any bytes reads nothing beyond their end. */
 static void run_odd_code(void)
 {
     for (int round = 0; round < ROUNDS; round++) {
         size_t length = any(12);
-        uint8_t *odd = malloc(length); /* of the exact size */
+        uint8_t *odd = malloc(length); /* of the exact size, so that the sanitizer finds a read beyond it */
         struct user_regs_struct copy = {0};
         for (size_t i = 0; odd && i < length; i++)
             odd[i] = (uint8_t)any(256);

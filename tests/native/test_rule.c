@@ -1,4 +1,4 @@
-/* Rules: what is read and what is refused, which calls they act on, and that no text, however odd, is read beyond its end. */
+/* Rules: which are valid, which calls they select, and that no text is read beyond its end. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,28 +8,29 @@
 
 static int failures;
 
-#define CHECK(what)                                               \
-    do {                                                          \
-        if (!(what)) {                                            \
+#define CHECK(what)                                                 \
+    do {                                                            \
+        if (!(what)) {                                              \
             printf("line %d: %s does not hold\n", __LINE__, #what); \
-            failures++;                                           \
-        }                                                         \
+            failures++;                                             \
+        }                                                           \
     } while (0)
 
 static struct rule *parse(const char *text)
 {
     const char *reason;
-    char *copy = strdup(text); /* of the exact size, so that reading on is found */
+    char *copy = strdup(text); /* of the exact size, so that the sanitizer finds a read beyond it */
     struct rule *rule = rule_parse(copy, &reason);
     CHECK(!rule == !!reason);
     free(copy);
     return rule;
 }
 
-static void test_what_is_read(void)
+static void test_valid_rules(void)
 {
-    struct rule *rule = parse("7 slot=3 deadline_ms=1000 calls=257/p1@0!3/f0,0/f0,39 error=13 signal=10 enter_ns=5 exit_ns=6 first=2 last=9 step=3 "
-                              "threshold=18446744073709551615 budget=4 path=2f6574632f613a62 process=6e67696e78 placebo=1");
+    struct rule *rule =
+        parse("7 slot=3 deadline_ms=1000 calls=257/p1@0!3/f0,0/f0,39 error=13 signal=10 enter_ns=5 exit_ns=6 first=2 last=9 step=3 "
+              "threshold=18446744073709551615 budget=4 path=2f6574632f613a62 process=6e67696e78 placebo=1");
     CHECK(rule && rule->id == 7 && rule->slot == 3 && rule->deadline_ms == 1000 && rule->call_count == 3);
     CHECK(rule->effects == (DELAY_ENTER | ERROR | SIGNAL | DELAY_EXIT));
     CHECK(rule_result(rule) == -13 && rule->signal == 10 && rule->enter_ns == 5 && rule->exit_ns == 6);
@@ -46,9 +47,10 @@ static void test_what_is_read(void)
     rule_free(rule);
 }
 
-static void test_what_is_refused(void)
+static void test_refused_rules(void)
 {
     static const char *refused[] = {
+        /* clang-format off */
         "", " ", "x", "1", "1 slot=0", "-1 slot=0 deadline_ms=1 calls=0 error=1", "4294967296 slot=0 deadline_ms=1 calls=0 error=1",
         "1 deadline_ms=1 calls=0", "1 calls=0 error=1", "1 deadline_ms=1 error=1", "1 deadline_ms=0 calls=0 error=1",
         "1 deadline_ms=1 calls=1024 error=1", "1 deadline_ms=1 calls=-1 error=1", "1 deadline_ms=1 calls= error=1",
@@ -64,6 +66,7 @@ static void test_what_is_refused(void)
         "1 deadline_ms=1 calls=0 error=1 path=2G", "1 deadline_ms=1 calls=0 error=1 path=00", "1 deadline_ms=1 calls=0 error=1 path=2f path=2f",
         "1 deadline_ms=1 calls=0 error=1 placebo=2", "1 deadline_ms=1 calls=0 error=1 unknown=1", "1 deadline_ms=1 calls=0 error=1 budget",
         "1 deadline_ms=1 calls=0 error=1 budget=1x", "1 deadline_ms=1 calls=0 error= 1", "1 deadline_ms=1 calls=0 error=+1",
+        /* clang-format on */
     };
     for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++) {
         struct rule *rule = parse(refused[i]);
@@ -81,7 +84,8 @@ static void test_when(void)
         uint32_t first, last, step;
         const char *calls;
     } cases[] = {
-        {1, 0, 1, "123456789"}, {3, 3, 1, "3"}, {3, 0, 1, "3456789"}, {1, 0, 3, "147"}, {2, 4, 1, "234"}, {2, 9, 2, "2468"}, {9, 9, 1, "9"},
+        {1, 0, 1, "123456789"}, {3, 3, 1, "3"},    {3, 0, 1, "3456789"}, {1, 0, 3, "147"},
+        {2, 4, 1, "234"},       {2, 9, 2, "2468"}, {9, 9, 1, "9"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct rule rule = {.first = cases[i].first, .last = cases[i].last, .step = cases[i].step};
@@ -94,7 +98,7 @@ static void test_when(void)
     }
 }
 
-static void test_dice_and_budget(void)
+static void test_draw_and_budget(void)
 {
     struct rule rule = {.threshold = UINT64_MAX / 10};
     struct slot slot = {.random = 42}, again = {.random = 42};
@@ -106,8 +110,8 @@ static void test_dice_and_budget(void)
         runs += hit && before;
         before = hit;
     }
-    CHECK(hits > 19598 && hits < 20402);          /* 3 standard deviations: 402 */
-    CHECK(runs > 1800 && runs < 2200);            /* neighbours are independent: 1 % of them, and not none */
+    CHECK(hits > 19598 && hits < 20402); /* 3 standard deviations: 402 */
+    CHECK(runs > 1800 && runs < 2200);   /* neighbours are independent: 1 % of them are both hit */
     rule = (struct rule){.budget = 100};
     slot = (struct slot){0};
     for (hits = 0; hits < 200 && rule_take(&rule, &slot); hits++)
@@ -120,7 +124,7 @@ static void test_dice_and_budget(void)
     CHECK(rule_draw(&rule, &slot) && !rule_take(&rule, &slot) && !slot.used);
 }
 
-static void test_counts_begin_anew_with_each_rule(void)
+static void test_counts_restart_with_each_rule(void)
 {
     struct thread *one = thread_get(7), *two = thread_get(7 + 4096);
     CHECK(one && two && one != two && thread_find(7) == one && thread_get(7) == one && thread_count() == 2);
@@ -132,10 +136,11 @@ static void test_counts_begin_anew_with_each_rule(void)
     CHECK(!thread_count());
 }
 
-/* A valid text with some bytes changed, or cut: it is read or refused, and never read beyond its end. */
+/* A valid text with some bytes changed or cut off is accepted or refused, and never read beyond its end. */
 static void test_odd_texts(void)
 {
-    static const char valid[] = "7 slot=3 deadline_ms=1000 calls=257/p1@0!3/f0,0/f0 error=13 first=2 last=9 step=3 path=2f65 process=6e";
+    static const char valid[] =
+        "7 slot=3 deadline_ms=1000 calls=257/p1@0!3/f0,0/f0 error=13 first=2 last=9 step=3 path=2f65 process=6e";
     static const char bytes[] = " =,/@!pfl0129az\x01\xff";
     srandom(1);
     for (int i = 0; i < 200000; i++) {
@@ -150,11 +155,11 @@ static void test_odd_texts(void)
 
 int main(void)
 {
-    test_what_is_read();
-    test_what_is_refused();
+    test_valid_rules();
+    test_refused_rules();
     test_when();
-    test_dice_and_budget();
-    test_counts_begin_anew_with_each_rule();
+    test_draw_and_budget();
+    test_counts_restart_with_each_rule();
     test_odd_texts();
     printf(failures ? "%d checks failed\n" : "all checks hold\n", failures);
     return failures != 0;

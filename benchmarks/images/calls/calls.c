@@ -12,17 +12,19 @@
 
 enum { MOST_BATCHES = 65536, MOST_THREADS = 64 };
 
-static volatile struct board {
+struct board {
     int64_t asked, done; /* the number of the requested round, and of the last complete one */
     int64_t stop;        /* ends a round early */
-    int64_t how;         /* 0: getppid; 1: the same by the libc's `syscall`, whose code does not say which call it makes; 2: poll;
-                          * 3: poll of a program that has had a second thread, which glibc makes in another place */
-    int64_t batch, batches, milliseconds; /* a round ends with the batches or with the time */
+    int64_t how;         /* 0: getppid; 1: getppid by the libc's `syscall`, whose code does not contain the number; 2: poll;
+                          * 3: poll of a program that has had a second thread, for which glibc has a second `syscall` */
+    int64_t batch, batches, milliseconds; /* a round ends after that many batches, or after that time */
     int64_t threads;
-    int64_t pause; /* microseconds between batches */
+    int64_t pause;                                            /* microseconds between batches */
     int64_t calls, errors, first_error, last_error, recorded; /* of all threads, but recorded of the first only */
     int64_t nanoseconds[MOST_BATCHES];                        /* of each batch */
-} *board;
+};
+
+static volatile struct board *board;
 
 static int64_t now(void)
 {

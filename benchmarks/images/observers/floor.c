@@ -9,7 +9,7 @@ int main(int count, char **arguments)
     struct bpf_program *program;
     if (!object || bpf_object__load(object))
         return 1;
-    bpf_object__for_each_program(program, object)
+    bpf_object__for_each_program (program, object)
         if (!bpf_program__attach(program))
             return 1;
     puts("attached");

@@ -1,5 +1,5 @@
-/* What observer.c needs of a libc, for a program without one: no start files, no wrappers, a syscall instruction of its own.
- * Written for x86-64. */
+/* The functions of a libc that observer.c needs, for a program without one: no start files, no wrappers, a syscall instruction of
+ * its own. For x86-64. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +23,10 @@ int main(int count, char **arguments);
 
 static int last_errno;
 
-int *__errno_location(void) { return &last_errno; }
+int *__errno_location(void)
+{
+    return &last_errno;
+}
 
 static long call(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -53,6 +56,7 @@ long syscall(long number, ...)
     return call(number, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
 }
 
+/* clang-format off */
 int openat(int fd, const char *path, int flags, ...) { return call(SYS_openat, fd, (long)path, flags, 0, 0, 0); }
 int close(int fd) { return call(SYS_close, fd, 0, 0, 0, 0, 0); }
 ssize_t read(int fd, void *to, size_t length) { return call(SYS_read, fd, (long)to, length, 0, 0, 0); }
@@ -71,6 +75,7 @@ pid_t waitpid(pid_t pid, int *status, int flags) { return call(SYS_wait4, pid, (
 int munmap(void *at, size_t length) { return call(SYS_munmap, (long)at, length, 0, 0, 0, 0); }
 int nanosleep(const struct timespec *time, struct timespec *left) { return call(SYS_nanosleep, (long)time, (long)left, 0, 0, 0, 0); }
 int clock_gettime(clockid_t clock, struct timespec *time) { return call(SYS_clock_gettime, clock, (long)time, 0, 0, 0, 0); }
+/* clang-format on */
 
 void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {

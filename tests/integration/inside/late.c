@@ -1,4 +1,4 @@
-/* A library that makes a system call of its own, as language runtimes do. */
+/* A library with a system call instruction of its own, like those of language runtimes. */
 long call_of_its_own(void)
 {
     long result;

@@ -1,13 +1,13 @@
-/* A program that makes system calls and keeps what it sees of each: its result or errno, how long it took, how many signals came.
+/* A program that makes system calls and records each one: its result or errno, its duration, the number of signals.
  *
  *     observer BOARD [TEXT]
  *
- * It waits for SIGUSR1, prepares the round that the board describes, waits for SIGUSR1 again (a fault can begin meanwhile), and makes
- * the calls: first by itself, then in threads, then in forked children. All goes by way of the board (board.h).
+ * It waits for SIGUSR1, prepares the round that the board (board.h) describes, and waits for SIGUSR1 again, so that a fault can
+ * begin meanwhile. Then it makes the calls: first in its main thread, then in other threads, then in forked children.
  *
  *     observer BOARD worker INDEX TEXT
  *
- * is what a child may become: one worker, under a command line with TEXT in it.
+ * is how a child executes itself: as one worker, under a command line that contains TEXT.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,7 +27,7 @@
 
 #include "board.h"
 
-enum { TOLD_TO_GO_ON = SIGUSR1, LENGTH = 64, MOST_THREADS = 1024, FUTEX_WAIT_ON = 0, FUTEX_WAKE_UP = 1, REAL = 1, READY = -1 };
+enum { CONTINUE_SIGNAL = SIGUSR1, LENGTH = 64, MOST_THREADS = 1024, FUTEX_WAIT_ON = 0, FUTEX_WAKE_UP = 1, REAL = 1, READY = -1 };
 
 static volatile struct board *board;
 static const char *board_path, *own_path;
@@ -39,9 +39,13 @@ static __thread struct worker *me;
 static pthread_t threads[MOST_THREADS];
 #endif
 
-/* The plan of a round: its steps, with what has to be there before they can be made. */
+/* The steps of a round, with the descriptors and paths that are prepared before. */
 struct kind;
-static struct { const struct kind *kind; int fd; const char *path; } plan[STEPS];
+static struct {
+    const struct kind *kind;
+    int fd;
+    const char *path;
+} plan[STEPS];
 
 static char buffer[LENGTH];
 
@@ -52,8 +56,9 @@ static int64_t now(void)
     return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-/* The system calls. By way of the libc's own functions where these are sure to make just that call. */
+/* The system calls, by the functions of the libc where these make exactly that call. */
 
+/* clang-format off */
 static long make_getppid(int fd, const char *path) { (void)fd; (void)path; return getppid(); }
 static long make_openat(int fd, const char *path) { return openat(fd, path, O_RDONLY); }
 static long make_open(int fd, const char *path) { (void)fd; return syscall(SYS_open, path, O_RDONLY); }
@@ -73,10 +78,13 @@ static long make_sched_yield(int fd, const char *path) { (void)fd; (void)path; r
 static long make_execve(int fd, const char *path) { (void)fd; return syscall(SYS_execve, path, 0, 0); }
 static long make_getrandom(int fd, const char *path) { (void)fd; (void)path; return syscall(SYS_getrandom, buffer, LENGTH, 0); }
 static long make_getpriority(int fd, const char *path) { (void)fd; (void)path; return syscall(SYS_getpriority, 0, 0); }
+/* clang-format on */
 
 static long make_openat2(int fd, const char *path)
 {
-    struct { uint64_t flags, mode, resolve; } how = {O_RDONLY, 0, 0};
+    struct {
+        uint64_t flags, mode, resolve;
+    } how = {O_RDONLY, 0, 0};
     return syscall(SYS_openat2, fd, path, &how, sizeof how);
 }
 
@@ -142,7 +150,7 @@ static long make_mmap(int fd, const char *path)
 
 static long make_clock_nanosleep(int fd, const char *path)
 {
-    struct timespec time = {0, 5000000}; /* longer than others have the processor: a signal does not interrupt a wait that is over */
+    struct timespec time = {0, 5000000}; /* longer than a time slice, so that a signal arrives before the wait is over */
     (void)fd;
     (void)path;
     return syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &time, 0);
@@ -178,10 +186,13 @@ static long make_vfork(int fd, const char *path)
 }
 #endif
 
-/* What is real is given back, and told as 1: a number that the kernel chose says nothing, and a forged one shall show. */
+/* Release a real result and record it as 1, since the number that the kernel chose is arbitrary. A forged result is recorded as it
+ * is. */
 
+/* clang-format off */
 static long settle_descriptor(long result) { return result > 2 && close(result) == 0 ? REAL : result; }
 static long settle_memory(long result) { return result > 65535 && munmap((void *)result, 4096) == 0 ? REAL : result; }
+/* clang-format on */
 
 static long settle_child(long result)
 {
@@ -196,7 +207,7 @@ static const struct kind {
     const char *name;
     long (*make)(int fd, const char *path);
     long (*settle)(long result);
-    const char *file; /* of its descriptor, where the step names none */
+    const char *file; /* the file of its descriptor unless the step names one */
     const char *path;
 } kinds[] = {
     {"getppid", make_getppid, 0, 0, 0},
@@ -336,10 +347,10 @@ static void give_turn(int turn)
     syscall(SYS_futex, &board->turn, FUTEX_WAKE_UP, MOST_THREADS, 0, 0, 0);
 }
 
-static void wait_to_be_told(void)
+static void wait_for_signal(void)
 {
-    uint64_t which = 1ULL << (TOLD_TO_GO_ON - 1);
-    while (syscall(SYS_rt_sigtimedwait, &which, 0, 0, 8) != TOLD_TO_GO_ON)
+    uint64_t which = 1ULL << (CONTINUE_SIGNAL - 1);
+    while (syscall(SYS_rt_sigtimedwait, &which, 0, 0, 8) != CONTINUE_SIGNAL)
         ;
 }
 
@@ -429,7 +440,7 @@ static void run_round(void)
         start_children(first_child);
     }
     board->prepared = board->round;
-    wait_to_be_told();
+    wait_for_signal();
     if (board->alone)
         work(worker(0));
     give_turn(1);
@@ -455,7 +466,7 @@ static int number(const char *digits)
 int main(int count, char **arguments)
 {
     static const int counted[] = {SIGUSR2, SIGALRM, SIGWINCH, SIGURG, SIGIO, SIGHUP};
-    uint64_t blocked = 1ULL << (TOLD_TO_GO_ON - 1);
+    uint64_t blocked = 1ULL << (CONTINUE_SIGNAL - 1);
     if (count < 2)
         give_up("say which board: ", arguments[0]);
     own_path = arguments[0];
@@ -478,7 +489,7 @@ int main(int count, char **arguments)
     }
     board->turn = READY;
     for (;;) {
-        wait_to_be_told();
+        wait_for_signal();
         run_round();
     }
 }

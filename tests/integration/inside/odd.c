@@ -1,15 +1,15 @@
 /*
- * Programs that make things difficult for whoever looks for system calls in code, or stops threads by signals.
+ * Programs in which system calls are hard to find, or whose threads are hard to stop by signals.
  *
- *     odd loads    makes its calls in a library that it loads when it is told to begin
- *     odd makes    makes them in code that it has written into memory itself
- *     odd now      makes them in its own code, from its first moment on
- *     odd deaf     has a thread that has blocked all signals: both threads make calls
- *     odd asks     has one thread that sends another a signal again and again, each when the one before has arrived
+ *     odd loads    makes its calls in a library that it loads when it begins
+ *     odd makes    makes them in code that it has written into memory
+ *     odd now      makes them in its own code, from its start on
+ *     odd blocks   makes them in two threads, one of which blocks all signals
+ *     odd asks     has one thread that sends signals to another, each after the previous one has arrived
  *
- * With OLD it could make a system call as programs for 32 bits do, though it never does.
+ * With OLD the program contains a system call of 32-bit programs, but never makes it.
  *
- * All calls are getppid. SIGUSR1 tells it to begin, and to make a hundred more calls.
+ * All calls are getppid. At the first SIGUSR1 it begins. At each further one it makes a hundred calls.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -90,8 +90,8 @@ static int hits(made_call *call, int calls)
     return hit;
 }
 
-/* Make calls for a while; tell how many have passed, how late the last of them, and how many were hit. */
-static void tell_when(made_call *call)
+/* Make calls for a while. Print how many have passed, when the last of them did in milliseconds, and how many were hit. */
+static void print_hits(made_call *call)
 {
     double began = now(), last = 0;
     int passed = 0, hit = 0;
@@ -107,7 +107,7 @@ static void tell_when(made_call *call)
     printf("%d %d %d\n", passed, (int)(last * 1000), hit);
 }
 
-static void *be_deaf(void *unused)
+static void *block_signals(void *unused)
 {
     sigset_t all;
     (void)unused;
@@ -141,7 +141,7 @@ static void *make_calls(void *hit)
     return NULL;
 }
 
-/* Each signal is sent when the one before has been handled, as Go's scheduler does: one that is lost is waited for in vain. */
+/* Send each signal after the previous one was handled, as Go's scheduler does. A signal that is lost is awaited for ever. */
 static void ask(void)
 {
     pthread_t asked;
@@ -156,7 +156,7 @@ static void ask(void)
     for (double end = now() + LOST_AFTER; sent < ASKED && now() < end;) {
         if (!atomic_exchange(&is_asked, 1)) {
             sent++;
-            pthread_kill(asked, SIGALRM); /* another, which is delivered first */
+            pthread_kill(asked, SIGALRM); /* another signal, which is delivered first */
             pthread_kill(asked, SIGURG);
             end = now() + LOST_AFTER;
         }
@@ -176,18 +176,18 @@ int main(int argc, char **argv)
     sigaddset(&begin, SIGUSR1);
     sigprocmask(SIG_BLOCK, &begin, NULL);
     if (!strcmp(kind, "now")) {
-        tell_when(libc_call);
+        print_hits(libc_call);
         return 0;
     }
-    pthread_t deaf;
-    if (!strcmp(kind, "deaf"))
-        pthread_create(&deaf, NULL, be_deaf, NULL);
+    pthread_t blocking;
+    if (!strcmp(kind, "blocks"))
+        pthread_create(&blocking, NULL, block_signals, NULL);
     printf("ready\n");
     for (made_call *call = NULL;;) {
         wait_for_begin();
         if (!strcmp(kind, "asks")) {
             ask();
-        } else if (!strcmp(kind, "deaf")) {
+        } else if (!strcmp(kind, "blocks")) {
             atomic_store(&is_asked, 1);
             while (!atomic_exchange(&is_over, 0))
                 pause_for(PAUSE);
@@ -198,7 +198,7 @@ int main(int argc, char **argv)
             call = !strcmp(kind, "loads") ? loaded() : made();
             if (!call)
                 return 1;
-            tell_when(call);
+            print_hits(call);
         }
     }
 }

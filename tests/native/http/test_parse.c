@@ -1,4 +1,5 @@
-/* HTTP/1.x: messages that were put together at random are found again however they are cut; damaged ones give the same however cut. */
+/* The HTTP/1.x parser finds random messages however they are cut into pieces, and parses damaged ones alike however they are cut.
+ */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,7 +24,7 @@ static unsigned any(unsigned below)
     return (unsigned)(seed >> 33) % below;
 }
 
-/* what was found, or what is to be found */
+/* the messages that were found, or that are expected */
 struct found {
     unsigned count;
     u16 what[MOST_EVENTS]; /* method or code; 0: broken, 1000: HTTP/2 */
@@ -52,11 +53,11 @@ static void put_letters(unsigned bytes)
         text[size++] = (u8)('a' + any(26));
 }
 
-/* A piece of the text is of a size of its own, so that reading on is found. */
+/* Parse a piece of the text, in memory of its exact size, so that the sanitizer finds a read beyond it. */
 static bool feed(struct http_stream *s, struct http_window *w, size_t from, size_t bytes, struct found *found, unsigned *finals)
 {
     u8 *piece = malloc(bytes + 7);
-    unsigned ahead = any(7), steps = 0; /* as a packet has its headers in front */
+    unsigned ahead = any(7), steps = 0; /* a packet has headers before its payload */
     memcpy(piece + ahead, text + from, bytes);
     piece = realloc(piece, ahead + bytes);
     http_begin(s, w, ahead, (u32)(ahead + bytes), from);
@@ -86,14 +87,14 @@ static bool feed(struct http_stream *s, struct http_window *w, size_t from, size
     return on;
 }
 
-/* most: bytes of a piece */
+/* Parse the text in pieces of at most `most` bytes. */
 static void follow(bool answers, unsigned most, struct found *found)
 {
     static struct http_window w;
     struct http_stream s = {.flags = answers ? HTTP_ANSWERS : 0};
     unsigned finals = 0;
     for (size_t i = 0; i < sizeof(w.bytes); i++)
-        w.bytes[i] = "\r\nA1:"[any(5)]; /* what an earlier piece has left there */
+        w.bytes[i] = "\r\nA1:"[any(5)]; /* bytes of an earlier piece */
     found->count = 0;
     for (size_t at = 0; at < size;) {
         size_t piece = 1 + any(most);
@@ -121,7 +122,8 @@ static void compare(const char *what, const struct found *found, const struct fo
         printf("%.*s\n", (int)size, text);
 }
 
-static const char *const METHODS[] = {"", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"};
+static const char *const METHODS[] = {"",      "GET",     "HEAD",    "POST",  "PUT",     "DELETE",
+                                      "PATCH", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"};
 
 static const char *line_end(void)
 {
@@ -131,8 +133,18 @@ static const char *line_end(void)
 static void put_headers(void)
 {
     static const char *const OTHERS[] = {
-        "Host: x", "Content-Type: text/html", "Content-Lengths: 77", "transfer: encoding", "X: Content-Length: 5", "Connection: keep-alive",
-        "Content-Language: de", "Transfer-Encodings: chunked", "Accept: */*", "A:", "Content-Length-X: 3", "\tfolded",
+        "Host: x",
+        "Content-Type: text/html",
+        "Content-Lengths: 77",
+        "transfer: encoding",
+        "X: Content-Length: 5",
+        "Connection: keep-alive",
+        "Content-Language: de",
+        "Transfer-Encodings: chunked",
+        "Accept: */*",
+        "A:",
+        "Content-Length-X: 3",
+        "\tfolded",
     };
     for (unsigned n = any(6); n; n--) {
         put(OTHERS[any(sizeof(OTHERS) / sizeof(*OTHERS))]);
@@ -169,7 +181,8 @@ static void put_chunks(void)
 static void put_body(void)
 {
     char line[64];
-    static const char *const LENGTHS[] = {"Content-Length: %u", "content-length:%u", "CONTENT-LENGTH:  %u ", "Content-Length:\t0%u"};
+    static const char *const LENGTHS[] = {"Content-Length: %u", "content-length:%u", "CONTENT-LENGTH:  %u ",
+                                          "Content-Length:\t0%u"};
     put_headers();
     if (any(2)) {
         put(any(2) ? "Transfer-Encoding: chunked" : "transfer-encoding:gzip, chunked");
@@ -243,7 +256,7 @@ static void put_answers(struct found *wanted)
     }
 }
 
-/* Something else in a few places: what it means then does not depend on where it is cut. */
+/* Change a few bytes. The meaning of the text does not depend on where it is cut. */
 static void damage(void)
 {
     for (unsigned n = 1 + any(4); n; n--) {
@@ -266,7 +279,7 @@ static void test_at_random(void)
         if (round % 2)
             continue;
         damage();
-        put("\n"); /* what is wrong with a line is known at its end */
+        put("\n"); /* a malformed line is detected at its end */
         follow(answers, MOST[any(7)], &wanted);
         for (unsigned i = 0; i < 3; i++) {
             follow(answers, MOST[any(7)], &found);
@@ -282,7 +295,7 @@ static void expect(const char *what, bool answers, unsigned count, ...)
     __builtin_va_start(list, count);
     wanted.count = 0;
     while (count--)
-        wanted.what[wanted.count++] = (u16)__builtin_va_arg(list, int);
+        wanted.what[wanted.count++] = (u16) __builtin_va_arg(list, int);
     __builtin_va_end(list);
     memset(heads, 0, sizeof(heads));
     size = 0;
@@ -295,7 +308,8 @@ static void expect(const char *what, bool answers, unsigned count, ...)
 
 static void test_by_hand(void)
 {
-    expect("GET / HTTP/1.1\r\nHost: x\r\n\r\nPOST /a HTTP/1.1\r\ncontent-length: 3\r\n\r\nGETGET / HTTP/1.0\r\n\r\n", false, 3, 1, 3, 1);
+    expect("GET / HTTP/1.1\r\nHost: x\r\n\r\nPOST /a HTTP/1.1\r\ncontent-length: 3\r\n\r\nGETGET / HTTP/1.0\r\n\r\n", false, 3, 1,
+           3, 1);
     expect("\r\nBREW /pot HTTP/1.1\r\n\r\nGET / HTTP/1.1\n\n", false, 2, HTTP_OTHER, 1);
     expect("GET key\r\n", false, 1, 0); /* Redis */
     expect("*1\r\n$4\r\nPING\r\n", false, 1, 0);
@@ -312,9 +326,11 @@ static void test_by_hand(void)
     expect("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", false, 2, 3, 0);
     expect("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffff\r\n", false, 2, 3, 0);
     expect("POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n", false, 2, 3, 1);
-    expect("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 404 No\r\n\r\n", true, 3, 100, 200, 404);
-    expect("HTTP/1.1 200\r\nContent-Length: 0\r\n\r\nHTTP/1.1 204 \r\n\r\nHTTP/1.0 304 X\r\nContent-Length: 7\r\n\r\nHTTP/1.1 500 \r\n", true, 4,
-           200, 204, 304, 500);
+    expect("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 404 No\r\n\r\n", true, 3, 100, 200,
+           404);
+    expect("HTTP/1.1 200\r\nContent-Length: 0\r\n\r\nHTTP/1.1 204 \r\n\r\nHTTP/1.0 304 X\r\nContent-Length: 7\r\n\r\nHTTP/1.1 500 "
+           "\r\n",
+           true, 4, 200, 204, 304, 500);
     expect("HTTP/1.1 20 OK\r\n", true, 1, 0);
     expect("HTTP/1.1 2", true, 0);
     expect("HTTP/2 200\r\n", true, 1, 0);
