@@ -28,7 +28,7 @@ def number_of(module: ModuleType, name: str) -> int:
 
 
 def test_records_have_the_layout_that_the_agent_reads() -> None:
-    assert same_layout(RECORDS.structure("record"), tracer.RECORD.format)
+    assert same_layout(RECORDS.structure("record"), records.RECORD.format)
     assert list(RECORDS.structure("record").offsets)[-1] == "serial"
 
 
