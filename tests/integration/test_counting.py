@@ -312,7 +312,7 @@ def test_each_program_counts_the_same_and_reports_a_full_map(
         image=ensure_image(client, "agent", None),
         entrypoint="python3",
         cap_drop=["ALL"],
-        cap_add=CAPABILITIES,
+        cap_add=list(CAPABILITIES),
         security_opt=["seccomp=unconfined"],
         pid_mode="host",
         cgroupns="host",
