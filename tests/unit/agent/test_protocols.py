@@ -19,7 +19,7 @@ from tests.support.c_source import CSource, same_layout
 AGENT = Path(chaosorca.agent.__file__).parent
 BPF, NATIVE = AGENT / "bpf", AGENT / "injectors" / "native"
 ARM, SYSCALLS, HTTP, TLS = (CSource(BPF / f"{name}.c") for name in ("arm", "syscalls", "http", "tls"))
-RECORDS, ARMED, COMMANDS, EMULATION = (CSource(NATIVE / name) for name in ("rule.h", "armed.c", "command.c", "ahead.h"))
+RECORDS, ARMED, COMMANDS, EMULATION = (CSource(NATIVE / name) for name in ("rule.h", "armed.c", "commands.c", "ahead.h"))
 
 
 def number_of(module: ModuleType, name: str) -> int:
@@ -67,7 +67,7 @@ def test_commands_that_the_agent_sends_are_those_that_the_tracer_takes() -> None
     text = "\n".join(path.read_text() for path in (AGENT / "injectors").glob("*.py"))
     sent = set(re.findall(r'\.(?:send|call)\(\s*f?"([a-z-]+)[ "]', text))
     assert sent == set(re.findall(r'strcmp\(what, "([^"]+)"\)', COMMANDS.text))
-    assert all(len(command) <= 15 for command in sent), "command.c reads 15 letters"
+    assert all(len(command) <= 15 for command in sent), "commands.c reads 15 letters"
 
 
 def test_words_of_rules_are_those_that_the_tracer_takes() -> None:

@@ -5,7 +5,7 @@
  *
  * PARENT is the process that starts the tracer; the tracer dies with it. STATE is a descriptor of memory shared with the agent and
  * the container's other tracers (struct state), and RING one of memory that the tracer leaves to the agent (struct ring). Commands
- * arrive on standard input (command.c), records leave by standard output (report.h), and errors go to standard error. With
+ * arrive on standard input (commands.c), records leave by standard output (report.h), and errors go to standard error. With
  * CHAOSORCA_TRACE=1 in the environment each decision is a line on standard error, too.
  *
  * Threads are seized, never stopped for long: each stop is handled at once, or when a delay is over. A call is injected at its

@@ -1,6 +1,6 @@
 /*
  * What the files of the tracer share: tracer.c (the main loop), attach.c (threads that come and go), call.c (the life of a call and
- * of a rule), armed.c (threads that a uprobe stops) and command.c (the agent's commands).
+ * of a rule), armed.c (threads that a uprobe stops) and commands.c (the agent's commands).
  */
 #ifndef TRACER_H
 #define TRACER_H
@@ -131,7 +131,7 @@ void thread_ended(struct thread *thread);
 /* Handle the stop of a process's leader after exec. Return the thread that continues. */
 struct thread *at_exec(struct thread *leader);
 
-/* ---- command.c ---- */
+/* ---- commands.c ---- */
 
 extern bool is_detaching;
 extern uint64_t detach_deadline;
