@@ -248,8 +248,7 @@ int at_site(struct registers *ctx)
     }
     u32 signal = arming_signal(task);
     if (!signal) {
-        /* The thread would not stop here. SIGSTOP cannot be blocked, but a thread that it stops stays stopped if the tracer ends.
-         */
+        /* The thread would not stop here. SIGSTOP cannot be blocked, but would leave the thread stopped if the tracer ended. */
         if (!add_one(&blocked, &key))
             drop();
         return 0;

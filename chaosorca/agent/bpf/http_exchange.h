@@ -314,8 +314,7 @@ static __always_inline struct http_frame http_frame_of(const u8 *header)
     };
 }
 
-/* Whether bytes are a frame of a frequent type, in a form that other protocols hardly have: no padding, a stream below 16 million.
- */
+/* Whether bytes are a frame of a frequent type, in a form that other protocols hardly have: no padding, a low stream. */
 static __always_inline bool http_is_frame(const struct http_frame *frame)
 {
     if (frame->length == 0 || frame->length > HTTP_LONGEST_FRAME || frame->stream > HTTP_LAST_STREAM)
@@ -331,8 +330,7 @@ static __always_inline bool http_is_frame(const struct http_frame *frame)
     return false;
 }
 
-/* Whether a piece of a connection that predates monitoring is HTTP/2: one frame that ends with the piece or is followed by another.
- */
+/* Whether a piece of a connection that predates monitoring is HTTP/2: one frame, and then the end or another frame. */
 static __always_inline bool http_is_two(void *source, u32 at, u32 end, const u8 *bytes)
 {
     struct http_frame frame = http_frame_of(bytes);

@@ -115,8 +115,7 @@ static inline void http_put_word(u8 *p, u64 word)
 #define HTTP_EVERY(byte) (0x0101010101010101ULL * (byte))
 #define HTTP_FIRST(bytes) (~0ULL >> (64 - 8 * (bytes)))
 
-/* Find the first line feed in a window at or after an offset. If the next HTTP_SEARCH bytes contain none, return the offset after
- * them. */
+/* Find the first line feed in a window at or after an offset. Return the offset plus HTTP_SEARCH if it is not in between. */
 HTTP_VERIFIED_ONCE u32 http_find_line_feed(const struct http_window *w, u32 place)
 {
     if (!w || place > HTTP_HELD + HTTP_WINDOW)

@@ -186,8 +186,7 @@ static long make_vfork(int fd, const char *path)
 }
 #endif
 
-/* Release a real result and record it as 1, since the number that the kernel chose is arbitrary. A forged result is recorded as it
- * is. */
+/* Release a real result and record it as 1, since the kernel's number is arbitrary. Record a forged result unchanged. */
 
 /* clang-format off */
 static long settle_descriptor(long result) { return result > 2 && close(result) == 0 ? REAL : result; }

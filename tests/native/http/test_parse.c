@@ -1,5 +1,4 @@
-/* The HTTP/1.x parser finds random messages however they are cut into pieces, and parses damaged ones alike however they are cut.
- */
+/* The HTTP/1.x parser finds random messages and parses damaged ones alike, however they are cut into pieces. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>

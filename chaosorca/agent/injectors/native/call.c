@@ -67,8 +67,8 @@ static struct queue *queue_of(struct thread *thread)
 
 void hold(struct thread *thread, enum thread_state where, uint64_t ns)
 {
-    assert(thread->state == RUNNING && (thread->rule || where == HELD_EXEC));
-    assert(where != HELD_ENTRY || !thread->is_replaced);
+    assert(thread->state == RUNNING && (where == HELD_EXEC ? !thread->at_site : thread->rule && !thread->pending));
+    assert(where == HELD_EXIT || !thread->is_replaced);
     thread->state = where;
     thread->held_since = now();
     thread->due = thread->held_since + ns;

@@ -80,8 +80,7 @@ static bool by_open(int fd, struct file *file)
     return found;
 }
 
-/* Find a file by an absolute path in a root. The last component need not exist. If it is a link, it is followed only if `follows`.
- */
+/* Find a file by an absolute path in a root. The last component need not exist. A link there is followed only if `follows`. */
 static bool by_path(int root, const char *path, bool follows, struct file *file)
 {
     char parent[PATH_MAX];

@@ -74,8 +74,7 @@ extern bool is_tracing;
 /* Read the environment. */
 void trace_prepare(void);
 
-/* Write one line to standard error: a thread (0: none), an event, a system call (-1: none), a rule (0: none) and what was decided.
- */
+/* Write one line to standard error. `tid` and `rule` are 0, and `nr` is -1, where there is none. */
 void trace(pid_t tid, const char *event, int nr, uint32_t rule, const char *decision);
 
 #define TRACE(...)                           \

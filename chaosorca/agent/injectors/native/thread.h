@@ -10,11 +10,10 @@
  *     HELD_EXIT    set    -         any       any           any                  held_exit of its rule
  *     HELD_EXEC    any    any       -         -             any                  new_programs
  *
- *  - `rule` is set from the moment a rule acts on a call until that call has ended. `pending` is set from the moment an armed
- * thread is sent on to its call until it enters it. The two are never set together.
+ *  - `rule` is set from the moment a rule acts on a call until that call has ended.
+ *  - `pending` is set from the moment an armed thread continues to its call until it enters that call. It excludes `rule`.
  *  - `is_undecided` needs `pending`. `at_site`, `is_replaced`, `is_marked` and `is_unfiltered` need `rule`.
- *  - `at_site` excludes `stops_at_next_call`: the thread is stopped in front of its `syscall` instruction and never enters the
- * kernel.
+ *  - `at_site` excludes `stops_at_next_call`: the thread is stopped before its `syscall` instruction and never enters the call.
  *  - `stops_at_calls` lasts until the thread executes another program or ends. `attachment` lasts until its first stop.
  */
 #ifndef THREAD_H
