@@ -19,6 +19,8 @@ from tests.support.http_servers import BODY, GET, address, ask, figures, in_flig
 from tests.support.project import ROOT
 from tests.support.waiting import becomes, wait_for
 
+pytestmark = pytest.mark.usefixtures("one_agent_for_all")
+
 NGINX, NGINX_2, PYTHON, READER = 443, 444, 8443, 9000
 SEND_HELLO = """
 import socket
@@ -51,7 +53,6 @@ for _ in range(3):
 PROXY = """
 import socket, ssl, threading
 
-pytestmark = pytest.mark.usefixtures("one_agent_for_all")
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("/certificate.pem", "/key.pem")
 listening = socket.create_server(("127.0.0.1", 8500))
