@@ -17,7 +17,8 @@ from benchmarks.parts.machine import IMAGES, ROOT, Machine, Wrong, until
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.agent import find_agent
 from chaosorca.engine.images import ensure_image
-from chaosorca.model.contract import AGENT, CAPABILITIES, METRICS_PORT, NETWORK
+from chaosorca.model.capabilities import CAPABILITIES
+from chaosorca.model.contract import AGENT, METRICS_PORT, NETWORK
 
 PROBES = "tracepoint:syscalls:sys_enter_* /pid == {pid}/ {{ @[probe] = count(); }}"
 """The bpftrace program of the paper, for one process."""

@@ -32,7 +32,7 @@ from chaosorca.model.syscall_table import machine
 
 @dataclass
 class Parts:
-    """An agent and those of its parts that have a thread of their own."""
+    """An agent, and the parts that `main` runs or serves."""
 
     agent: Agent
     monitoring: Monitoring

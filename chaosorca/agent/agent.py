@@ -23,7 +23,7 @@ from chaosorca.model.fault import Fault
 class Retirement:
     """The state of an agent that is about to be removed because it has nothing to do.
 
-    It ends by itself, since the removal may fail.
+    The state ends after a while, since the removal may fail.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Agent:
         self._own = own
 
     def start_monitoring(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
-        """Start to monitor a container, or add monitors to those that it has.
+        """Start to monitor a container, or add monitors to a monitored one.
 
         Arguments:
             container: its `name`, `id` and first process's `pid`.
@@ -86,7 +86,7 @@ class Agent:
         return {**started, "warnings": started["warnings"] + self._events.warnings()}
 
     def stop_monitoring(self, container: str) -> dict[str, Any]:
-        """Stop monitoring a container, by name. A container that is not monitored is success."""
+        """Stop monitoring the container of a name. It is not an error if that container is not monitored."""
         stopped = self._monitoring.stop(container)
         self._faults.forget_counts(container)
         return {"stopped": [container] if stopped else []}
@@ -99,9 +99,10 @@ class Agent:
         Arguments:
             container: its `name`, `id` and first process's `pid`.
             fault: a `Fault`, as its `to_json` returns it.
-            fault_id, run: its own id, and the id of the run that it belongs to.
+            fault_id: the id of the fault.
+            run: the id of the run that starts it.
             injector: `auto`, `uprobe`, `ptrace` or `strace`.
-            seed: the seed of its random decisions.
+            seed: the seed of the random decisions.
         """
         target = find_target(container)
         record, attached = self._faults.start(target, Fault.from_json(fault), fault_id, run, injector, seed)
@@ -122,7 +123,7 @@ class Agent:
         run: str | None = None,
         fault_id: str | None = None,
     ) -> dict[str, Any]:
-        """End the active faults of a container (name or id), on some system calls, of a run, or of an id; without any: all."""
+        """End the active faults that match a container (name or id), system calls, a run and an id. Without arguments, end all."""
         stopped = self._faults.stop("it was stopped", container, syscalls, run, fault_id)
         return {"stopped": [record.to_json() for record in stopped]}
 
@@ -136,12 +137,12 @@ class Agent:
         }
 
     def examine(self) -> list[dict[str, Any]]:
-        """Find out what can be done on this host: findings, as `Finding.to_json` returns them."""
+        """Find out what this host supports. Return the findings, as `Finding.to_json` returns them."""
         own = Target(AGENT, "", self._own) if self._own else None
         return [finding.to_json() for finding in self._doctor.examine(own)]
 
     def dump_maps(self) -> dict[str, Any]:
-        """Return what the kernel's maps contain, by program and map."""
+        """Return the content of the kernel's maps, by program and map."""
         return self._collector.maps()
 
     def retire(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What keeps the agent's loops alive."""
+"""Error handling of the agent's endless loops."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ FAULTS_TICK_EVERY = 0.1
 """How often the agent checks whether a fault is over."""
 
 FIRST_CALLS_WITHIN = 3.0
-"""A fault that has not fired after this time may get a warning."""
+"""A fault that has not fired within this time gets a warning, if the container makes sibling calls instead."""
 
 # Targets and monitoring
 

@@ -21,16 +21,8 @@ from chaosorca.engine.containers import own_container
 from chaosorca.engine.images import ensure_image
 from chaosorca.engine.network import ensure_network, remove_unused_network
 from chaosorca.exceptions import AgentError, EngineError, InvalidArgument
-from chaosorca.model.contract import (
-    AGENT,
-    CAPABILITIES,
-    ENGINE_SOCKET,
-    HOST_CGROUPS,
-    LOG_LEVEL_VARIABLE,
-    LOG_LEVELS,
-    ROLE_LABEL,
-    TRACE_VARIABLE,
-)
+from chaosorca.model.capabilities import CAPABILITIES
+from chaosorca.model.contract import AGENT, ENGINE_SOCKET, HOST_CGROUPS, LOG_LEVEL_VARIABLE, LOG_LEVELS, ROLE_LABEL, TRACE_VARIABLE
 from chaosorca.model.errors import KINDS
 from chaosorca.model.record import FaultRecord
 

@@ -1,4 +1,4 @@
-"""What the engine side and the agent agree on: names, paths, the port of `/metrics`, environment variables and capabilities."""
+"""What the engine side and the agent agree on: names, paths, the port of `/metrics`, and environment variables."""
 
 from __future__ import annotations
 
@@ -29,10 +29,3 @@ TRACE_VARIABLE = "CHAOSORCA_TRACE"
 LOG_LEVEL_VARIABLE = "CHAOSORCA_LOG_LEVEL"
 """The environment variable with the level from which the agent logs, one of `LOG_LEVELS`."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-CAPABILITIES = {"DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21, "SYS_NICE": 23}
-"""The capabilities of the agent's container, with their bits (linux/capability.h).
-
-DAC_READ_SEARCH: read /proc of processes of other users. NET_ADMIN, NET_RAW: packet sockets. SYS_PTRACE: ptrace.
-SYS_ADMIN: load eBPF programs and enter network namespaces. SYS_NICE: restore a tracer from SCHED_IDLE.
-"""

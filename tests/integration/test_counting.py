@@ -22,7 +22,8 @@ from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.engine.command import run_command
 from chaosorca.engine.containers import find_container, select_containers
 from chaosorca.engine.images import ensure_image
-from chaosorca.model.contract import AGENT, CAPABILITIES
+from chaosorca.model.capabilities import CAPABILITIES
+from chaosorca.model.contract import AGENT
 from chaosorca.model.errno import errno_name
 from tests.support.agent_state import scrape
 from tests.support.observer import Observers, Round, fault_on

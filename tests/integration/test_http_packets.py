@@ -12,7 +12,7 @@ import docker
 import pytest
 
 from chaosorca.engine.images import ensure_image
-from chaosorca.model.contract import CAPABILITIES
+from chaosorca.model.capabilities import CAPABILITIES
 from tests.support.project import ROOT
 
 GET = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"

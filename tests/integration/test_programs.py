@@ -9,7 +9,7 @@ import docker
 from docker.models.containers import Container
 
 from chaosorca.engine.images import ensure_image
-from chaosorca.model.contract import CAPABILITIES
+from chaosorca.model.capabilities import CAPABILITIES
 
 SCRIPT = """
 import json, os, resource, subprocess, sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chaosorca.agent import timeouts
 from chaosorca.agent.linux.cgroups import Cgroup
-from chaosorca.model.contract import CAPABILITIES
+from chaosorca.model.capabilities import CAPABILITIES
 from chaosorca.model.finding import Finding, no, note, ok
 
 _ALL_USERS = "0 0 4294967295"

@@ -23,16 +23,16 @@ MAP_LABELS = {
     "tls_unseen": "untold",
     "unprobed": "strangers",
 }
-"""Values of the label `map` that differ from the map's name. Label values are public: dashboards select by them."""
+"""The values of the label `map` that differ from the map's name. Label values are public, since dashboards select by them."""
 
 
 class Collector:
-    """Takes snapshots. It takes no lock that an operation of the agent holds for long."""
+    """Takes snapshots. A snapshot never waits for an operation of the agent."""
 
     def __init__(self, monitoring: Monitoring, faults: Faults, ledger: Ledger, arming: Arming, own: Cgroup | None) -> None:
         """
         Arguments:
-            monitoring, faults, ledger, arming: what is collected from.
+            monitoring, faults, ledger, arming: the sources of the figures.
             own: the agent's control group, if it has one.
         """
         self._monitoring = monitoring
@@ -106,7 +106,7 @@ def _label(table: str) -> str:
 
 
 def _coverage(records: Iterable[FaultRecord]) -> dict[tuple[str, str, str], float]:
-    """Return the faulted calls that the kernel has counted, and those that probes have seen."""
+    """Return the faulted calls that the kernel has counted, and the faulted calls that probes have seen."""
     return {
         (record.container, syscall, seen_by): float(count)
         for record in records

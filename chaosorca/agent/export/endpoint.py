@@ -12,7 +12,7 @@ from prometheus_client import exposition
 
 from chaosorca.agent.export.families import families
 from chaosorca.agent.export.first_seen import FirstSeenAsZero
-from chaosorca.agent.export.histograms import Histograms
+from chaosorca.agent.export.histogram_text import Histograms
 from chaosorca.agent.export.snapshot import Snapshot
 
 

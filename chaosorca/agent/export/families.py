@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from chaosorca.agent.export.histograms import Histograms
+from chaosorca.agent.export.histogram_text import Histograms
 from chaosorca.agent.export.snapshot import Snapshot
 from chaosorca.agent.monitors.resources import Resources
 

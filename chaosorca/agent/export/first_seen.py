@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client.samples import Sample
 
-from chaosorca.agent.export.histograms import Histograms
+from chaosorca.agent.export.histogram_text import Histograms
 from chaosorca.agent.histogram import Histogram
 
 _MAX_CLIENTS = 32

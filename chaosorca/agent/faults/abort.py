@@ -1,4 +1,4 @@
-"""The agent's check of `abort_when`, from its own counters."""
+"""The check of a fault's `abort_when`, from the agent's own counters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ class AbortCheck:
         self._held_since: float | None = None
 
     def feed(self, now: float, requests: Requests) -> str | None:
-        """Take the counters at a time in seconds, and return a sentence once the condition has held for its duration."""
+        """Check the condition with new counters.
+
+        Arguments:
+            now: the monotonic clock, in seconds.
+            requests: the counters.
+
+        Returns:
+            a sentence once the condition has held for its whole duration, else None.
+        """
         self._samples.append((now, requests))
         # The newest sample is compared with the latest one that is at least a window old.
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW:
@@ -48,7 +56,7 @@ def measure(condition: AbortCondition, earlier: Requests, later: Requests, secon
         seconds: the time between them.
 
     Returns:
-        requests/s, a share from 0 to 1, or seconds; None where no request ended in between.
+        requests/s, a share from 0 to 1, or seconds; None if no request ended between the readings.
     """
     ended = {code: count - earlier.by_code.get(code, 0) for code, count in later.by_code.items()}
     counted = sum(count for code, count in ended.items() if re.fullmatch(condition.status, code))

@@ -34,7 +34,7 @@ class Choice:
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
             arming: the uprobes that arm threads.
-            marks: returns the id of the kernel's map of threads that the monitoring does not time, None while there is none.
+            marks: returns the id of the map of marked threads, which the monitoring does not time; None while there is no map.
             proc: the proc file system.
         """
         self._arch = arch
@@ -43,16 +43,16 @@ class Choice:
         self._marks = marks
         self._proc = proc
         self._keys = itertools.count(1)
-        self._reading = threading.Lock()  # one container's code is read at a time: that takes memory and processor time
+        self._reading = threading.Lock()  # one container's code is read at a time, since reading takes memory and processor time
         # The kernel kills a tracer when the thread that started it ends. This thread lives as long as the agent.
         self._spawner: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
     def next_key(self) -> int:
-        """Return a number for a fault that no other fault has."""
+        """Return a new number that identifies a fault in its session."""
         return next(self._keys)
 
     def prepare(self) -> None:
-        """Load the program of the uprobes ahead of the first fault. That fault reports what prevents it."""
+        """Load the program of the uprobes before the first fault needs it. An error is reported by that fault."""
         with contextlib.suppress(AgentError):
             self._arming.prepare()
 
@@ -70,16 +70,16 @@ class Choice:
         """Choose the injector of a fault on processes.
 
         Arguments:
-            injector: `uprobe`, `ptrace`, `strace`, or `auto` for the cheapest that can do it.
+            injector: `uprobe`, `ptrace`, `strace`, or `auto` for the cheapest injector that can inject the fault.
             fault: the fault.
             pids: the processes.
-            cgroups: their control groups.
+            cgroups: returns the control groups of the processes.
 
         Returns:
-            the injector, and why `auto` did not take the cheapest one.
+            the injector, and the reason why `auto` did not choose the cheapest one; empty if it did.
 
         Raises:
-            AgentError: `uprobe` cannot do it here.
+            AgentError: the injector `uprobe` cannot inject the fault here.
         """
         if injector not in ("auto", "uprobe"):
             return injector, ""
@@ -102,7 +102,7 @@ class Choice:
         """Open a session by an injector that `choose` returned.
 
         Raises:
-            AgentError: its tracer could not be started.
+            AgentError: the tracer could not be started.
         """
         if injector == "strace":
             return StraceSession(on_calls, self._spawner, self._proc)
@@ -111,13 +111,13 @@ class Choice:
         return PtraceSession(self._numbers, on_calls, self._spawner, self._marks, self._proc)
 
     def begin(self, injector: str, fault: Fault, pids: list[int], on_calls: OnCalls, cgroups: Cgroups) -> tuple[Session, str]:
-        """Choose an injector and open its session; `auto` falls back to ptrace where a uprobe session cannot be opened.
+        """Choose an injector and open a session. `auto` falls back to ptrace if the uprobe session cannot be opened.
 
         Returns:
-            the session, and why `auto` did not take the cheapest injector.
+            the session, and the reason why `auto` did not choose the cheapest injector; empty if it did.
 
         Raises:
-            AgentError: the injector cannot do it here.
+            AgentError: the injector cannot inject the fault here.
         """
         chosen, why = self.choose(injector, fault, pids, cgroups)
         try:
@@ -129,10 +129,10 @@ class Choice:
 
     @contextlib.contextmanager
     def trial(self, injector: str, target: Target, fault: Fault, pid: int) -> Iterator[None]:
-        """Attach a fault to one process of a target while the context lasts. Its calls are not counted.
+        """Attach a fault to one process of a target while the context lasts. The injected calls are not counted.
 
         Raises:
-            AgentError: it could not be attached.
+            AgentError: the fault could not be attached.
         """
         session, _ = self.begin(injector, fault, [pid], lambda calls: None, target.cgroup.ids)
         try:

@@ -27,11 +27,11 @@ from chaosorca.model.fault import Fault
 from chaosorca.model.record import FaultRecord
 
 _HISTORY = 200
-"""So many ended faults are kept."""
+"""The number of ended faults that are kept."""
 
 
 class Monitored(Protocol):
-    """What the faults ask of the monitoring, and tell it."""
+    """The part of the monitoring that the faults use."""
 
     def requests_to(self, container: str) -> Requests | None:
         """Return the HTTP requests to a container so far; None where its HTTP is not monitored."""
@@ -40,7 +40,7 @@ class Monitored(Protocol):
         """Return how often a container made each system call; None where its calls are not monitored."""
 
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Leave the durations of a container's calls to its tracer: all of some system calls, or those of marked threads."""
+        """Leave durations to the tracer: those of all calls in `by_call`, and with `by_thread` those of marked threads."""
 
 
 class Faults:
@@ -69,7 +69,7 @@ class Faults:
         self._proc = proc
         self._tracees = Tracees(proc)
         self.changing = threading.RLock()
-        """Serialises starts, stops and ticks. It is the faults' own, so that loading a program for a monitor delays no end."""
+        """Serialises starts, stops and ticks. It is not the monitoring's lock: no fault's end waits for a program to load."""
         self._listing = threading.Lock()  # guards `_injections`, for readers that must not wait for `changing`
         self._injections: list[Injection] = []
         self._counting = threading.Lock()  # guards `Injection.fired`, which several tracers' readers count
@@ -82,16 +82,17 @@ class Faults:
         Arguments:
             target: the container.
             fault: the fault.
-            fault_id, run: its own id, and the id of the run that it belongs to.
+            fault_id: the id of the fault.
+            run: the id of the run that starts it.
             injector: `uprobe`, `ptrace`, `strace`, or `auto` for the cheapest that can do it.
-            seed: the seed of its random decisions.
+            seed: the seed of the random decisions.
 
         Returns:
-            its record, and the number of attached processes.
+            the fault's record, and the number of attached processes.
 
         Raises:
-            AgentError: a fault is on one of these system calls already, the container is being traced, or nothing could be
-                attached.
+            AgentError: the container has a fault on one of these system calls, the container is being traced, or no process
+                could be attached.
         """
         with self.changing:
             self._admit()
@@ -115,7 +116,7 @@ class Faults:
         run: str | None = None,
         fault_id: str | None = None,
     ) -> list[FaultRecord]:
-        """End the active faults that match all criteria; None matches any.
+        """End the active faults that match all criteria. A criterion that is None matches every fault.
 
         Arguments:
             reason: why, for the record.
@@ -125,7 +126,7 @@ class Faults:
             fault_id: the id of a fault.
 
         Returns:
-            their records.
+            the records of the ended faults.
 
         Raises:
             AgentError: a process is still traced.
@@ -159,13 +160,13 @@ class Faults:
     def wait_for_new_processes(self, seconds: float) -> bool:
         """Wait for a new process of a target that `tick` has not seen.
 
-        Children of a tracee have its tracer from their first instruction, so they are not waited for.
+        A child of a tracee has the same tracer from its first instruction, so it does not count as new.
 
         Arguments:
             seconds: the longest time to wait.
 
         Returns:
-            whether there is one.
+            whether there is a new process.
         """
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -197,13 +198,13 @@ class Faults:
             self._drop_oldest()
 
     def replace_target(self, target: Target) -> None:
-        """Move the active faults of a container's name to this target. The next tick attaches them."""
+        """Move the active faults of the target's name to this target. The next tick attaches its processes."""
         with self.changing:
             for injection in self.active_on(target.name):
                 injection.target = target
 
     def forget_counts(self, container: str) -> None:
-        """Drop what the ledger has of a container, unless it has an active fault."""
+        """Drop the ledger's counts of a container, unless the container has an active fault."""
         if not self.active_on(container):
             self._ledger.forget(container)
 
@@ -235,7 +236,7 @@ class Faults:
         return [injection for injection in self._all() if injection.active]
 
     def _prepare(self, target: Target, fault: Fault, fault_id: str, run: str, injector: str, seed: int) -> Injection:
-        """Check everything that can be checked before a start, and open a session or take the container's."""
+        """Check what can be checked before the start. Open a session, or take the one that the container has."""
         if fault_id in self._called_off:
             raise AgentError(f"the fault on container {target.name!r} was stopped before it began")
         running = self.active_on(target.name)
@@ -265,7 +266,7 @@ class Faults:
         return injection
 
     def _attach(self, injection: Injection) -> int:
-        """Attach a new injection to all processes of its target, and return their number."""
+        """Attach a new injection to all processes of its target, and return the number of attached processes."""
         target, session, fault = injection.target, injection.session, injection.fault
         self._update_timing(target.name)
         session.add(injection.key, fault, fault.duration / 1e6, injection.seed)
@@ -279,7 +280,7 @@ class Faults:
         return len(attached)
 
     def _cgroups_of(self, target: Target) -> Cgroups:
-        """Return a function that returns the control groups of a container now, even after its re-creation."""
+        """Return a function that returns the current control groups of a container, also after a re-creation."""
 
         def cgroups() -> list[int]:
             active = self.active_on(target.name)
@@ -288,7 +289,7 @@ class Faults:
         return cgroups
 
     def _supervise(self, injections: list[Injection], pids: list[int]) -> None:
-        """Attach the faults of one container to its new processes, and replace its failed tracers."""
+        """Attach the faults of one container to new processes, and replace failed tracers."""
         first = injections[0]
         session = first.session
         given_up = session.supervise(pids)
@@ -304,7 +305,7 @@ class Faults:
             self._review(injection)
 
     def _attach_new(self, first: Injection, session: Session, pids: list[int]) -> dict[int, str]:
-        """Attach to new processes and retry failed attaches; return the processes that are not attached, with the reason."""
+        """Attach to new processes and retry failed attaches. Return the reason for each process that is not attached."""
         is_free = self._tracees.is_free
         left = {
             pid: why
@@ -318,13 +319,13 @@ class Faults:
 
     def _review(self, injection: Injection) -> None:
         container, probed = injection.target.name, injection.session.probed()
-        # Reading the kernel's counts is skipped where the injector sees every call, or the calls are not monitored.
+        # The kernel's counts are read only where they are needed.
         needed = probed is not None and injection.calls_before is not None
         made = self._calls_made_by(container) if needed else None
         warnings.review(injection, probed, made, lambda: self._monitored.calls_of(container) or {})
 
     def _calls_made_by(self, container: str) -> Counter[str] | None:
-        """Return all calls of a container so far, with those that never entered the kernel; None if they are not monitored."""
+        """Return all calls of a container so far, injected calls included; None if its calls are not monitored."""
         counted = self._monitored.calls_of(container)
         return None if counted is None else Counter(counted) + self._ledger.calls_of(container)
 
@@ -334,7 +335,7 @@ class Faults:
 
     def _end(self, injection: Injection, reason: str) -> None:
         others = [one for one in self.active_on(injection.target.name) if one is not injection]
-        with contextlib.suppress(OSError):  # a warning that cannot be found out does not keep a fault from ending
+        with contextlib.suppress(OSError):  # an unreadable /proc does not keep a fault from ending
             self._review(injection)
         if others:
             injection.session.remove(injection.key)

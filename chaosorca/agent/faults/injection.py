@@ -17,16 +17,16 @@ from chaosorca.model.record import Coverage, FaultRecord, NotAttached
 
 @dataclass
 class Backoff:
-    """When a failed attach is retried: after a second, and then after twice as long each time, up to a minute.
+    """The schedule of the retries of a failed attach: exponential backoff from a second to a minute.
 
-    Each attempt may interrupt a blocking call of the process.
+    The pauses grow because each attempt may interrupt a blocking call of the process.
     """
 
     next_try: float = 0.0
     pause: float = timeouts.RETRY_ATTACH_AFTER
 
     def is_due(self) -> bool:
-        """Tell whether it is time for a retry, and schedule the next one if so."""
+        """Tell whether a retry is due. If so, schedule the next one."""
         now = time.monotonic()
         if now < self.next_try:
             return False
@@ -37,21 +37,21 @@ class Backoff:
 
 @dataclass
 class Injection:
-    """A fault on one target. It is kept for a while after its end.
+    """A fault on one target. The agent keeps it after its end, until there are too many.
 
     Attributes:
         key: the fault's number in its session.
         begins: seconds since 1970.
         deadline: the end of its duration, on the monotonic clock.
-        not_attached: the processes that it does not reach, with the reason.
-        traced_by_others: the processes among them that another tracer has.
-        backoff: when those are retried; the first fault of a container keeps it for all.
+        not_attached: the reason for each process that the fault does not reach.
+        traced_by_others: the processes in `not_attached` that a foreign tracer has.
+        backoff: the schedule of retries. The first fault of a container keeps it for all faults of the container.
         fired: injected calls by system call.
         ended: seconds since 1970; None while it is active.
-        foreseen: the warnings of its start.
-        warnings: the warnings of now.
-        calls_before: the container's calls when it began; None where the calls are not monitored.
-        coverage: by system call, the calls since then, and how many of them a probe has seen.
+        foreseen: the warnings at the start of the fault.
+        warnings: the current warnings.
+        calls_before: the container's calls before the fault began; None where calls are not monitored.
+        coverage: for each faulted system call, the calls since then, and the number that a probe has seen.
     """
 
     id: str
@@ -77,15 +77,15 @@ class Injection:
 
     @property
     def active(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the fault has not ended."""
         return self.ended is None
 
     def warn(self, *warnings: str) -> None:
-        """Set the warnings of now, after those of its start."""
+        """Replace the current warnings. The warnings of the start stay in front."""
         self.warnings = list(dict.fromkeys([*self.foreseen, *warnings]))
 
     def record(self) -> FaultRecord:
-        """Return its record."""
+        """Return the record of the injection."""
         return FaultRecord(
             id=self.id,
             run=self.run,
@@ -111,7 +111,7 @@ class Injection:
 
 
 def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:
-    """Return the system calls that only the tracer times, whichever thread makes them."""
+    """Return the system calls of which the tracer times every call."""
     return tuple(
         name
         for injection in injections
@@ -121,10 +121,10 @@ def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:
 
 
 def timed_by_thread(injections: list[Injection]) -> bool:
-    """Tell whether the tracer times calls of threads that it marks."""
+    """Tell whether the tracer times the calls of marked threads."""
     return any(injection.session.timing == "by thread" and delays(injection.fault) for injection in injections)
 
 
 def delays(fault: Fault) -> bool:
-    """Tell whether a fault delays calls that are made. No tracepoint sees these delays."""
+    """Tell whether a fault delays calls. No tracepoint sees such a delay."""
     return bool(fault.delay_enter or fault.delay_exit) and not fault.placebo

@@ -1,4 +1,4 @@
-"""The calls that the tracers count and time, because the kernel's monitoring cannot."""
+"""The ledger of calls that the kernel programs do not count or time: the tracers report them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chaosorca.agent.histogram import Histogram
 
 
 class Ledger:
-    """Counts of all faults, by container. The tracers' reader threads write them, and the exporter reads them."""
+    """The counts of all faults, by container. Threads that read the tracers' records write to it, and the exporter reads it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the three tables

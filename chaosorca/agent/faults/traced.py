@@ -1,4 +1,4 @@
-"""Which tracers the threads of a target have, from /proc."""
+"""The tracers of a target's threads, read from /proc."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Tracees:
     def is_free(self, pid: int) -> bool:
         """Tell whether a process has no tracer.
 
-        A tracer has all threads of a process, so the first thread stands for all of them while it is alive.
+        A tracer attaches to all threads of a process, so the first thread tells about the others while it is alive.
         """
         first = procfs.tracer_of(self._proc, pid, pid)
         return 0 in self.tracers(pid) if first is None else first == 0
 
     def is_wholly_attached(self, session: Session, pid: int) -> bool:
-        """Tell whether all threads of a process have the same tracer, and the session owns it."""
+        """Tell whether all threads of a process have the same tracer, and the tracer belongs to the session."""
         return session.is_attached(pid) and len(self.tracers(pid) - {None}) <= 1
 
     def why_traced(self, session: Session, pid: int) -> str:
-        """Return which foreign tracer a process has; empty for none."""
+        """Return a sentence about the foreign tracer of a process; empty if there is none."""
         tracer = procfs.tracer_of(self._proc, pid, pid)
         if not tracer or session.is_attached(pid):
             return ""
@@ -45,7 +45,7 @@ class Tracees:
         """Refuse a target with a process that has a tracer.
 
         Raises:
-            AgentError: there is one.
+            AgentError: a process of the target has a tracer.
         """
         for pid in pids:
             for tracer in self.tracers(pid) - {0, None}:
@@ -58,7 +58,7 @@ class Tracees:
         """Wait until no process of a target is traced.
 
         Raises:
-            AgentError: one still is when the time is over.
+            AgentError: a process is still traced when the time is over.
         """
         end = time.monotonic() + timeouts.RELEASED_WITHIN
         while held := [pid for pid in target.pids() if self.tracers(pid) - {0, None}]:

@@ -1,4 +1,4 @@
-"""What a user should be warned of: calls that a fault cannot hit, or has not hit."""
+"""Warnings about calls that a fault cannot hit, or has not hit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from chaosorca.model.record import Coverage
 from chaosorca.model.syscall_table import siblings
 
 _FEW, _SMALL_SHARE = 20, 0.01
-"""So many calls, or such a share of them, may have no probe without a warning: calls in flight are on one side only."""
+"""So many calls, or this share of them, may be unprobed without a warning. Calls in flight are counted on one side only."""
 
 
 def foreseen(fault: Fault, pids: list[int], calls: Mapping[str, int], proc: Path) -> list[str]:
-    """Return the warnings before a fault starts.
+    """Return the warnings that are known before a fault starts.
 
     Arguments:
         fault: the fault.
@@ -42,8 +42,8 @@ def review(
 
     Arguments:
         injection: the injection.
-        probed: the calls that its probes have seen; None where the injector sees every call.
-        made: all calls of its container so far; None where they are not needed or not monitored.
+        probed: the calls that the probes have seen, by system call; None where the injector sees every call.
+        made: all calls of the container so far; None where they are not needed or not monitored.
         calls: returns the calls that the kernel has counted.
     """
     if probed is not None and made is not None and injection.calls_before is not None:
@@ -56,7 +56,7 @@ def review(
 
 
 def unmade(fault: Fault, calls: Mapping[str, int]) -> list[str]:
-    """Return a warning if a container makes siblings of the faulted calls, but not these."""
+    """Return a warning if a container makes siblings of the faulted calls, but not the faulted calls."""
     if any(calls.get(name) for name in fault.syscalls):
         return []
     instead = sorted({name for call in fault.syscalls for name in siblings(call) if calls.get(name)})

@@ -1,4 +1,4 @@
-"""The monitoring of containers: which monitors each target has, and what they say of it."""
+"""The monitoring of containers: it attaches monitors to targets and follows restarts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Monitoring:
         self.syscalls, self.http, self.resources = syscalls, http, resources
         self._admit = admit
         self.changing = threading.RLock()
-        """Serialises changes of what is monitored; guards the three tables below. Readers for a scrape copy the tables instead."""
+        """Guards changes of the three tables below. A scrape copies the tables without the lock."""
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
         self._problems: dict[str, list[str]] = {}
@@ -51,17 +51,17 @@ class Monitoring:
         self._timing: dict[str, tuple[tuple[str, ...], bool]] = {}
 
     def start(self, target: Target, monitors: list[str]) -> dict[str, Any]:
-        """Start to monitor a container, or add monitors to those that it has.
+        """Start to monitor a container, or add monitors to a monitored one.
 
         Arguments:
             target: the container.
             monitors: some of `MONITORS`.
 
         Returns:
-            what `status` says of the container, and whether it is `new`.
+            the container's entry of `status`, with `new`: whether the container was not monitored before.
 
         Raises:
-            InvalidArgument: there is no such monitor.
+            InvalidArgument: a monitor does not exist.
             AgentError: none of the monitors can be attached.
         """
         unknown = [monitor for monitor in monitors if monitor not in MONITORS]
@@ -119,7 +119,7 @@ class Monitoring:
                 self.http.give_up_on_old()
 
     def replace_target(self, target: Target) -> None:
-        """Monitor this target instead of the one of the same name, if that is monitored. Its series continue."""
+        """Replace the monitored target of the same name, if there is one. The series of the name continue."""
         with self.changing:
             if target.name in self._targets:
                 _warn_of_network(target, self._monitors[target.name])
@@ -136,7 +136,7 @@ class Monitoring:
         return list(self._targets.values())
 
     def monitors(self) -> dict[str, set[str]]:
-        """Return the monitors by container, those of containers that are down included."""
+        """Return the monitors by container, for containers that are down too."""
         return dict(self._monitors)
 
     def is_monitored(self, container: str) -> bool:
@@ -144,7 +144,7 @@ class Monitoring:
         return container in self._targets
 
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Leave durations of a container's calls to its tracer, now and whenever its calls begin to be monitored.
+        """Leave durations of a container's calls to the tracer. A later start of the monitoring keeps this.
 
         Arguments:
             container: its name.
@@ -181,10 +181,10 @@ class Monitoring:
         return Requests(dict(by_code), latencies)
 
     def _prepare(self, monitors: list[str]) -> str:
-        """Load the programs before any lock is taken, so that scrapes continue meanwhile.
+        """Load the programs. No lock is held, so that scrapes continue meanwhile.
 
         Returns:
-            why system calls cannot be monitored; empty if they can. Attaching reports what else is refused.
+            why system calls cannot be monitored; empty if they can. `_attach` reports the other monitors.
         """
         unprepared = ""
         if {"syscalls", "resources"} & set(monitors):
@@ -200,9 +200,9 @@ class Monitoring:
         return unprepared
 
     def _attach(self, target: Target, wanted: set[str]) -> dict[str, str]:
-        """Attach the monitors to a target, and return the reasons of those that cannot be attached."""
+        """Attach monitors to a target. Return the reason for each monitor that cannot be attached."""
         refused: dict[str, str] = {}
-        # The resource monitor also needs what the kernel program counts for threads that have ended.
+        # The resource monitor needs the IO of ended threads, which the program for system calls counts.
         if "syscalls" in wanted or ("resources" in wanted and self.syscalls.program() is not None):
             try:
                 self.syscalls.attach(target, counting="syscalls" in wanted)
@@ -218,8 +218,8 @@ class Monitoring:
     def _follow(self, target: Target) -> None:
         """Re-attach a container that was restarted, and suspend one that has ended.
 
-        A restart gives the container new control groups and a new network namespace. A removed container stays in the tables,
-        since any time may pass until another one takes its name and its series continue.
+        A restart gives the container new control groups and a new network namespace. A removed container stays in the tables:
+        its series continue when another container takes the name, however late.
         """
         if not target.cgroup.exists():
             self.syscalls.suspend(target.name)

@@ -1,4 +1,4 @@
-"""The HTTP requests to a container, as the faults' abort conditions read them."""
+"""The HTTP requests to a container, for abort conditions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chaosorca.agent.histogram import Histogram
 
 @dataclass(frozen=True)
 class Requests:
-    """The HTTP requests to a container that have ended so far: counts by status code, and their latencies."""
+    """The HTTP requests to a container that have ended: their number by status code, and their latencies."""
 
     by_code: dict[str, int]
     latency: Histogram

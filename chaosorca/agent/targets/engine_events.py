@@ -1,6 +1,6 @@
 """The Docker Engine's events: which containers were started or renamed.
 
-It speaks the engine's API (`GET /events`, `GET /containers/NAME/json`) over its Unix socket, with the standard library only.
+The agent reads them by the engine's API (`GET /events`, `GET /containers/NAME/json`) over a Unix socket, with the standard library.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def name_in_event(line: bytes) -> str | None:
 
 
 class EngineEvents:
-    """Follows the events, and calls back when a container takes the name of a target."""
+    """Reads the events, and calls back when another container takes the name of a target."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class EngineEvents:
     ) -> None:
         """
         Arguments:
-            followed: returns the ids of all targets, by name.
+            followed: returns the ids of all targets by name.
             on_new: takes a container with a target's name and another id, as `Container.to_json` returns it.
             path: the engine's socket.
-            own_id: a container that the engine must have, so that another engine's events are not followed; default: this one.
+            own_id: a container that the engine must have, default the agent's. This excludes the socket of another engine.
             pause: seconds between two connections.
         """
         self._followed = followed
@@ -83,7 +83,7 @@ class EngineEvents:
         return self._problem
 
     def status(self) -> dict[str, str]:
-        """Return whether names are followed or ids only, and why."""
+        """Return whether re-creations by name are followed, and the reason if they are not."""
         problem = self.problem()
         return {"follows": "ids only" if problem else "names", "follows_reason": problem}
 

@@ -1,4 +1,4 @@
-"""What happens when a container is re-created under its name: its faults and its monitoring move to the new container."""
+"""The move of faults and monitoring to a container that was re-created under the same name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _log = logging.getLogger("chaosorca.agent")
 
 
 class Follower(Protocol):
-    """A part of the agent that keeps targets: the faults, the monitoring."""
+    """A part of the agent that keeps targets: the faults or the monitoring."""
 
     def targets(self) -> list[Target]:
-        """Return its targets."""
+        """Return the targets of this part."""
 
     def replace_target(self, target: Target) -> None:
-        """Replace its target of the same name, if it has one."""
+        """Replace the target of the same name, if this part has one."""
 
 
 class Recreation:
@@ -39,13 +39,13 @@ class Recreation:
         return ids
 
     def recreated(self, container: dict[str, Any]) -> None:
-        """Move the target of a name to the container that has the name now. Its series continue, its faults are re-attached.
+        """Move faults and monitoring to a re-created container. The series continue, and the faults are re-attached.
 
         Arguments:
             container: as `Container.to_json` returns it.
 
         Raises:
-            AgentError: the container has ended, or has no control group of its own.
+            AgentError: the container has ended, or it has no control group of its own.
         """
         target = find_target(container)
         for follower in self._followers:

@@ -1,4 +1,4 @@
-"""A target: what the agent keeps of a container, and its processes right now."""
+"""A target: the agent's view of a container and of its current processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXITING = 0x4
 
 @dataclass
 class Target:
-    """A container: its name, its full id, and the control group of all its processes."""
+    """A container, as the agent sees it. All of its processes are in its control group."""
 
     name: str
     id: str
@@ -32,25 +32,25 @@ class Target:
     proc: Path = Path("/proc")
 
     def pids(self) -> list[int]:
-        """Return its processes now; none while it does not run.
+        """Return the container's current processes; an empty list while it is down.
 
-        The runtime's own process that is about to become a `docker exec` process is left out: it is not yet the container's.
+        A process of the container runtime that is about to become a `docker exec` process is left out.
         """
         return list(self._pids())
 
     def new_pids(self, seen: Collection[int]) -> Iterator[int]:
-        """Yield its processes that have not been seen. This is cheap enough for polling."""
+        """Yield the container's processes that are not in `seen`. The method is cheap enough for polling."""
         return (pid for pid in self.cgroup.pids() if pid not in seen and not _is_runtime(self.proc, pid))
 
     def ask_one(self, question: Callable[[int], _Answer]) -> _Answer:
-        """Ask one process what all processes of the container would answer alike.
+        """Ask a question to which all processes of the container give the same answer.
 
         Arguments:
-            question: takes a process's number; a process that ends meanwhile is skipped.
+            question: takes a process id. If the process ends meanwhile, the next one is asked.
 
         Raises:
-            ProcessLookupError: the container does not run.
-            PermissionError: no process may be asked.
+            ProcessLookupError: the container is down.
+            PermissionError: the kernel permits the question for no process.
         """
         refused: PermissionError | None = None
         for pid in self._pids():
@@ -58,7 +58,7 @@ class Target:
                 return question(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            except PermissionError as error:  # the kernel also answers this for a process that has freed its memory to exit
+            except PermissionError as error:  # the kernel's answer for an exiting process without memory, too
                 refused = error
         raise refused or ProcessLookupError(f"container {self.name!r} has no process")
 

@@ -8,7 +8,7 @@ import pytest
 
 from chaosorca.agent.doctor import checks
 from chaosorca.agent.linux.cgroups import Cgroup
-from chaosorca.model.contract import CAPABILITIES
+from chaosorca.model.capabilities import CAPABILITIES
 from chaosorca.model.finding import Finding
 
 ALL = sum(1 << bit for bit in CAPABILITIES.values())
