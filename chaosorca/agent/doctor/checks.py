@@ -1,4 +1,4 @@
-"""Checks what files of this host say about what works here. Most functions take the text of a file, so that tests can give any."""
+"""Checks of the files that show what this host supports. Most functions take the text of a file as an argument."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Security:
 
 
 def read_security() -> Security:
-    """Read securityfs, which a child process mounts in a mount namespace of its own.
+    """Read securityfs. A child process mounts it in a mount namespace of its own.
 
     Raises:
-        OSError: it cannot be mounted.
+        OSError: securityfs cannot be mounted.
         subprocess.TimeoutExpired: reading takes too long.
     """
     script = "mount -t securityfs none /mnt && for file in lsm lockdown; do cat /mnt/$file 2>/dev/null; echo; echo --; done"
@@ -82,7 +82,7 @@ def user_namespace(uid_map: str) -> Finding:
 
 
 def pid_namespace(second: str | None) -> Finding:
-    """Check whether the agent is in the initial pid namespace, where process 2 is named `kthreadd`, from the name of process 2."""
+    """Check whether the agent is in the initial pid namespace, where process 2 is named `kthreadd`."""
     if (second or "").strip() == "kthreadd":
         return ok("pid namespace", "the agent is in the initial pid namespace")
     return no(
@@ -123,7 +123,7 @@ def yama(scope: str | None) -> Finding:
 
 
 def lockdown(text: str | None) -> Finding:
-    """Check what the kernel forbids root, from `lockdown` of securityfs, as in `none [integrity] confidentiality`."""
+    """Check the kernel's lockdown mode, from the text of `lockdown` in securityfs, such as `none [integrity] confidentiality`."""
     if text is None:
         return note("lockdown", "the agent cannot read it")
     now = re.search(r"\[(\w+)\]", text)
@@ -137,7 +137,7 @@ def lockdown(text: str | None) -> Finding:
 
 
 def type_information(offsets: dict[str, int]) -> Finding:
-    """Check whether the kernel has type information, from the offsets of fields that were found."""
+    """Check whether the kernel has type information (BTF). Without BTF there are no offsets."""
     if offsets:
         return ok("BTF", "the kernel has type information")
     return no(
@@ -148,7 +148,7 @@ def type_information(offsets: dict[str, int]) -> Finding:
 
 
 def control_groups(own: Cgroup | None) -> Finding:
-    """Check whether control groups can distinguish the system calls of containers, and report their version."""
+    """Check whether control groups distinguish the system calls of containers, and report the version of the control groups."""
     name = "control groups"
     if own is None:
         return no(

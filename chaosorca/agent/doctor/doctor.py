@@ -1,4 +1,4 @@
-"""Examines what works on this host, by trying it with the agent's own programs, on its own processes and packets."""
+"""Finds out what works on this host. It tries the agent's programs on the agent's own processes and packets."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Doctor:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
-            syscalls, http, choice: the agent's own monitors and injectors.
+            syscalls, http, choice: the agent's monitors, and its choice of injectors.
             io_source: returns the source of storage figures.
             events_problem: returns why the agent does not receive the engine's events; empty if it does.
             port: the port on which the agent serves HTTP.
@@ -88,7 +88,7 @@ class Doctor:
             return [*self._checks(own), *self._trials(own)]
 
     def _checks(self, own: Target | None) -> Iterator[Finding]:
-        """Yield what files say."""
+        """Yield the findings of files."""
         me = self._proc / "self"
         try:
             security = checks.read_security()
@@ -108,7 +108,7 @@ class Doctor:
         yield checks.control_groups(own.cgroup if own else None)
 
     def _trials(self, own: Target | None) -> Iterator[Finding]:
-        """Yield what works when it is tried."""
+        """Yield the findings of trials."""
         for name, todo, trial in (
             ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
             ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),
@@ -240,7 +240,7 @@ def _monitored(monitor: SyscallMonitor | HttpMonitor, own: Target) -> Iterator[N
 
 
 def _tried(name: str, todo: str, trial: Callable[[], str]) -> Finding:
-    """Try something. An error is the finding."""
+    """Run a trial, and return its finding. An error of the trial is a finding too."""
     try:
         return ok(name, trial())
     except OSError as error:

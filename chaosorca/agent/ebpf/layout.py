@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Layout:
-    """Converts between bytes and values. A format with one field gives a number (or bytes), one with several gives a tuple."""
+    """Converts between bytes and values. One field gives a number or bytes; several fields give a tuple."""
 
     def __init__(self, format_: str) -> None:
         """
@@ -28,7 +28,7 @@ class Layout:
         return next(self.unpack_all(data))
 
     def unpack_all(self, data: bytes) -> Iterator[Any]:
-        """Return the values that follow one another in memory."""
+        """Return all values of an array of bytes."""
         each = self._struct.iter_unpack(data)
         return (value for (value,) in each) if self._is_number else each
 

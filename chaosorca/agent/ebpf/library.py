@@ -1,4 +1,4 @@
-"""The functions of libbpf that the agent calls, with their types, and what libbpf reports."""
+"""The functions of libbpf that the agent calls, and the warnings of libbpf."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RunOptions(ctypes.Structure):
 
 @functools.cache
 def libbpf() -> Any:
-    """Return the library, loaded, with the types of its functions.
+    """Load the library, declare the types of its functions, and return it.
 
     Raises:
         AgentError: the library is not installed.
@@ -116,19 +116,19 @@ def libbpf() -> Any:
 
 @contextlib.contextmanager
 def messages() -> Iterator[Sequence[str]]:
-    """Collect the last warnings that libbpf reports meanwhile. Only one caller collects at a time."""
+    """Collect the last warnings of libbpf while the context lasts. Only one caller collects at a time."""
     with _loading:
         _messages.clear()
         yield _messages
 
 
 def possible_processors() -> int:
-    """Return for how many processors a per-CPU map keeps values."""
+    """Return the number of values that a per-CPU map keeps for each key."""
     return check(libbpf().libbpf_num_possible_cpus())
 
 
 def check(result: int) -> int:
-    """Return a result that is not negative.
+    """Check the result of a function of libbpf, and return it.
 
     Raises:
         OSError: the result is a negative error number.
@@ -139,10 +139,10 @@ def check(result: int) -> int:
 
 
 def exists(result: int) -> bool:
-    """Return whether a map has an entry, from the result of an access.
+    """Return whether a map has an entry, by the result of a look-up.
 
     Raises:
-        OSError: the result is another error than ENOENT.
+        OSError: the result is an error other than ENOENT.
     """
     if result == -errno.ENOENT:
         return False
@@ -151,7 +151,7 @@ def exists(result: int) -> bool:
 
 
 def pointer(result: int | None) -> int:
-    """Return a result that is not a null pointer.
+    """Check the pointer that a function of libbpf has returned, and return it.
 
     Raises:
         OSError: the result is a null pointer.

@@ -24,7 +24,7 @@ _ARRAYS = (2, 3, 6)  # array, array of programs, per-CPU array
 
 
 class Program:
-    """One object file, loaded: its functions, its maps, and the tracepoints that it is attached to, until `close`."""
+    """A loaded object file, with its functions and its maps. `close` detaches its functions and unloads it."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class Program:
 
         Arguments:
             name: the name of the object file, without its suffix.
-            layouts: the formats of keys and values by map, for `Layout`. That of a per-CPU map describes one processor's value.
-            constants: values of its `const volatile` variables. Those that are not given are 0.
-            attach_types: the expected attach types (numbers of the kernel) of functions whose section does not imply one.
-            maps_of: a program whose maps replace those of the same names.
+            layouts: for each map, the formats of keys and values (see `Layout`). A per-CPU map has the format of one value.
+            constants: the values of the program's `const volatile` variables. Every other variable is 0.
+            attach_types: the expected attach type of each function whose section does not imply it, as the kernel's number.
+            maps_of: a loaded program. Its maps replace the maps of the same names.
             directory: the directory of `NAME.o`.
-            capacities: numbers of entries by map, where they differ from the source.
-            later: functions of `raw_tp/...` that are not attached now; `attach` does that.
+            capacities: the maximum number of entries of each map for which the source has another number.
+            later: functions in sections `raw_tp/...` that `attach` attaches later.
 
         Raises:
             AgentError: the kernel or libbpf refuses the program.
@@ -85,7 +85,7 @@ class Program:
         return self._tables[name]
 
     def run(self, function: str, context: bytes) -> bytes:
-        """Run a function of section `syscall` once, and return its context as it leaves it.
+        """Run a function of section `syscall` once, and return the context that it has written.
 
         Raises:
             OSError: the kernel refuses it.
@@ -96,18 +96,18 @@ class Program:
         return changed.raw
 
     def entries_in_use(self) -> dict[str, int]:
-        """Return the number of entries of each map, without arrays, which are always full."""
+        """Return the number of entries of each map. Arrays are left out, since they are always full."""
         return {name: len(table) for name, table in self._tables.items() if not table.is_array}
 
     def dump(self, limit: int = 1000) -> dict[str, Any]:
         """Return the content of the maps for debugging, as JSON.
 
         Arguments:
-            limit: the number of entries per map at most.
+            limit: the maximum number of entries of each map.
 
         Returns:
-            by map how many `entries` it has, and its `content`: a list of keys and values, as `[key, value]`. A tuple is a list, a
-            per-CPU value is a list with one value per possible processor, and bytes are a string of hexadecimal digits.
+            for each map, the number of its `entries`, and its `content` as a list of `[key, value]`. A tuple becomes a list. A
+            per-CPU value becomes a list with one value for each possible processor. Bytes become hexadecimal digits.
         """
         return {
             name: {"entries": len(table), "content": [[_json(key), _json(value)] for key, value in table.entries(limit)]}
@@ -134,7 +134,7 @@ class Program:
             path: the file.
             offset: the instruction's offset in the file, in bytes.
             cookie: what `bpf_get_attach_cookie()` returns there.
-            at_return: the instruction begins a function, and the program runs when that returns.
+            at_return: run the program when the function that begins at the offset returns.
 
         Raises:
             OSError: the kernel refuses it.
@@ -185,7 +185,7 @@ class Program:
             ctypes.memmove(begin + offset, value.to_bytes(size, "little", signed=value < 0), size)
 
     def _constants(self) -> dict[str, tuple[int, int]]:
-        """Return by constant its offset in their section, and its size, in bytes."""
+        """Return the offset and the size of each constant in the section of constants, in bytes."""
         types = pointer(libbpf().bpf_object__btf(self._object))
         number = check(libbpf().btf__find_by_name_kind(types, _CONSTANTS.encode(), _DATA_SECTION))
         section = pointer(libbpf().btf__type_by_id(types, number))

@@ -19,7 +19,7 @@ _NO_BATCHES = (errno.EINVAL, errno.EOPNOTSUPP, 524)  # 524 is the kernel's inter
 
 
 class Table:
-    """A map. Keys and values are numbers or tuples of numbers. A per-CPU value is a list with one of these per processor."""
+    """A map. Keys and values are numbers or tuples of numbers. A per-CPU map has a list with one value per processor."""
 
     def __init__(self, fd: int, key: Layout, value: Layout, capacity: int, is_array: bool = False, name: str = "") -> None:
         self.is_array = is_array
@@ -30,12 +30,12 @@ class Table:
         self._value = value
 
     def id(self) -> int | None:
-        """Return the map's id, by which other processes can open it (bpf(2), BPF_MAP_GET_FD_BY_ID)."""
+        """Return the map's id. Other processes can open the map by its id (bpf(2), BPF_MAP_GET_FD_BY_ID)."""
         text = Path(f"/proc/self/fdinfo/{self._fd}").read_text()
         return next((int(line.split(":")[1]) for line in text.splitlines() if line.startswith("map_id:")), None)
 
     def get(self, key: Any) -> Any:
-        """Return the value of a key, None if the map does not have the key."""
+        """Return the value of a key; None if the map does not have the key."""
         value = ctypes.create_string_buffer(self._value.size)
         found = library.exists(library.libbpf().bpf_map_lookup_elem(self._fd, self._key.pack(key), value))
         return self._value.unpack(value.raw) if found else None
@@ -69,7 +69,7 @@ class Table:
             return list(itertools.islice(self._entries_one_by_one(), limit))
 
     def delete_those(self, chosen: Callable[[Any], bool]) -> None:
-        """Delete all keys that a function accepts. It reads no values."""
+        """Delete all keys for which a function returns true. The values are not read."""
         for key in self._keys():
             if chosen(key):
                 self.delete(key)
@@ -91,7 +91,7 @@ class Table:
             )
 
     def _batches(self) -> Iterator[tuple[int, Any, Any]]:
-        """Yield for each batch how many entries it has, and the buffers of keys and values, which the next batch overwrites."""
+        """Yield the number of entries of each batch, and the buffers of keys and values. The next batch overwrites them."""
         size, begun, ended = max(64, min(_BATCH, _BATCH_BYTES // self._value.size)), False, False
         place = ctypes.create_string_buffer(max(8, self._key.size))
         keys, values = self._buffers(size)
@@ -118,8 +118,8 @@ class Table:
     def _keys(self) -> list[Any]:
         """Return all keys.
 
-        The kernel starts again from the first key when the last one returned was deleted meanwhile. Two rounds are therefore the
-        limit.
+        If the last returned key is deleted meanwhile, the kernel starts again from the first key. The number of rounds is therefore
+        limited to two.
         """
         keys: dict[bytes, None] = {}
         last = None

@@ -1,4 +1,4 @@
-"""Attaches eBPF programs to instructions of files: in one call where the kernel supports uprobe_multi (Linux 6.6), else singly."""
+"""Attaches eBPF programs to instructions of files. With uprobe_multi (Linux 6.6), one call attaches to all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Uprobes:
         """Load the program.
 
         Arguments:
-            load: loads the program; its argument is the expected attach type of functions, by name.
+            load: loads the program. Its argument is the expected attach type by function.
             functions: the functions to attach.
             one_by_one: use a perf event for each instruction, as kernels before Linux 6.6 require.
 
@@ -45,16 +45,16 @@ class Uprobes:
         self.program = load({})
 
     def attach(self, function: str, path: Path, places: Sequence[tuple[int, int]], at_return: bool = False) -> Callable[[], None]:
-        """Attach a function to instructions of a file, to all of them or to none.
+        """Attach a function to instructions of a file. If one of them fails, the function is attached to none.
 
         Arguments:
             function: the function's name.
             path: the file.
-            places: for each instruction its offset in the file, and the cookie that the function gets there.
-            at_return: the instructions begin functions, and the program runs when these return.
+            places: the offset of each instruction in the file, with its cookie.
+            at_return: run the program when the functions that begin at the offsets return.
 
         Returns:
-            a function that detaches it from all of them.
+            a function that detaches from all instructions.
 
         Raises:
             OSError: the kernel refuses it.
@@ -72,7 +72,7 @@ class Uprobes:
 def supports_uprobe_multi(program: int) -> bool:
     """Return whether this kernel attaches a program to many instructions in one call.
 
-    A kernel that does refuses a directory with EBADF; others refuse the attach type with another error.
+    A kernel with uprobe_multi refuses to attach to a directory with EBADF. An older kernel refuses it with another error.
     """
     try:
         os.close(attach_uprobes(program, "/", [0], [0]))
@@ -88,8 +88,8 @@ def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[in
         program: the program's descriptor.
         path: the file.
         offsets: the instructions' offsets in the file, in bytes.
-        cookies: for each of them what `bpf_get_attach_cookie()` returns there.
-        at_return: the instructions begin functions, and the program runs when these return.
+        cookies: the value of `bpf_get_attach_cookie()` at each instruction.
+        at_return: run the program when the functions that begin at the offsets return.
 
     Returns:
         a descriptor. Closing it detaches the program.

@@ -20,11 +20,11 @@ class Cost:
 
 
 def own_cost(own: Cgroup | None, pid: int, proc: Path = Path("/proc")) -> Cost:
-    """Return what all of the agent's processes cost: the agent, its tracers, and the commands that pass requests to it.
+    """Return the cost of the agent, its tracers, and the commands that pass requests to the agent.
 
     Arguments:
         own: the agent's control group, None if it has none of its own.
-        pid: the agent's process, which is measured alone if there is no control group.
+        pid: the agent's process. Without a control group, only this process is measured.
         proc: the proc file system.
     """
     pids = own.pids() if own else [pid]

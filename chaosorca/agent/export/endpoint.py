@@ -27,7 +27,7 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
         the server, which `shutdown` stops.
     """
     first_seen = FirstSeenAsZero()
-    # Guards `first_seen`, and keeps snapshots in order: a series that only a newer snapshot has must not vanish again.
+    # Guards `first_seen`, and keeps the snapshots in order: an older snapshot would hide the newest series again.
     scraping = threading.Lock()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
 
 
 def timed(take: Callable[[], Snapshot]) -> Callable[[], Snapshot]:
-    """Return a function that takes a snapshot and notes in it how many seconds that took."""
+    """Return a function that takes a snapshot and measures how long this takes."""
 
     def take_and_time() -> Snapshot:
         began = time.perf_counter()

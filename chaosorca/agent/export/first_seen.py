@@ -1,8 +1,8 @@
-"""Gives each client of `/metrics` a new series as 0 first.
+"""Shows each new series to each client of `/metrics` as 0 first.
 
 Prometheus's `rate()` does not know the value of a counter before its first sample. Without a first 0, `rate()` would miss the first
-calls of a new series. A client therefore gets a new label set as 0, and its value from the next scrape on. A client that scrapes
-for the first time gets the series that others have seen already with their values, because these series did not begin now.
+calls of a new series. A client therefore gets a new series as 0, and its value from the next scrape on. A client that scrapes
+for the first time gets the values of all series that an earlier client has seen, because those series are not new.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _Key = tuple[str, tuple[Any, ...]]
 
 
 class FirstSeenAsZero:
-    """Gives each client new series of `chaosorca_` counters and histograms as 0 first. Not thread-safe.
+    """Shows new series of `chaosorca_` counters and histograms as 0 first, to each client. The class is not thread-safe.
 
-    Resource figures stay as they are: they were not 0 when the monitoring of the container began.
+    Resource figures are not changed, since they were not 0 when the monitoring of the container began.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class FirstSeenAsZero:
         self._seen_by_any: set[_Key] = set()
 
     def apply(self, client: str, metrics: Iterable[Any], left_out: Collection[str] = ()) -> list[Any]:
-        """Return the families as a client gets them. A series that no longer exists counts as new when it returns.
+        """Return the families for one client. A series that has vanished counts as new when it appears again.
 
         Arguments:
             client: the client's address.

@@ -1,4 +1,4 @@
-"""Families of histograms, written as text without the library."""
+"""Histograms in Prometheus's text format, written by our own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaosorca.agent.histogram import SLOT_BOUNDS, Histogram
 
 
 class Histograms:
-    """A family of histograms. Most lines of `/metrics` belong to one, and `prometheus_client` writes them ten times as slowly."""
+    """A family of histograms. Most lines of `/metrics` are histograms, and `prometheus_client` writes them ten times slower."""
 
     type = "histogram"
     unit = ""
@@ -45,7 +45,7 @@ class Histograms:
 
 @functools.lru_cache(maxsize=4096)
 def _line_starts(name: str, labels: tuple[str, ...], key: tuple[str, ...]) -> list[str]:
-    """Return what precedes the numbers of a histogram: for each bucket, the count and the sum."""
+    """Return the text in front of each number of a histogram: of the buckets, the count and the sum."""
     own = "".join(f'{label}="{_escaped(value)}",' for label, value in zip(labels, key, strict=True))
     buckets = [f'{name}_bucket{{{own}le="{bound}"}} ' for bound in [*map(str, SLOT_BOUNDS), "+Inf"]]
     return [*buckets, f"{name}_count{{{own[:-1]}}} ", f"{name}_sum{{{own[:-1]}}} "]

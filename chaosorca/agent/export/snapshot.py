@@ -10,7 +10,7 @@ from chaosorca.agent.monitors.resources import Resources
 
 @dataclass
 class Snapshot:
-    """Figures by the values of their labels, in the order in which the metrics list them."""
+    """The figures. Each key is a tuple of label values, in the order of the metric's labels."""
 
     monitored: list[tuple[str, str]] = field(default_factory=list)
     not_running: set[str] = field(default_factory=set)

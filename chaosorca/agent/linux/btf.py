@@ -25,7 +25,7 @@ def member_offsets(btf: bytes, wanted: dict[str, set[str]]) -> dict[str, dict[st
         wanted: the names of the wanted members, by structure.
 
     Returns:
-        for each structure that was found the offsets of the members that were found. Bit fields are left out.
+        the offsets by structure and member. Unknown structures and members are left out, and so are bit fields.
 
     Raises:
         ValueError: the content is not BTF.
@@ -61,7 +61,7 @@ def member_offsets(btf: bytes, wanted: dict[str, set[str]]) -> dict[str, dict[st
 
 
 def io_accounting_offsets(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> dict[str, int]:
-    """Return where a task keeps its I/O counters, as constants of `bpf/syscalls.c`; empty if the kernel does not say."""
+    """Return the offsets of a task's I/O counters, as constants of `bpf/syscalls.c`; empty if the kernel has no BTF."""
     names = {"IOAC_READ": "read_bytes", "IOAC_WRITTEN": "write_bytes", "IOAC_READS": "syscr", "IOAC_WRITES": "syscw"}
     try:
         found = member_offsets(btf.read_bytes(), {"task_struct": {"ioac"}, "task_io_accounting": set(names.values())})

@@ -1,4 +1,4 @@
-"""Control groups of a container, in version 1, version 2, or both (hybrid): their directories, processes and figures.
+"""The control groups of a container: directories, processes and figures, for version 1, version 2, and both (hybrid).
 
 The formats are described in cgroups(7), proc_pid_mountinfo(5), and the kernel's documents cgroup-v1/cpuacct,
 cgroup-v1/blkio-controller and cgroup-v2.
@@ -26,8 +26,8 @@ class Cgroup:
     """A control group.
 
     Attributes:
-        v1: its directories in the hierarchies of version 1, by controller.
-        unified: its directory in the unified hierarchy, None if it has none.
+        v1: the directory in each hierarchy of version 1, by controller.
+        unified: the directory in the unified hierarchy, None if there is none.
     """
 
     v1: dict[str, Path]
@@ -38,7 +38,7 @@ class Cgroup:
         return any(path.is_dir() for path in self._roots())
 
     def ids(self) -> list[int]:
-        """Return what `bpf_get_current_cgroup_id()` returns for its processes: the inodes of the directories in its tree."""
+        """Return the inodes of all directories in the tree. `bpf_get_current_cgroup_id()` returns these ids."""
         found = []
         for path in _tree(self.unified) if self.unified else []:
             with contextlib.suppress(OSError):  # removed meanwhile
@@ -46,7 +46,7 @@ class Cgroup:
         return found
 
     def identity(self) -> int:
-        """Return the inode of its directory, which differs from that of a later control group at the same path.
+        """Return the inode of the directory. A later control group at the same path has another inode.
 
         Raises:
             OSError: the control group does not exist.
@@ -54,7 +54,7 @@ class Cgroup:
         return next(path.stat().st_ino for path in self._roots())
 
     def pids(self) -> list[int]:
-        """Return the processes in its tree."""
+        """Return the processes of all control groups in the tree."""
         root = next(iter(self._roots()), None)
         found: set[int] = set()
         for path in _tree(root) if root else []:
@@ -88,13 +88,13 @@ class Cgroup:
         return int((self._unified() / "memory.current").read_text())
 
     def io_file(self) -> str:
-        """Return which file counts its storage accesses: `blkio` or `io.stat`."""
+        """Return the name of the source of storage figures: `blkio` or `io.stat`."""
         return "blkio" if "blkio" in self.v1 else "io.stat"
 
     def io(self) -> Io:
         """Return the bytes read from and written to devices, and the number of requests.
 
-        A device on top of others, for example of LVM, is left out: the other devices count the same requests.
+        A device on top of other devices, such as an LVM volume, is left out, since the other devices count the same requests.
 
         Raises:
             OSError: the control group does not count them.
@@ -118,11 +118,11 @@ def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
         proc: a proc file system that shows the host's processes.
         pid: the process.
         host: the mount point of the host's /sys/fs/cgroup. A container's own mount shows only its own part.
-        owner: the container's id. Directories without it in their path are left out, since they contain other processes.
+        owner: the container's id. A directory whose path lacks the id is left out, since it also contains other processes.
 
     Raises:
         FileNotFoundError: the process does not exist.
-        ValueError: the process is in no control group of its own.
+        ValueError: the process has no control group of its own.
     """
     mounts = _mounts((proc / "self" / "mountinfo").read_text(), host)
     v1: dict[str, Path] = {}
@@ -186,7 +186,7 @@ def _is_stacked(device: Path) -> bool:
 
 
 def _tree(root: Path) -> list[Path]:
-    """Return a directory and its subdirectories. This runs often: a directory with the link count of a leaf is not read."""
+    """Return a directory and its subdirectories. This runs often, so a link count without subdirectories saves the read."""
     found = [root] if root.is_dir() else []
     for path in found:
         with contextlib.suppress(OSError):  # removed meanwhile

@@ -13,7 +13,7 @@ _MAX_ENTRIES = 4096
 
 
 class Identities:
-    """Gives each file one identity, so that a file is probed once. With two probes at one place, each call would count twice."""
+    """Gives each file one identity, so that each file is probed once. Two probes at one instruction would count each call twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards `_entries`
@@ -23,8 +23,8 @@ class Identities:
         """Return the identity of a file: its inode number, and the time of its last change in nanoseconds.
 
         Containers of one image see the same file on different devices, but with the same inode and time. A change of owner, mode or
-        links also changes the time. A probed file keeps its identity then. A file on an overlay does not, because such a
-        change may copy it to another file that shows the same inode number.
+        links also changes the time. A probed file then keeps its identity, unless it is on an overlay: there the change may
+        copy the file, and the copy shows the same inode number.
 
         Arguments:
             path: the file.
@@ -47,5 +47,5 @@ class Identities:
 
 
 def _has_stable_inodes(device: int) -> bool:
-    """Return whether one inode number always means one file there. An overlay does not, and its major is 0."""
+    """Return whether an inode number always identifies one file on the device. On an overlay (major number 0) it does not."""
     return os.major(device) != 0

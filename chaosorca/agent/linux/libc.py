@@ -12,7 +12,7 @@ def last_error(doing: str) -> OSError:
     """Return the error of the last call into `libc` that failed.
 
     Arguments:
-        doing: what was tried, which begins the message.
+        doing: the first words of the message: the action that failed.
     """
     number = ctypes.get_errno()
     return OSError(number, f"{doing}: {os.strerror(number)}")

@@ -26,8 +26,8 @@ class PacketSocket:
     def __init__(self, network_namespace: Path, device: str, filter_fd: int) -> None:
         """Open the socket and attach the filter.
 
-        The calling thread enters the namespace for a moment. If it cannot return to its own, the process ends: a thread of the
-        agent must not continue in a container's namespace.
+        The calling thread enters the namespace for a moment. If the thread cannot return to its own namespace, the process ends,
+        since no thread of the agent may continue in a container's namespace.
 
         Arguments:
             network_namespace: a file as /proc/PID/ns/net.
@@ -51,7 +51,7 @@ class PacketSocket:
         try:
             self._index = self._device_index()
             if device == "lo":
-                # Loopback shows each packet twice, outgoing and incoming. Linux 4.20 and later can leave out the first.
+                # Loopback shows each packet twice, outgoing and incoming. Linux 4.20 and later can leave out the outgoing one.
                 with contextlib.suppress(OSError):
                     self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, filter_fd)

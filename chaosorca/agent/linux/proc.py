@@ -81,7 +81,7 @@ def state_of(proc: Path, pid: int) -> str:
 
 
 def signals(proc: Path, pid: int, tid: int, field: str) -> set[int]:
-    """Return the signals of a mask of a thread, as `SigBlk` (blocked) or `SigCgt` (caught); none if it has ended."""
+    """Return the signals in a mask of a thread, such as `SigBlk` (blocked) or `SigCgt` (caught); none if it has ended."""
     mask = int(_status(proc, pid, tid).get(field, "0"), 16)
     return {number + 1 for number in range(mask.bit_length()) if mask >> number & 1}
 
@@ -103,7 +103,7 @@ def children(proc: Path, pid: int) -> list[int]:
 
 
 def uses_io_uring(proc: Path, pid: int) -> bool:
-    """Return whether a process has an io_uring open, whose operations are not system calls."""
+    """Return whether a process has an open io_uring. Operations of an io_uring are not system calls."""
     try:
         return any("[io_uring]" in entry.readlink().name for entry in (proc / str(pid) / "fd").iterdir())
     except OSError:
@@ -122,7 +122,7 @@ def namespace(proc: Path, pid: int, kind: str) -> int:
 
 
 def thread_io(proc: Path, pid: int) -> Io:
-    """Return the I/O of a process's living threads, without that of its ended threads and its children."""
+    """Return the I/O of a process's living threads. Ended threads and child processes are left out."""
     total = Io()
     for tid in threads(proc, pid):
         if tracer_of(proc, pid, tid) is not None:
@@ -133,7 +133,7 @@ def thread_io(proc: Path, pid: int) -> Io:
 def process_io(proc: Path, pid: int) -> Io:
     """Return the I/O of a process, including its ended threads and the children that it has waited for.
 
-    Operations are system calls that read or write, on files, pipes and sockets alike.
+    The operations are system calls that read or write files, pipes or sockets.
     """
     return _io(proc / str(pid) / "io")
 
