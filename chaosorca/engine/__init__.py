@@ -1,1 +1,1 @@
-"""The Docker side: the client, containers, images, and the containers of the agent and of Prometheus."""
+"""Everything that uses the Docker Engine: the client, containers, images, and the containers of the agent and of Prometheus."""

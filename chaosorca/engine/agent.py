@@ -1,4 +1,4 @@
-"""The agent's container: one per engine, controlled by `docker exec`, removed when the agent is idle."""
+"""The agent's container. Each engine has at most one. It is controlled by `docker exec`, and is removed when the agent is idle."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Agent:
         self._container = container
 
     def ask(self, operation: str, **arguments: Any) -> Any:
-        """Run an operation of the agent and return its answer.
+        """Run an operation of the agent and return the agent's answer.
 
         Raises:
-            OrcaError: the agent reports an error, or does not answer.
+            OrcaError: the agent reports an error or does not answer.
         """
         request = json.dumps({"do": operation, "with": arguments})
         with engine_errors(f"asking the agent to {operation}"):
@@ -60,14 +60,14 @@ class Agent:
         return answer["ok"]
 
     def faults(self) -> list[FaultRecord]:
-        """Return the records of all faults that the agent keeps, ended ones included, oldest first."""
+        """Return all fault records that the agent keeps, oldest first. The records of ended faults are included."""
         return _records(self.ask("status")["faults"])
 
     def stop_fault(self, **selection: Any) -> list[FaultRecord]:
         """End the faults that match every item of the selection, and return their records.
 
         Arguments:
-            selection: `container` (an id), `syscalls`, `fault_id`, `run`; none of them selects all faults.
+            selection: any of `container` (an id), `syscalls`, `fault_id` and `run`. An empty selection matches all faults.
         """
         return _records(self.ask("stop_fault", **selection)["stopped"])
 
@@ -77,7 +77,7 @@ class Agent:
         return not status["targets"] and not any(fault["active"] for fault in status["faults"])
 
     def retire(self) -> bool:
-        """Make an idle agent refuse further work; return False if the agent is not idle."""
+        """If the agent is idle, make it refuse further work and return True. Otherwise return False."""
         return bool(self.ask("retire")["retired"])
 
 
@@ -86,22 +86,22 @@ def _records(given: list[dict[str, Any]]) -> list[FaultRecord]:
         return [FaultRecord.from_json(one) for one in given]
     except (KeyError, TypeError, ValueError) as error:
         raise AgentError(
-            f"the agent describes its faults in a way that this version does not read ({type(error).__name__}: {error}): "
-            f"use the version that started it, or remove it with `docker rm -f {AGENT}`"
+            f"this version cannot read the agent's fault records ({type(error).__name__}: {error}): "
+            f"use the version that started the agent, or remove the agent with `docker rm -f {AGENT}`"
         ) from error
 
 
 def find_agent(client: docker.DockerClient) -> Agent | None:
-    """Return the agent if it runs, whatever its version."""
+    """Return the running agent, which may be of any version; None if no agent runs."""
     container = _container(client)
     return Agent(container) if container is not None and container.status == "running" else None
 
 
 def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Agent:
-    """Return the running agent of this version; start it first if there is none.
+    """Return the running agent of this version. Start an agent first if none runs.
 
     Raises:
-        AgentError: an agent of another version is not idle, or a new one does not become ready.
+        AgentError: an agent of another version is not idle, or a new agent does not become ready.
         EngineError: the image could not be built, or the container could not be started.
     """
     image = ensure_image(client, "agent", configuration)
@@ -127,10 +127,10 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
 
 @contextlib.contextmanager
 def temporary_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Iterator[Agent]:
-    """Give the running agent; if there is none, start one and remove it at the end.
+    """Give the running agent. If no agent runs, start one and remove it at the end.
 
     Raises:
-        AgentError: the agent is paused or of another version, or a new one does not become ready.
+        AgentError: the agent is paused, the agent has another version, or a new agent does not become ready.
         EngineError: the image could not be built, or the container could not be started.
     """
     image = ensure_image(client, "agent", configuration)
@@ -153,7 +153,7 @@ def temporary_agent(client: docker.DockerClient, configuration: Mapping[str, Any
 
 
 def retire_agent(client: docker.DockerClient) -> bool:
-    """Remove the agent and the network if the agent is idle; return whether there is no agent any more."""
+    """Remove the agent and the network if the agent is idle. Return False if a busy agent remains, otherwise True."""
     container = _container(client)
     if container is not None:
         if container.status == "running" and not Agent(container).retire():
@@ -173,7 +173,10 @@ def _start(client: docker.DockerClient, image: str) -> Agent:
 
 
 def _run(client: docker.DockerClient, image: str) -> DockerContainer:
-    """Start the container with the first of the possible engine sockets that exists on the engine's host, else without one."""
+    """Start the agent's container with the engine's socket mounted.
+
+    The possible paths of the socket are tried in order. If none of them exists on the engine's host, no socket is mounted.
+    """
     environment = agent_environment(os.environ)
     for socket in _sockets(client):
         container = None
@@ -210,7 +213,7 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
 
 
 def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return those of `_VARIABLES` that are set in an environment.
+    """Return the variables for the agent (see `_VARIABLES`) that are set in an environment, with their values.
 
     Raises:
         InvalidArgument: a variable has an invalid value.
@@ -225,12 +228,12 @@ def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sockets(client: docker.DockerClient) -> list[str | None]:
-    """Return the possible paths of the engine's socket on its host, in the order to try; None means no socket."""
+    """Return the possible paths of the engine's socket on its host, in the order to try. The last item is None (no socket)."""
     return list(dict.fromkeys([socket_path(client) or _SOCKET, _SOCKET, None]))
 
 
 def _started_container(client: docker.DockerClient) -> DockerContainer | None:
-    """Return the agent's container. Wait for one that another client has created but not yet started."""
+    """Return the agent's container; None if there is none. If another client is starting the container, wait for the start."""
     end = time.monotonic() + _STARTED_WITHIN
     while (container := _container(client)) is not None and container.status == "created" and time.monotonic() < end:
         time.sleep(0.1)
@@ -250,7 +253,7 @@ def _container(client: docker.DockerClient) -> DockerContainer | None:
 
 
 def _remove(container: DockerContainer) -> None:
-    """Stop the agent, so that it detaches from its targets, and remove its container."""
+    """Stop the agent and remove its container. The agent detaches from its targets before it ends."""
     with engine_errors(f"removing container {AGENT!r}"):
         try:
             container.stop(timeout=5)

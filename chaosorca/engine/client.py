@@ -1,4 +1,4 @@
-"""The connection to the Docker Engine, and its errors as `EngineError`."""
+"""The connection to the Docker Engine. Errors of the connection become `EngineError`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def engine_errors(doing: str) -> Iterator[None]:
     """Turn errors of the Docker client into an `EngineError`.
 
     Arguments:
-        doing: the current step, for the message.
+        doing: what the code in the block does, for the message, as in "removing container 'web'".
     """
     try:
         yield
@@ -33,7 +33,7 @@ def engine_errors(doing: str) -> Iterator[None]:
 
 
 def connect(configuration: Mapping[str, Any] | None = None) -> docker.DockerClient:
-    """Connect to the engine of `chaosorca_docker_host`, else to the one that the `docker` command would use.
+    """Connect to the engine at `chaosorca_docker_host`. Without this setting, use the engine of the environment (`DOCKER_HOST`).
 
     Raises:
         EngineError: no engine answers.
@@ -61,7 +61,7 @@ def socket_path(client: docker.DockerClient) -> str | None:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the operating system's message, the most specific one; else the text of the error."""
+    """Return the message of the innermost operating system error. Return the text of the error itself if there is none."""
     inner: BaseException | None = error
     reason = str(error)
     while inner is not None:

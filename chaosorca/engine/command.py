@@ -1,4 +1,4 @@
-"""Commands in running containers, with their complete output."""
+"""Run commands in running containers, and read their complete output."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Ended(NamedTuple):
 
 
 def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
-    """Run a command in a container and wait for its end, without a timeout.
+    """Run a command in a container. Wait without a timeout until the command ends.
 
     The Docker client's own `exec_run` loses output that arrives together with the headers of the answer (docker-py's issues 2042
-    and 3332). It reads the socket directly, past the buffered reader that has already consumed that output. This function reads
-    everything through that reader.
+    and 3332). A buffered reader has already consumed that output, but `exec_run` reads directly from the socket. This function
+    reads everything through the buffered reader.
 
     Raises:
-        docker.errors.APIError: the engine refuses; see `engine_errors`.
+        docker.errors.APIError: the engine refuses the command. Callers convert this error with `engine_errors`.
         requests.RequestException: the engine does not answer.
     """
     api = container.client.api
@@ -49,7 +49,7 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
         output, errors = demultiplexed(response.raw._fp.fp)
     except requests.HTTPError as error:
         raise docker.errors.create_api_error_from_http_exception(error) from error
-    except OSError as error:  # an error of the socket, which requests does not wrap here
+    except OSError as error:  # requests does not wrap socket errors here
         raise requests.ConnectionError(error) from error
     finally:
         response.close()
@@ -57,7 +57,7 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
 
 
 def demultiplexed(stream: BinaryIO) -> tuple[bytes, bytes]:
-    """Split the multiplexed stream of a command into its standard output, and its standard error with the engine's messages."""
+    """Split the multiplexed stream of a command into standard output and standard error. The latter ends with engine messages."""
     written: defaultdict[int, bytearray] = defaultdict(bytearray)
     while len(header := stream.read(_HEADER.size)) == _HEADER.size:
         source, length = _HEADER.unpack(header)

@@ -1,4 +1,4 @@
-"""Find the containers that a user names, and refuse those that must not be touched."""
+"""Find the containers that a user names, and refuse containers that chaosorca must not touch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def find_container(client: docker.DockerClient, reference: str) -> Container:
     """Return the running container with a name, an id or an id prefix.
 
     Raises:
+        InvalidArgument: the reference is not text, or is empty.
         ContainerError: the container does not exist, does not run, is paused, belongs to chaosorca or is protected.
     """
     if not isinstance(reference, str) or not reference.strip():
@@ -39,7 +40,7 @@ def name_and_id(client: docker.DockerClient, reference: str, removed: Iterable[t
     Arguments:
         client: the engine.
         reference: the name, id or id prefix.
-        removed: names and ids of further containers, which may be gone from the engine.
+        removed: names and ids of further containers to search. The engine may have removed these containers.
 
     Returns:
         the container's name and id; None if there is no such container.
@@ -58,10 +59,18 @@ def name_and_id(client: docker.DockerClient, reference: str, removed: Iterable[t
 def selected_ids(
     client: docker.DockerClient, container: str | None, label: str | None, removed: Iterable[tuple[str, str]]
 ) -> list[str]:
-    """Return the ids of the container with a name, or of all containers with a label, in any state.
+    """Return the ids of all containers with a name or with a label, in any state.
 
-    Rollbacks use this function, so a missing container is not an error, and containers in `removed` are found too. The arguments
-    are those of `select_containers` and `name_and_id`.
+    Rollbacks use this function, so a missing container is not an error.
+
+    Arguments:
+        client: the engine.
+        container: the name, id or id prefix of a container; None if a label is given.
+        label: a label (`key=value`); None if a container is given.
+        removed: names and ids of further containers, for a selection by name. The engine may have removed these containers.
+
+    Raises:
+        InvalidArgument: neither or both of container and label are given, or the label is not valid.
     """
     check_selection(container, label)
     if container is None:
@@ -70,7 +79,7 @@ def selected_ids(
         return [str(one.id) for one in sorted(found, key=lambda one: str(one.name))]
     removed = list(removed)
     found = name_and_id(client, container, removed)
-    # Earlier containers with this name are included: faults of a re-created container may be recorded under its earlier id.
+    # Include earlier containers with this name. Faults of a re-created container may be recorded under an earlier id.
     return list(dict.fromkeys([found[1], *(one for name, one in removed if name == found[0])])) if found else []
 
 
@@ -78,8 +87,8 @@ def select_containers(client: docker.DockerClient, container: str | None, label:
     """Return the running container with a name, or all running containers with a label (`key=value`).
 
     Raises:
-        InvalidArgument: neither or both are given, or the label is not valid.
-        ContainerError: there is no such container, or one of them must not be touched.
+        InvalidArgument: neither or both of container and label are given, or the label is not valid.
+        ContainerError: there is no such container, or chaosorca must not touch one of the containers.
     """
     check_selection(container, label)
     if container is not None:
@@ -92,10 +101,10 @@ def select_containers(client: docker.DockerClient, container: str | None, label:
 
 
 def own_container(client: docker.DockerClient, name: str, role: str) -> DockerContainer | None:
-    """Return the container of chaosorca with this name and role, in any state; None if there is none.
+    """Return chaosorca's own container with this name and role, in any state. Return None if it does not exist.
 
     Raises:
-        EngineError: another container has the name.
+        EngineError: a container that does not belong to chaosorca has this name.
     """
     with engine_errors(f"looking for container {name!r}"):
         try:
@@ -117,7 +126,7 @@ def check_selection(container: str | None, label: str | None) -> None:
     """Check that exactly one of container and label is given.
 
     Raises:
-        InvalidArgument: neither or both are given, or the label is not valid.
+        InvalidArgument: neither or both of container and label are given, or the label is not valid.
     """
     if (container is None) == (label is None):
         raise InvalidArgument("give exactly one of container and label")
@@ -126,7 +135,7 @@ def check_selection(container: str | None, label: str | None) -> None:
 
 
 def check_label(label: object) -> str:
-    """Return a label that selects containers.
+    """Check the format of a label that selects containers, and return the label.
 
     Raises:
         InvalidArgument: the label is not written as key=value.

@@ -23,16 +23,17 @@ NEEDED = ("Docker", "agent", "control groups", "tracepoints", "socket filters", 
 _MAIN = "main job"
 _DAY = 86400
 _OLD_IMAGE = 90 * _DAY
-"""The age, in seconds, from which an image probably lacks security updates of its packages."""
+"""An image older than this many seconds probably lacks security updates of its packages."""
 
 
 def examine(configuration: Mapping[str, Any] | None) -> list[Finding]:
-    """Try what the engine and the kernel support.
+    """Check what the engine and the kernel support.
 
-    An agent is started for the checks and removed afterwards. A running agent is used instead, and is left unchanged.
+    If an agent is running, the checks use this agent and leave it unchanged. Otherwise an agent is started for the checks and
+    removed afterwards.
 
     Returns:
-        one finding for each check; the last one says whether faults and monitoring work on this host.
+        one finding for each check. The last finding says whether faults and monitoring work on this host.
     """
     try:
         client = connect(configuration)
@@ -47,12 +48,12 @@ def examine(configuration: Mapping[str, Any] | None) -> list[Finding]:
 
 
 def works(findings: Iterable[Finding]) -> bool:
-    """Return whether faults and monitoring work, according to the findings."""
+    """Return whether the findings say that faults and monitoring work."""
     return any(finding.name == _MAIN and finding.mark == "ok" for finding in findings)
 
 
 def _by_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> list[Finding]:
-    """Return the findings of the agent, and those about it."""
+    """Return the findings about the agent and its image, and the findings of the agent's own checks."""
     was_running = find_agent(client) is not None
     try:
         with temporary_agent(client, configuration) as agent:
@@ -73,9 +74,9 @@ def image_age(name: str, created: str, now: float) -> Finding:
     """Return the finding about the age of an image.
 
     Arguments:
-        name: the image.
-        created: when it was created, in ISO 8601.
-        now: the time in seconds since 1970.
+        name: the image's name.
+        created: when the image was created, in ISO 8601.
+        now: the current time in seconds since 1970.
     """
     age = now - seconds(created)
     days = int(age // _DAY)
@@ -89,7 +90,7 @@ def _base(client: docker.DockerClient, configuration: Mapping[str, Any] | None) 
     name = base_image(configuration)
     if has_image(client, name):
         return ok("base image", f"{name} is present")
-    return note("base image", f"{name} is missing and will be pulled for the next build", "or give another with --base-image")
+    return note("base image", f"{name} is missing", "it is pulled for the next build, unless --base-image names another")
 
 
 def _with_verdict(findings: list[Finding]) -> list[Finding]:

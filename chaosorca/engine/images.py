@@ -23,16 +23,19 @@ DEFAULT_BASE = "debian:bookworm-slim"
 _FILES = {"agent": ("Dockerfile", "requirements.txt"), "prometheus": ("Dockerfile",)}
 _SUFFIXES = (".py", ".c", ".h", ".sh", ".tsv")
 _SHOWN = ("Step ", "Get:", "Note:", "Successfully")
-"""The first words of the build output's lines that are shown to the user."""
+"""Lines of the build output that begin with one of these words are shown to the user."""
 
 
 def base_image(configuration: Mapping[str, Any] | None) -> str:
-    """Return the base image: `chaosorca_base_image`, else `DEFAULT_BASE`."""
+    """Return the base image, which is `chaosorca_base_image`, or `DEFAULT_BASE` without this setting."""
     return str((configuration or {}).get("chaosorca_base_image") or DEFAULT_BASE)
 
 
 def build_context(role: str) -> dict[str, bytes]:
-    """Return the build context of an image as contents by path. The agent's includes all sources that run in it."""
+    """Return the build context of an image, as the content of each file by path.
+
+    The agent's build context includes all sources that run in the agent's container.
+    """
     package = resources.files("chaosorca")
     files = {name: package.joinpath("engine", "images", role, name).read_bytes() for name in _FILES[role]}
     if role == "agent":
@@ -43,7 +46,7 @@ def build_context(role: str) -> dict[str, bytes]:
 
 
 def image_tag(role: str, files: Mapping[str, bytes]) -> str:
-    """Return the tag of an image: the version, and a digest of its build context."""
+    """Return the tag of an image, which consists of the version and a digest of the image's build context."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path}\0{len(files[path])}\0".encode())
@@ -62,7 +65,7 @@ def has_image(client: docker.DockerClient, name: str) -> bool:
 
 
 def image_created(client: docker.DockerClient, name: str) -> str | None:
-    """Return when an image was created, in ISO 8601; None if it does not exist or does not say."""
+    """Return when an image was created, in ISO 8601. Return None if the image does not exist or has no such time."""
     with engine_errors(f"looking for image {name}"):
         try:
             return client.images.get(name).attrs.get("Created") or None
@@ -71,10 +74,10 @@ def image_created(client: docker.DockerClient, name: str) -> str | None:
 
 
 def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[str, Any] | None) -> str:
-    """Return the tag of the image of `agent` or `prometheus`; build the image first if the engine does not have it.
+    """Return the tag of the image for `agent` or `prometheus`. Build the image first if the engine does not have it.
 
     Raises:
-        EngineError: the image could not be built; the message includes the last output of the build.
+        EngineError: the image could not be built. The message includes the last output of the build.
     """
     files = build_context(role)
     tag = image_tag(role, files)
@@ -102,7 +105,7 @@ def ensure_image(client: docker.DockerClient, role: str, configuration: Mapping[
             if "error" in step:
                 raise EngineError(
                     f"image {tag} could not be built on {base!r}: {str(step['error']).strip()} (before that: {last[-300:]}); "
-                    "check the base image (chaosorca_base_image) and its access to package sources"
+                    "check the base image (chaosorca_base_image), and that package sources can be reached from the build"
                 )
     return tag
 

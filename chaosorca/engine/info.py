@@ -1,4 +1,4 @@
-"""Findings about the Docker Engine, from its own description of itself."""
+"""Findings about the Docker Engine, based on the engine's description of itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OLDEST_API = (1, 41)
 
 
 def engine_findings(info: Mapping[str, Any], version: Mapping[str, Any], where: str) -> list[Finding]:
-    """Return the findings from an engine's answers to `docker info` and `docker version`.
+    """Return the findings that follow from an engine's answers to `docker info` and `docker version`.
 
     Arguments:
         info: the answer to GET /info.

@@ -12,7 +12,7 @@ from chaosorca.model.contract import NETWORK, ROLE_LABEL
 
 
 def ensure_network(client: docker.DockerClient) -> str:
-    """Return the network's name; create the network first if it does not exist."""
+    """Return the network's name. Create the network first if it does not exist."""
     with engine_errors(f"creating network {NETWORK!r}"):
         if not client.networks.list(names=[f"^{NETWORK}$"], filters={"label": ROLE_LABEL}):
             with contextlib.suppress(docker.errors.APIError):

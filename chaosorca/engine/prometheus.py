@@ -1,4 +1,4 @@
-"""Prometheus's container. It scrapes the agent by name, and its port is published on 127.0.0.1 only."""
+"""Prometheus's container. Prometheus scrapes the agent by name. The container's port is published on 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PORT = "9090/tcp"
 _READY_WITHIN = 30.0
 
 _REMOTE = (
-    "the Docker Engine is on another machine, and Prometheus's port on its 127.0.0.1 cannot be reached from this machine: "
+    "the Docker Engine is on another machine, so Prometheus's port on 127.0.0.1 there cannot be reached from this machine: "
     "let a Prometheus of your own scrape the agent, and set prometheus_base_url"
 )
 
@@ -59,17 +59,19 @@ def start_prometheus(
     """Start Prometheus, unless it already runs.
 
     Arguments:
-        port: the port on 127.0.0.1, 0 for a free one.
+        client: the engine.
+        configuration: the settings of chaosorca, which may name the base image.
+        port: the port on 127.0.0.1; 0 for a free port.
         interval: the scrape interval in microseconds.
-        image: an image to use instead of a built one; its entry point must be Prometheus.
+        image: an image to use instead of chaosorca's own image. Its entry point must be Prometheus.
         labels: further labels of the container.
 
     Returns:
-        `url`, and `started`: whether this call started it.
+        `url` is the address of Prometheus. `started` is whether this call started Prometheus.
 
     Raises:
-        PortTaken: another program listens on the port; nothing is left.
-        EngineError: the container could not be started; nothing is left.
+        PortTaken: another program listens on the port. The new container has been removed.
+        EngineError: the container could not be started. The new container has been removed.
         PrometheusError: Prometheus already runs with another port or interval, or does not become ready.
     """
     if not is_local(client):
@@ -126,7 +128,11 @@ def start_prometheus(
 
 
 def stop_prometheus(client: docker.DockerClient, keep_data: bool) -> dict[str, Any]:
-    """Remove Prometheus's container, and its data unless `keep_data` is set. Without a container, there is nothing to do."""
+    """Remove Prometheus's container. Remove its data as well, unless `keep_data` is set.
+
+    Returns:
+        `stopped` is whether there was a container to remove.
+    """
     container = _container(client)
     if container is not None:
         _remove(container)
@@ -143,7 +149,7 @@ def is_running(client: docker.DockerClient) -> bool:
 
 
 def prometheus_label(client: docker.DockerClient, label: str) -> str | None:
-    """Return the value of a label of Prometheus's container; None without such a container or label."""
+    """Return the value of a label of Prometheus's container. Return None if the container or the label does not exist."""
     container = _container(client)
     return None if container is None else container.labels.get(label)
 
@@ -177,11 +183,11 @@ def _url(container: DockerContainer) -> str:
 
 
 def _wait_until_ready(url: str, container: DockerContainer) -> None:
-    """Wait until Prometheus answers and has its target, which it gets five seconds after its first answer."""
+    """Wait until Prometheus answers and lists the agent as a target. It lists the target five seconds after its first answer."""
     end = time.monotonic() + _READY_WITHIN
     while True:
         try:
-            # No proxy, because the address is on this machine.
+            # The address is on this machine, so no proxy is used.
             if requests.get(f"{url}/api/v1/targets", timeout=2, proxies={"http": ""}).json()["data"]["activeTargets"]:
                 return
         except (requests.RequestException, KeyError):

@@ -23,7 +23,7 @@ class Event:
 
 
 def fault_events(faults: Iterable[FaultRecord]) -> list[Event]:
-    """Return when faults began and, unless they are active, ended."""
+    """Return the events of faults. An active fault has begun, but has no event for its end yet."""
     events = []
     for fault in faults:
         events.append(Event(fault.begins, "fault_begin", fault.container, fault.text))
@@ -35,7 +35,7 @@ def fault_events(faults: Iterable[FaultRecord]) -> list[Event]:
 
 
 def journal_events(journal: Mapping[str, Any]) -> list[Event]:
-    """Return when an experiment, its phases and its activities began and ended. Parts that did not run give no event."""
+    """Return when an experiment, its phases and its activities began and ended. Parts that did not run have no events."""
     experiment = journal.get("experiment") or {}
     events = _span(journal, "experiment", str(experiment.get("title", "")))
     for phase, runs in phases(journal).items():
@@ -50,7 +50,7 @@ def journal_events(journal: Mapping[str, Any]) -> list[Event]:
 
 
 def phases(journal: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the activities that an experiment ran, by phase. A phase that did not run is empty."""
+    """Return the executed activities of an experiment by phase. A phase that did not run has an empty list."""
     states = journal.get("steady_states") or {}
     return {
         "hypothesis before": (states.get("before") or {}).get("probes") or [],

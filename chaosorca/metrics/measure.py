@@ -1,6 +1,6 @@
 """Single figures about a monitored container.
 
-A missing series means 0 while the container is monitored. Missing monitoring is an error.
+While a container is monitored, a missing series means 0. A container that is not monitored is an error.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from chaosorca.metrics.promql import selector, total_rate
 from chaosorca.metrics.query import Prometheus, Samples
 
 STALE_AFTER = 3
-"""Scrapes after which a container without a new sample counts as not monitored."""
+"""The number of scrapes without a new sample after which a container counts as not monitored."""
 LOOK_BACK = 300.0
-"""Seconds in which the last sample of a container is searched."""
+"""How many seconds back to search for the last sample of a container."""
 
 
 def check_monitored(prometheus: Prometheus, container: str, monitor: str, window: float) -> None:
-    """Check that a container is monitored, so that a missing series means 0.
+    """Check that a container is monitored. If it is, a missing series means 0.
 
     Arguments:
+        prometheus: the server to query.
         container: the container's name.
         monitor: `syscalls`, `http` or `resources`.
-        window: the seconds over which a rate is computed; they must include two scrapes.
+        window: the seconds over which a rate is computed. The window must include at least two scrapes.
 
     Raises:
         NoData: the container is not monitored, its last sample is stale, or the window has fewer than two samples.
@@ -54,21 +55,21 @@ def check_monitored(prometheus: Prometheus, container: str, monitor: str, window
 
 
 def rate(prometheus: Prometheus, series: str, container: str, monitor: str, window: float) -> float:
-    """Return the total rate per second of the selected series of a monitored container; 0 if there are none."""
+    """Return the total rate per second of the selected series of a monitored container. Return 0 if no series exists."""
     check_monitored(prometheus, container, monitor, window)
     return prometheus.number(total_rate(series, window)) or 0.0
 
 
 def figure(prometheus: Prometheus, expression: str, container: str, monitor: str, window: float, what: str) -> float:
-    """Return the value of an expression that has no value without events, such as a quantile.
+    """Return the value of an expression such as a quantile, which has no value if no event happened.
 
     Arguments:
         expression: PromQL with at most one value.
-        container, monitor, window: see `check_monitored`.
-        what: the probable reason for a missing value, for the error.
+        prometheus, container, monitor, window: see `check_monitored`.
+        what: the probable reason for a missing value, for the error message.
 
     Raises:
-        NoData: the expression has no value.
+        NoData: the expression has no value, or the container is not monitored.
     """
     check_monitored(prometheus, container, monitor, window)
     number = prometheus.number(expression)
@@ -78,10 +79,10 @@ def figure(prometheus: Prometheus, expression: str, container: str, monitor: str
 
 
 def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor: str, window: float) -> float:
-    """Return the ratio between the rates of two selections.
+    """Return the total rate of the series `part`, divided by the total rate of the series `whole`.
 
     Raises:
-        NoData: the rate of the whole is 0, so the ratio is undefined.
+        NoData: the rate of `whole` is 0, so the ratio is undefined, or the container is not monitored.
     """
     check_monitored(prometheus, container, monitor, window)
     # One expression, so that Prometheus evaluates both rates at the same time.
@@ -92,7 +93,7 @@ def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor
 
 
 def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes: int, within: float = 60.0) -> None:
-    """Wait until the monitoring of each container has been scraped a number of times from now on.
+    """Wait until Prometheus has scraped the metrics of each container a number of times. Scrapes before the call do not count.
 
     Arguments:
         prometheus: the server to query.
@@ -101,7 +102,7 @@ def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes:
         within: the timeout in seconds.
 
     Raises:
-        PrometheusError: the scrapes did not happen in time.
+        PrometheusError: the timeout is over.
     """
     end = time.monotonic() + within
     began = prometheus.number("time()") or 0.0
@@ -124,6 +125,6 @@ def _scrapes_since(prometheus: Prometheus, container: str, began: float, within:
 
 
 def scrape_interval(samples: Samples) -> float | None:
-    """Return the median time between samples in seconds; None for fewer than two samples."""
+    """Return the median time between two successive samples, in seconds. Return None for fewer than two samples."""
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(samples)]
     return median(gaps) if gaps else None

@@ -1,4 +1,4 @@
-"""PromQL expressions. The job label separates chaosorca's series from those of a real cAdvisor."""
+"""PromQL expressions. The label `job` tells chaosorca's series apart from cAdvisor's series of the same name."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ JOB = "chaosorca"
 
 
 def selector(metric: str, **labels: str) -> str:
-    """Return a selector of a metric of chaosorca. A value that starts with `~` is a regular expression; others match exactly."""
+    """Return a selector of a metric of chaosorca.
+
+    A label value that starts with `~` is a regular expression. Any other label value must match exactly.
+    """
     matchers = {"job": JOB, **labels}
     return f"{metric}{{{','.join(_matcher(name, value) for name, value in matchers.items())}}}"
 
 
 def total_rate(series: str, window: float) -> str:
-    """Return the sum of the rates per second of all selected series, over a window in seconds."""
+    """Return the expression for the sum of the rates of all selected series. The window is in seconds."""
     return f"sum(rate({series}[{round(window * 1000)}ms]))"
 
 
 def quantile(q: float, buckets: str, window: float) -> str:
-    """Return the q-quantile of the selected histograms (their `…_bucket` series) over a window in seconds."""
+    """Return the expression for the q-quantile of histograms.
+
+    Arguments:
+        q: 0 to 1.
+        buckets: a selector of the histograms' `…_bucket` series.
+        window: the seconds over which the rates of the buckets are computed.
+    """
     return f"histogram_quantile({q:g}, sum by (le) (rate({buckets}[{round(window * 1000)}ms])))"
 
 

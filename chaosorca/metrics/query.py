@@ -1,4 +1,4 @@
-"""A client of Prometheus's HTTP API for instant queries (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
+"""A client for instant queries to Prometheus's HTTP API (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Samples = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
-    """A time series: its labels, and its samples (seconds since 1970, value) in order of time."""
+    """A time series. Its samples are in order of time. A sample consists of a time in seconds since 1970 and a value."""
 
     labels: dict[str, str]
     samples: Samples
@@ -32,14 +32,14 @@ class Prometheus:
             self._session.trust_env = False  # no proxy for an address on this machine
 
     def number(self, expression: str) -> float | None:
-        """Return the current value of an expression with at most one value; None if it has none."""
+        """Return the current value of an expression that has at most one value. Return None if the expression has no value."""
         data = self._query(expression)
         if data["resultType"] == "scalar":
             return float(data["result"][1])
         return float(data["result"][0]["value"][1]) if data["result"] else None
 
     def samples(self, selector: str, seconds: float, end: float | None = None) -> list[Series]:
-        """Return the raw samples of the last `seconds` before `end` (default: now), with the times of their scrapes."""
+        """Return the raw samples of the last `seconds` before `end`, with the times of the scrapes. `end` is now by default."""
         milliseconds = max(1, round(seconds * 1000))
         data = self._query(f"{selector}[{milliseconds}ms]", end)
         return [Series(one["metric"], [(float(at), float(value)) for at, value in one["values"]]) for one in data["result"]]

@@ -1,6 +1,7 @@
-"""Time to recover: when, after a fault, requests succeed again as they did before it.
+"""Time to recover: how long after a fault requests succeed again as often as before the fault.
 
-All functions work on the intervals between two scrapes: how many requests ended in each, and how many of them failed.
+All functions work on the intervals between two scrapes. An interval has the number of requests that ended, and the number of
+requests that failed.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from chaosorca.metrics.series import add, increases
 from chaosorca.model.times import iso
 
 BASELINE = 30.0
-"""The seconds before a fault that define the steady state. Faults with a shorter gap between them are one disturbance."""
+"""The steady state is measured in this many seconds before a fault. Faults with a shorter gap count as one disturbance."""
 STEADY_INTERVALS = 3
-"""Consecutive intervals with requests that must be in the steady state, so one good interval among bad ones is no recovery."""
+"""How many consecutive intervals with requests must be in the steady state. One good interval among bad ones is not a recovery."""
 SIGNIFICANCE = 0.001
-"""The significance level of the binomial test: less likely numbers of failed requests are outside the steady state."""
+"""The significance level of the binomial test. A less probable number of failed requests is outside the steady state."""
 DETECTABLE = 0.2
-"""The increase of the failure ratio that the requests must be able to reveal before a service counts as recovered."""
+"""A service counts as recovered only after enough requests to reveal an increase of the failure ratio by this much."""
 EXTRA_WAIT = 60.0
-"""Seconds to wait beyond the limit for enough requests, while all that have ended are in the steady state."""
+"""How many seconds to wait beyond the limit if the service is in the steady state, but too few requests have ended to prove it."""
 _POLL = 0.2
 """The shortest time in seconds between two queries."""
 
@@ -37,7 +38,13 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Interval:
-    """The time between two scrapes. `requests` ended in it, of which `failed`; `requests` is None without monitoring."""
+    """The time between two scrapes.
+
+    Attributes:
+        since, until: the times of the two scrapes, in seconds since 1970.
+        requests: how many requests ended in the interval; None if the container was not monitored.
+        failed: how many of these requests failed.
+    """
 
     since: float
     until: float
@@ -50,8 +57,8 @@ class Recovery:
     """A return to the steady state.
 
     Attributes:
-        after: seconds from the fault's end.
-        requests: how many requests have ended since.
+        after: the time from the fault's end to the recovery, in seconds.
+        requests: how many requests have ended since the recovery.
         conclusive: whether these requests are enough to reveal a higher failure ratio.
     """
 
@@ -61,10 +68,12 @@ class Recovery:
 
 
 def latest(faults: Sequence[Span]) -> list[Span]:
-    """Return the fault that ended last, together with the faults that are one disturbance with it.
+    """Return the faults of the last disturbance.
+
+    Faults belong to one disturbance if the gaps between them are shorter than `BASELINE`.
 
     Arguments:
-        faults: when each fault began and ended.
+        faults: when each fault began and ended, in seconds since 1970.
     """
     begins = max(faults, key=lambda span: span[1])[0]
     while (earliest := min(begin for begin, end in faults if end > begins - BASELINE)) < begins:
@@ -73,7 +82,7 @@ def latest(faults: Sequence[Span]) -> list[Span]:
 
 
 def failure_ratio(intervals: Sequence[Interval], until: float) -> float | None:
-    """Return the ratio of requests that failed before a time; None if no request ended."""
+    """Return the ratio of failed requests to all requests before a time; None if no request ended."""
     requests, failed = total([one for one in intervals if one.until <= until])
     return failed / requests if requests else None
 
@@ -81,13 +90,13 @@ def failure_ratio(intervals: Sequence[Interval], until: float) -> float | None:
 def is_steady(failed: float, requests: float, ratio: float) -> bool:
     """Return whether a number of failed requests agrees with the failure ratio of the steady state.
 
-    This is the one-sided binomial test with the level `SIGNIFICANCE`: the probability of at least so many failures must reach it.
+    This is a one-sided binomial test. The probability of at least this many failures must not be below `SIGNIFICANCE`.
     """
     if failed <= ratio * requests:
         return True
     if ratio <= 0:
         return False
-    # The probability of exactly so many failures, plus those of each larger number, computed from the one before.
+    # Add the probabilities of exactly this many failures and of each larger number. Each one is computed from the previous one.
     log = math.lgamma(requests + 1) - math.lgamma(failed + 1) - math.lgamma(requests - failed + 1)
     probability = term = math.exp(log + failed * math.log(ratio) + (requests - failed) * math.log1p(-ratio))
     while failed < requests and term > probability * 1e-9:
@@ -98,9 +107,10 @@ def is_steady(failed: float, requests: float, ratio: float) -> bool:
 
 
 def is_conclusive(requests: float, ratio: float) -> bool:
-    """Return whether this many requests would reveal a failure ratio that is larger by `DETECTABLE`, but at most 1.
+    """Return whether this many requests would reveal that the failure ratio has increased by `DETECTABLE` (but to 1 at most).
 
-    The power of the test is about 98%: a number of failures two standard deviations below the expected one must not be steady.
+    The power of the test is about 98 %. Even a number of failures two standard deviations below the expected number must be
+    outside the steady state.
     """
     larger = min(1.0, ratio + DETECTABLE)
     least = requests * larger - 2 * math.sqrt(requests * larger * (1 - larger))
@@ -110,19 +120,19 @@ def is_conclusive(requests: float, ratio: float) -> bool:
 def recovery(intervals: Sequence[Interval], ended: float, ratio: float) -> Recovery | None:
     """Find when requests returned to the steady state after a fault.
 
-    Recovery begins with the first of at least `STEADY_INTERVALS` intervals with requests. Each of these intervals, and all of them
-    together, must be in the steady state. Intervals without requests do not count. `STEADY_INTERVALS` intervals in a row outside
-    the steady state undo the recovery.
+    A recovery is a run of at least `STEADY_INTERVALS` intervals with requests. Each interval of the run must be in the steady
+    state, and so must the sum of all intervals of the run. Intervals without requests do not count. `STEADY_INTERVALS` consecutive
+    intervals outside the steady state undo the recovery.
 
     Arguments:
-        intervals: the intervals in order; those before the fault's end are ignored.
+        intervals: the intervals in order. Intervals before the fault's end are ignored.
         ended: when the fault ended, in seconds since 1970.
         ratio: the failure ratio of the steady state.
 
     Returns:
-        the time to the beginning of the first of these intervals, or to its end if the interval before it had no requests; None if
-        the last intervals are outside the steady state. The resolution is one interval, or two where a status code is new (see
-        `increases`).
+        the recovery; None if the last intervals are outside the steady state. The time to recover ends when the run's first
+        interval begins. If the interval before the run had no requests, the time to recover ends when the run's first interval
+        ends. The resolution is one interval, or two intervals if a status code is new (see `increases`).
     """
     run: list[Interval] = []
     found: Recovery | None = None
@@ -151,7 +161,7 @@ def recovery(intervals: Sequence[Interval], ended: float, ratio: float) -> Recov
 
 
 def total(intervals: Sequence[Interval]) -> tuple[float, float]:
-    """Return how many requests ended in some intervals, and how many of them failed."""
+    """Return how many requests ended in all given intervals, and how many of these requests failed."""
     return sum(one.requests or 0.0 for one in intervals), sum(one.failed for one in intervals)
 
 
@@ -163,8 +173,9 @@ def read_intervals(
     Arguments:
         prometheus: the server to query.
         container: the container's name.
-        requests, failed: selectors of the counters of all its requests, and of the failed ones.
-        since, until: the span in seconds since 1970.
+        requests: a selector for the counters of all requests of the container.
+        failed: a selector for the counters of the container's failed requests.
+        since, until: the beginning and end of the span, in seconds since 1970.
     """
     span = until - since
     monitored = prometheus.samples(selector("chaosorca_monitored", container=container, monitor="http"), span, until)
@@ -191,16 +202,16 @@ def time_to_recover(
     within: float,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
-    """Wait until requests are back in the steady state, and return the seconds from the fault's end until then.
+    """Wait until requests are back in the steady state. Return the time to recover, in seconds from the fault's end.
 
     Arguments:
         prometheus, container, requests, failed: see `read_intervals`.
-        fault: when the fault began and ended, in seconds since 1970, by a clock that agrees with Prometheus's.
+        fault: when the fault began and ended, in seconds since 1970. The clock must agree with Prometheus's clock.
         within: the longest permitted time to recover, in seconds.
-        sleep: a function that waits for some seconds.
+        sleep: a function that waits for a number of seconds.
 
     Raises:
-        NoData: there was no recovery in that time, the container was not monitored, or too few requests ended.
+        NoData: the container did not recover in time or was not monitored, or too few requests ended.
     """
     begins, ended = fault
     before = read_intervals(prometheus, container, requests, failed, begins - BASELINE, begins)
@@ -214,7 +225,7 @@ def time_to_recover(
     every = median(one.until - one.since for one in before)
     while True:
         now = prometheus.number("time()") or 0.0
-        # Some scrapes before the fault's end are included, so that the interval across it is complete.
+        # Include some scrapes before the fault's end. The interval that contains the end is then complete.
         after = read_intervals(prometheus, container, requests, failed, ended - 5 * every, now)
         found = recovery(after, ended, ratio)
         in_time = found is not None and found.after <= within
@@ -243,6 +254,6 @@ def time_to_recover(
     number, failures = total(answered[-STEADY_INTERVALS:])
     raise NoData(
         f"container {container!r} has not recovered within {within:g} s from its fault's end at {iso(ended)}: "
-        f"{failures / number:.1%} of the last {number:g} requests failed ({failed}), until {iso(answered[-1].until)}, "
-        f"and {ratio:.1%} before the fault"
+        f"{failures / number:.1%} of the last {number:g} requests until {iso(answered[-1].until)} failed ({failed}), "
+        f"compared with {ratio:.1%} before the fault"
     )

@@ -1,7 +1,7 @@
 """Arithmetic on scraped samples: increases of counters between scrapes, and quantiles of histograms.
 
-All columns share an axis: the times of the scrapes in which the container was monitored. A counter without a first sample yet is 0,
-because no event has happened.
+All columns share an axis, which is the times of the scrapes in which the container was monitored. A counter is 0 before its first
+sample, because no event has happened yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Column = list[float | None]
 
 
 def thin(axis: Sequence[float], step: float) -> list[float]:
-    """Return the times that are at least about `step` seconds apart."""
+    """Select times of the axis that are about `step` seconds apart, or more."""
     result: list[float] = []
     for at in axis:
         if not result or at - result[-1] >= step * 0.75:
@@ -23,17 +23,18 @@ def thin(axis: Sequence[float], step: float) -> list[float]:
 
 
 def increases(axis: Sequence[float], samples: Samples, gap: float, begins_at_zero: bool = True) -> Column:
-    """Return the increase of a counter between each two times of the axis, stamped at the later one.
+    """Return the increase of a counter between successive times of the axis.
 
     Arguments:
         axis: the times of scrapes, in order.
         samples: the counter's samples, at some of these times. A decrease is a counter reset.
-        gap: the seconds between two times from which the interval counts as not monitored.
-        begins_at_zero: whether a counter without a first sample yet is 0; otherwise it is unknown.
+        gap: an interval longer than this many seconds counts as not monitored.
+        begins_at_zero: whether the counter is 0 before its first sample. Otherwise the counter is unknown before that sample.
 
     Returns:
-        a value for each time: None at the first one and after a gap. A new series is exported as 0 for one scrape (see
-        `agent.export.first_seen`), so its first increase may appear one scrape late.
+        for each time, the increase since the previous time. The increase is None at the first time, after a gap, and where the
+        counter is unknown. A new series is exported as 0 for one scrape (see `agent.export.first_seen`), so its first increase may
+        appear one scrape late.
     """
     values = {round(at, 3): value for at, value in samples}
     result: Column = []
@@ -53,7 +54,7 @@ def increases(axis: Sequence[float], samples: Samples, gap: float, begins_at_zer
 
 
 def per_second(axis: Sequence[float], grown: Column, window: float = 0.0) -> Column:
-    """Return rates per second: increases divided by the time between two scrapes, or averaged over a window of seconds."""
+    """Convert the increases between scrapes to rates per second. With a window in seconds, each rate is a mean over that window."""
     result: Column = []
     for index, value in enumerate(grown):
         if value is None:
@@ -68,7 +69,7 @@ def per_second(axis: Sequence[float], grown: Column, window: float = 0.0) -> Col
 
 
 def add(columns: Sequence[Column]) -> Column:
-    """Return the sum of columns on one axis; None where a column is None."""
+    """Return the sum of columns on one axis. A value of the sum is None if any of its terms is None."""
     return [
         None if any(value is None for value in row) else sum(value or 0.0 for value in row) for row in zip(*columns, strict=True)
     ]
@@ -79,7 +80,7 @@ def quantile(q: float, buckets: Sequence[tuple[float, float]]) -> float | None:
 
     Arguments:
         q: 0 to 1.
-        buckets: upper bounds and cumulative counts, in order; the last bound is infinity.
+        buckets: upper bounds and cumulative counts, in order. The last bound is infinity.
 
     Returns:
         the quantile; None if the histogram is empty.

@@ -1,4 +1,4 @@
-"""The exported tables: one per metric of a container, with a row per scrape and a column per series."""
+"""The exported tables. Each metric of a container has a table with one row for each scrape and one column for each series."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class Table:
     """Columns of values over common times. A value is None where the container was not monitored.
 
     Attributes:
-        times: in seconds since 1970.
+        times: the times of the rows, in seconds since 1970.
         columns: the values by column.
-        new: for each column of counters that first appeared within these times, the time of its first row. That row is 0, and the
-            next one covers both intervals. A counter reset, by a new agent, is not included.
+        new: the columns whose counters first appeared within these times, each with the time of its first row. The first value of
+            such a column is 0, and the second value covers the intervals of both rows. Columns that a new agent has reset are not
+            included.
     """
 
     times: list[float]
@@ -42,7 +43,7 @@ class _Metric:
 
     monitor: str
     kind: str  # counter, gauge or histogram
-    series: dict[str, str]  # metric name -> column; an empty column is named by `column`
+    series: dict[str, str]  # metric name -> column name; if that is empty, `column` returns the name
     label: str = "name"
     where: tuple[tuple[str, str], ...] = ()
     column: Callable[[dict[str, str]], list[str]] = lambda labels: []
@@ -53,7 +54,7 @@ def _http_column(labels: dict[str, str]) -> list[str]:
 
 
 def _syscall_columns(labels: dict[str, str]) -> list[str]:
-    """Return the column of all calls of a system call and, for failed calls, also the column of the errno."""
+    """Return the column for all calls of a system call. For failed calls, return the column for their errno as well."""
     error = labels.get("error", "")
     return [labels["syscall"]] + ([f"{labels['syscall']}:{error}"] if error else [])
 
@@ -70,11 +71,11 @@ METRICS: dict[str, _Metric] = {
     "nets": _Metric("resources", "counter", {"container_network_transmit_bytes_total": "bytes"}),
     "syscall": _Metric("syscalls", "counter", {"chaosorca_syscalls_total": ""}, "container", column=_syscall_columns),
 }
-"""The metrics by their names in files and on the command line."""
+"""The metrics by name. The same names are used in files and on the command line."""
 
 
 def check_metric(name: str) -> str:
-    """Return the name of a metric if it exists.
+    """Check that a metric exists, and return its name.
 
     Raises:
         InvalidArgument: there is no such metric.
@@ -85,7 +86,7 @@ def check_metric(name: str) -> str:
 
 
 def monitored_containers(prometheus: Prometheus, start: float, end: float) -> list[str]:
-    """Return the names of the containers that were monitored between two times."""
+    """Return the names of the containers that were monitored at some time between `start` and `end`."""
     found = prometheus.samples(selector("chaosorca_monitored"), end - start, end)
     return sorted({one.labels["container"] for one in found})
 
@@ -95,16 +96,16 @@ def read_table(
 ) -> Table:
     """Read a metric of a container.
 
-    Counters become rates: the increase between two scrapes divided by their distance in time. Gauges are unchanged. The latency
-    becomes quantiles, in seconds, of the requests answered between two scrapes.
+    Counters become rates, so each value is the increase between two scrapes divided by the time between them. Gauges are unchanged.
+    The latency becomes quantiles in seconds. A quantile is computed from the requests that were answered between two scrapes.
 
     Arguments:
         prometheus: the server to query.
         container: the container's name.
         name: one of `METRICS`.
-        start, end: the span of time in seconds since 1970.
-        step: the least distance of two rows in seconds; 0 for every scrape.
-        window: the seconds to smooth over; 0 for none.
+        start, end: the beginning and end of the table, in seconds since 1970.
+        step: the shortest time between two rows, in seconds; 0 for a row at every scrape.
+        window: the seconds over which values are smoothed; 0 for no smoothing.
     """
     metric = METRICS[check_metric(name)]
     span = end - start
@@ -136,7 +137,7 @@ def read_table(
 
 
 def to_csv(table: Table) -> str:
-    """Return a table as CSV: `timestamp` (ISO 8601, UTC, ascending) and the columns. None becomes an empty cell."""
+    """Return a table as CSV. The first column is `timestamp` in ISO 8601 (UTC), in ascending order. None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["timestamp", *table.columns])
@@ -155,7 +156,7 @@ def _cell(value: float | None) -> str:
 def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric, gap: float) -> dict[str, Column]:
     parts: dict[str, list[Column]] = defaultdict(list)
     for series, column in found:
-        # A container's earlier usage is not an increase: only chaosorca's own counters begin at 0.
+        # Only chaosorca's own counters begin at 0. Resource counters include the usage before monitoring, which is not an increase.
         grown = increases(axis, series.samples, gap, begins_at_zero=not column)
         for name in [column] if column else metric.column(series.labels):
             parts[name].append(grown)
@@ -163,7 +164,10 @@ def _counters(axis: Sequence[float], found: Sequence[tuple[Series, str]], metric
 
 
 def _new(scrapes: Sequence[float], axis: Sequence[float], found: Sequence[tuple[Series, str]], metric: _Metric) -> dict[str, float]:
-    """Return when each new column of chaosorca's own counters first appeared, if `step` dropped no scrape around that time."""
+    """Return the time at which each new column of chaosorca's own counters first appeared.
+
+    A column is left out if `step` dropped the scrape at that time or the scrape before it.
+    """
     first: dict[str, float] = {}
     for series, column in found:
         at, value = series.samples[0]
@@ -197,7 +201,7 @@ def _at(axis: Sequence[float], samples: Samples) -> Column:
 
 
 def _trim(table: Table) -> Table:
-    """Drop the first row of a table of counters, which has no increase."""
+    """Drop the first row of a table of counters, because the increase before that row is unknown."""
     if table.times and all(column[0] is None for column in table.columns.values()) and table.columns:
         return Table(table.times[1:], {name: column[1:] for name, column in table.columns.items()}, table.new)
     return table

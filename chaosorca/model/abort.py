@@ -2,11 +2,13 @@
 
     MEASURE[(OF)] COMPARISON BOUND [for DURATION]
 
-- `error_ratio` counts the answers `5xx,none`, or those in OF (a list of codes and classes). BOUND is a number from 0 to 1.
-- `request_rate` counts all requests, or those in OF. BOUND is a number of requests per second.
-- `latency` is the 0.95-quantile, or the quantile OF. BOUND is a duration.
+- `error_ratio` is the share of requests whose status is in OF, a list of codes and classes. OF is `5xx,none` by default. BOUND is a
+  number from 0 to 1.
+- `request_rate` is the number of requests per second whose status is in OF. Without OF, all requests count. BOUND is a number of
+  requests per second.
+- `latency` is the quantile OF of the latency. OF is 0.95 by default. BOUND is a duration.
 
-Each measure covers the last second. The condition must hold throughout DURATION, 5s by default.
+Each measure covers the last second. The condition must hold throughout DURATION, which is 5s by default.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class AbortCondition:
     Attributes:
         text: the condition in its canonical form.
         measure: one of `MEASURES`.
-        status: a regular expression of the codes that count; latency ignores it.
-        quantile: the quantile of the latency; the other measures ignore it.
+        status: a regular expression for the status codes that count. The measure `latency` ignores this expression.
+        quantile: the quantile of the latency. The other measures ignore this quantile.
         comparison: `>`, `<`, `>=` or `<=`.
         bound: a ratio, requests/s or seconds, depending on the measure.
         seconds: how long the condition must hold.
@@ -56,7 +58,7 @@ class AbortCondition:
     seconds: float
 
     def is_met_by(self, value: float) -> bool:
-        """Return whether a value of the measure is beyond the bound."""
+        """Return whether a value of the measure meets the comparison with the bound."""
         return _COMPARISONS[self.comparison](value, self.bound)
 
 

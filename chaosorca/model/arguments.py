@@ -1,6 +1,7 @@
-"""The arguments of each system call that name a file, by path or by file descriptor.
+"""Which arguments of each system call name a file, by path or by file descriptor.
 
-The table `arguments.tsv` comes from the prototypes in the kernel's include/linux/syscalls.h. They are the same on x86-64 and arm64.
+The table `arguments.tsv` comes from the prototypes in the kernel's include/linux/syscalls.h. The prototypes are the same on x86-64
+and arm64.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ class FileArgument:
     """An argument that names a file.
 
     Attributes:
-        index: the position of the argument, from 0 on.
-        is_path: whether it is a path; otherwise it is a file descriptor.
-        directory: the index of the descriptor that a relative path is resolved against; None for the working directory.
+        index: the position of the argument, counted from 0.
+        is_path: whether the argument is a path. Otherwise the argument is a file descriptor.
+        directory: the index of the directory descriptor against which a relative path is resolved; None for the working directory.
         follows: whether the call follows a symbolic link at the end of the path.
-        flags: the index of the flags in which AT_SYMLINK_NOFOLLOW overrides `follows`; None if the call has no flags.
+        flags: the index of the flags argument; None if the call has no flags. AT_SYMLINK_NOFOLLOW in the flags overrides `follows`.
     """
 
     index: int
@@ -33,7 +34,7 @@ class FileArgument:
 
 @cache
 def file_arguments(syscall: str) -> tuple[FileArgument, ...]:
-    """Return the arguments of a system call that name a file; most calls have none."""
+    """Return the file arguments of a system call. Most system calls have no file argument."""
     return tuple(_parse(part) for part in _rows().get(syscall, "").split())
 
 

@@ -25,7 +25,7 @@ PROGRAMS = Path("/usr/local/lib/chaosorca")
 """Directory of the compiled eBPF programs in the agent's image."""
 
 TRACE_VARIABLE = "CHAOSORCA_TRACE"
-"""The environment variable that makes the tracer log its decisions; its only value is `1`."""
+"""The environment variable that makes the tracer log its decisions. The only valid value is `1`."""
 LOG_LEVEL_VARIABLE = "CHAOSORCA_LOG_LEVEL"
-"""The environment variable with the level from which the agent logs, one of `LOG_LEVELS`."""
+"""The environment variable that sets the agent's log level, one of `LOG_LEVELS`."""
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -17,10 +17,10 @@ def parse_duration(value: object, what: str) -> int:
 
     Arguments:
         value: the text, as in `"100ms"`. A bare number is refused, because its unit is unclear.
-        what: the argument's name, for the error.
+        what: the argument's name, for the error message.
 
     Raises:
-        InvalidArgument: the value has no unit, has no number, is zero, is finer than a microsecond or is longer than a year.
+        InvalidArgument: the value has no unit or no number, is zero, has a fraction of a microsecond, or is longer than a year.
     """
     if isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"\s*[0-9.]+\s*", value)):
         raise InvalidArgument(f"{what} {value!r} has no unit: add one of us, ms, s, m, h, as in '100ms'")
@@ -43,7 +43,7 @@ def parse_seconds(value: object, what: str) -> float:
 
 
 def format_duration(microseconds: int) -> str:
-    """Return the shortest text for a duration, with the largest unit that divides it."""
+    """Return a duration as text, in the largest unit that divides it without a remainder."""
     for unit in ("h", "m", "s", "ms"):
         if microseconds and microseconds % _UNITS[unit] == 0:
             return f"{microseconds // _UNITS[unit]}{unit}"

@@ -150,27 +150,27 @@ _IN_KERNEL_ONLY = {
     515: "ENOIOCTLCMD",
     516: "ERESTART_RESTARTBLOCK",
 }
-"""Kernel-internal errnos (include/linux/errno.h): tracepoints see them where a call is restarted or the program gets EINTR."""
+"""Kernel-internal errnos (include/linux/errno.h). Tracepoints see these errnos when the kernel restarts a call or returns EINTR."""
 
 _ALIASES = {"EWOULDBLOCK": "EAGAIN", "EDEADLOCK": "EDEADLK", "ENOTSUP": "EOPNOTSUPP"}
 _NUMBERS = {name: number for number, name in ERRNO_NAMES.items()}
 
 
 def errno_name(number: int) -> str:
-    """Return the name of an errno; `unknown:NUMBER` for a number that Linux does not define."""
+    """Return the name of an errno. Return `unknown:NUMBER` if Linux does not define the number."""
     return ERRNO_NAMES.get(number) or _IN_KERNEL_ONLY.get(number, f"unknown:{number}")
 
 
 def errno_number(name: str) -> int:
-    """Return the number of an errno whose name `check_errno` returned."""
+    """Return the number of an errno. The name must come from `check_errno`."""
     return _NUMBERS[name]
 
 
 def check_errno(name: str) -> str:
-    """Return the canonical name of an errno given by name, in any case.
+    """Return the canonical name of an errno. The given name may be in upper or lower case.
 
     Raises:
-        InvalidArgument: there is no such errno; the message suggests the nearest names.
+        InvalidArgument: there is no such errno. The message suggests the nearest names.
     """
     if not isinstance(name, str):
         raise InvalidArgument(f"error {name!r} is not the name of an errno: write it as in 'EACCES'")

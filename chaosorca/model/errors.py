@@ -1,13 +1,13 @@
-"""The errors of chaosorca. They are in the lowest layer, so that all others can raise them, including the agent.
+"""The errors of chaosorca. This module is in the lowest layer, so every other layer can raise these errors, including the agent.
 
 OrcaError
-├── InvalidArgument     an argument makes no sense; nothing was started
+├── InvalidArgument     an argument is invalid; nothing was started
 ├── EngineError         the Docker Engine cannot be reached, or refused the request
 │   └── PortTaken       another program listens on the port
 ├── ContainerError      the container does not exist, does not run, or is protected
-├── AgentError          the agent failed to do what it was asked
+├── AgentError          the agent could not perform the requested operation
 └── PrometheusError     Prometheus cannot be reached, or refused the request
-    └── NoData          Prometheus has no data to answer the request
+    └── NoData          Prometheus lacks the data for the request
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class OrcaError(Exception):
 
 
 class InvalidArgument(OrcaError, ValueError):
-    """An argument makes no sense; nothing was started."""
+    """An argument is invalid. Nothing was started."""
 
 
 class EngineError(OrcaError):
@@ -26,7 +26,7 @@ class EngineError(OrcaError):
 
 
 class PortTaken(EngineError):
-    """Another program listens on the port that a container is to publish."""
+    """A container cannot publish its port, because another program listens on that port."""
 
 
 class ContainerError(OrcaError):
@@ -34,7 +34,7 @@ class ContainerError(OrcaError):
 
 
 class AgentError(OrcaError):
-    """The agent failed to do what it was asked."""
+    """The agent could not perform the requested operation."""
 
 
 class PrometheusError(OrcaError):
@@ -42,10 +42,10 @@ class PrometheusError(OrcaError):
 
 
 class NoData(PrometheusError):
-    """Prometheus has no data to answer the request."""
+    """Prometheus lacks the data for the request."""
 
 
 KINDS: dict[str, type[OrcaError]] = {
     kind.__name__: kind for kind in (InvalidArgument, EngineError, PortTaken, ContainerError, AgentError, PrometheusError, NoData)
 }
-"""The errors by their names, which the agent sends."""
+"""The error classes by name. The agent sends the name of the class with each error."""

@@ -1,4 +1,4 @@
-"""A fault: which system calls of a container it hits, with which effects, and for how long."""
+"""A fault. It says which system calls of a container are hit, with which effects, and for how long."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chaosorca.model.values import as_bool, as_int, as_number
 from chaosorca.model.when import check_when
 
 EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
-"""What a fault can do to a call, in the order in which it happens."""
+"""What a fault can do to a call, in the order in which the effects happen."""
 
 NEVER_RETURN = ("exit", "exit_group", "rt_sigreturn")
 """System calls that never return to their caller, so no result can be forged or delayed."""
@@ -53,14 +53,14 @@ class Fault:
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """The names of the effects, in the order of `EFFECTS`. A placebo has those of the fault that it imitates."""
+        """The names of the effects, in the order of `EFFECTS`. A placebo has the effects of the fault that it imitates."""
         return tuple(name for name in EFFECTS if getattr(self, name) is not None)
 
     @property
     def text(self) -> str:
         """The canonical text of the fault, as in `openat,read:error=EACCES:delay_enter=100ms:when=2+`.
 
-        The duration and `abort_when` are not part of it. `read_fault` parses it.
+        The duration and `abort_when` are not part of the text. `read_fault` parses the text.
         """
         parts = (["placebo"] if self.placebo else []) + [",".join(self.syscalls)]
         for name, write in _WRITTEN.items():
@@ -75,7 +75,7 @@ class Fault:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Fault:
-        """Return the fault that `to_json` gave."""
+        """Return the fault that `to_json` converted to this data."""
         return cls(**{**data, "syscalls": tuple(data["syscalls"])})
 
 
@@ -104,17 +104,17 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "path": _escape,
     "process": _escape,
 }
-"""The parts of a fault's text in their order, with the function that formats each."""
+"""The parts of a fault's text in their order. Each part has the function that formats its value."""
 
 
 def read_fault(text: str, arch: str) -> Fault:
-    """Parse a fault's text, as `Fault.text` gives it.
+    """Parse a fault's text, which has the format of `Fault.text`.
 
-    In `path` and `process`, a colon is written `%3A` and a percent sign `%25`. The fault has the default duration, or that of its
-    longest delay if that is longer.
+    In `path` and `process`, a colon is written as `%3A` and a percent sign as `%25`. The fault lasts for the default duration, or
+    for its longest delay if that delay is longer.
 
     Raises:
-        InvalidArgument: a part is invalid; the first one from the left is reported.
+        InvalidArgument: a part is invalid. The message is about the first invalid part.
     """
     if not isinstance(text, str):
         raise InvalidArgument(f"fault {text!r} is not text: write it as in 'openat:error=EACCES'")
@@ -134,7 +134,7 @@ def read_fault(text: str, arch: str) -> Fault:
 
 
 def _part_problem(name: str, value: str, before: dict[str, Any]) -> str | None:
-    """Return what is wrong with a part of a fault's text, given the parts before it; None if it is valid."""
+    """Return what is wrong with a part of a fault's text; None if it is valid. `before` has the values of the earlier parts."""
     if not name and not value:
         return "has an empty part: write one colon between two parts, and none at the end"
     if name in ("duration", "abort_when"):
@@ -168,24 +168,25 @@ def parse_fault(
 ) -> Fault:
     """Validate a fault as a user wrote it.
 
-    Some calls cannot have every fault: a call that never returns has no result to fake, and a call that names no file has no path
-    to match. Such a call is refused if it is given by its own name. It is left out if it comes from a family or class.
+    Some system calls cannot have every fault. A call that never returns has no result to forge. A call that names no file has no
+    path to match. A system call that cannot have the fault is refused if `syscall` gives its own name. If the system call comes
+    from a family or class, it is left out.
 
     Arguments:
         arch: the Docker host's architecture, `x86_64` or `aarch64`.
         syscall: system calls, families (`open*`) and classes (`%file`), separated by commas.
         error: the name of an errno.
-        retval: a forged result, at least 0, because a negative one would be an error. The call itself is skipped.
+        retval: a forged result of at least 0. (A negative result would be an error.) The call itself is skipped.
         signal: the name of a signal that the thread receives on entry to the call.
         delay_enter, delay_exit: how long to hold a call at its entry and at its exit, with a unit. The fault's end releases held
-            calls, so neither may be longer than `duration`.
+            calls, so neither delay may be longer than `duration`.
         when: strace's expression (see `model.when`).
-        probability: the share of the calls selected by `when` that are hit at random, from one in a billion to 1.
-        max_faults: the most calls that are hit in the whole container; 0 for no limit.
-        path: hit only calls on this file, as the container sees it.
-        process: hit only processes whose command line contains this text.
+        probability: the probability that a call selected by `when` is hit, from 1e-9 to 1.
+        max_faults: the maximum number of calls that are hit in the whole container; 0 for no limit.
+        path: an absolute path inside the container. Only calls on this file are hit.
+        process: a text. Only processes whose command line contains this text are hit.
         duration: how long the fault lasts, with a unit.
-        placebo: attach as the fault would, but inject nothing.
+        placebo: whether to attach as for the fault, but inject nothing.
         abort_when: the condition that ends the fault early (see `model.abort`).
 
     Raises:

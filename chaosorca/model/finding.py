@@ -14,10 +14,10 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        mark: `ok`, `note` for a limitation or a hint, or `no` for something that cannot be done on this host.
+        mark: `ok`, `note` (a limitation or a hint) or `no` (something does not work on this host).
         name: what was checked.
         found: what was found.
-        todo: what to do about it; never empty for a `no`.
+        todo: what to do about a limitation. A finding with the mark `no` always has this text.
     """
 
     mark: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def ok(name: str, found: str) -> Finding:
-    """Return a finding that a check passed."""
+    """Return the finding of a check that passed."""
     return Finding("ok", name, found)
 
 
@@ -44,12 +44,12 @@ def note(name: str, found: str, todo: str = "") -> Finding:
 
 
 def no(name: str, found: str, todo: str) -> Finding:
-    """Return a finding that something cannot be done."""
+    """Return a finding that something does not work on this host."""
     return Finding("no", name, found, todo)
 
 
 def merged(*several: Iterable[Finding]) -> list[Finding]:
-    """Return all findings in order. Of several with one name, the last replaces the first."""
+    """Return all findings in order. A later finding replaces an earlier one that has the same name."""
     by_name: dict[str, Finding] = {}
     for findings in several:
         by_name.update({finding.name: finding for finding in findings})

@@ -1,4 +1,4 @@
-"""The injectors, and which of them can inject a fault."""
+"""The injectors, and which of them can inject which faults."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _CALLED_WITH_SIGNALS_BLOCKED = {"fork", "vfork", "clone", "clone3"}
 
 
 def check_injector(injector: object, fault: Fault, arch: str) -> str:
-    """Return the injector to use for a fault. For `auto` the agent chooses the cheapest one that can inject it.
+    """Check that an injector can inject a fault, and return the injector's name.
+
+    For `auto`, the agent chooses the cheapest injector that can inject the fault.
 
     Raises:
-        InvalidArgument: there is no such injector, or it cannot inject this fault.
+        InvalidArgument: there is no such injector, or the injector cannot inject this fault.
     """
     if injector not in INJECTORS:
         raise InvalidArgument(
@@ -32,14 +34,14 @@ def check_injector(injector: object, fault: Fault, arch: str) -> str:
 
 
 def expected_injector(injector: str, fault: Fault, arch: str) -> str:
-    """Return the injector that the agent will probably use for one that `check_injector` returned. The agent decides."""
+    """Return the injector that the agent will probably use. The agent makes the final choice for `auto`."""
     if injector != "auto":
         return injector
     return "ptrace" if uprobe_cannot(fault, arch) else "uprobe"
 
 
 def uprobe_cannot(fault: Fault, arch: str) -> str | None:
-    """Return why uprobes cannot inject a fault; None if they can."""
+    """Return why uprobes cannot inject a fault; None if uprobes can inject it."""
     if arch != "x86_64":
         return f"a fault on {arch}"
     blocked = [name for name in fault.syscalls if name in _CALLED_WITH_SIGNALS_BLOCKED]
@@ -47,14 +49,14 @@ def uprobe_cannot(fault: Fault, arch: str) -> str | None:
 
 
 def strace_cannot(fault: Fault, arch: str) -> str | None:
-    """Return why strace (6.1) cannot inject a fault; None if it can."""
+    """Return why strace 6.1 cannot inject a fault; None if strace can inject it."""
     reasons = {
         "a probability": fault.probability < 1,
         "a budget (max_faults)": fault.max_faults > 0,
         "a path": fault.path is not None,
         "a process": fault.process is not None,
-        "a signal with delay_enter": bool(fault.signal and fault.delay_enter),  # strace drops the signal of a call that it delays
-        "a range of calls that ends at 65535": "..65535" in (fault.when or ""),  # strace reads 65535 as no end
+        "a signal with delay_enter": bool(fault.signal and fault.delay_enter),  # strace sends no signal to a delayed call
+        "a range of calls that ends at 65535": "..65535" in (fault.when or ""),  # for strace, 65535 means "no end"
     }
     numbers = syscall_numbers(arch)
     newer = [name for name in fault.syscalls if numbers[name] > _NEWEST_OF_STRACE or name in _MISSING_IN_STRACE]

@@ -1,4 +1,4 @@
-"""The record of a fault: what the agent reports of a fault on one container, while it is active and after its end."""
+"""The record of a fault on one container. The agent reports the record while the fault is active and after the fault's end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NotAttached:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Calls of one faulted system call since the fault's start: `made` by the container, `probed` by the injector."""
+    """How often the container made one faulted system call since the fault's start, and how many of these calls were probed."""
 
     made: int
     probed: int
@@ -27,9 +27,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class FaultRecord:
-    """A fault on one container. Times are in seconds since 1970; `ends` is when its duration is over.
+    """A fault on one container. All times are in seconds since 1970.
 
-    `injected` counts the calls that were hit, by system call. `ended` is None while the fault is active.
+    `ends` is the time at which the fault's duration is over. `ended` is the actual end; None while the fault is active. `injected`
+    counts the calls that were hit, by system call.
     """
 
     id: str
@@ -55,7 +56,7 @@ class FaultRecord:
 
     @property
     def active(self) -> bool:
-        """Whether the fault has not ended."""
+        """Whether the fault is still active."""
         return self.ended is None
 
     @property
@@ -69,7 +70,7 @@ class FaultRecord:
         return {0: "never fired", 1: "fired once"}.get(self.fired, f"fired {self.fired} times")
 
     def to_json(self) -> dict[str, Any]:
-        """The record as `status` and `stop_fault` return it; `fault` is the id."""
+        """Return the record as JSON, in the format of `status` and `stop_fault`. The key `fault` holds the id."""
         return {
             "fault": self.id,
             "run": self.run,
@@ -97,10 +98,10 @@ class FaultRecord:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
-        """Return the record that `to_json` gave.
+        """Return the record that `to_json` converted to this data.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not a record.
+            KeyError, TypeError, ValueError: the data is not a record.
         """
         return cls(
             id=given["fault"],

@@ -19,15 +19,15 @@ _ALIASES = {"SIGPOLL": "SIGIO", "SIGIOT": "SIGABRT", "SIGCLD": "SIGCHLD"}
 
 
 def signal_number(name: str) -> int:
-    """Return the number of a signal whose name `check_signal` returned."""
+    """Return the number of a signal. The name must come from `check_signal`."""
     return SIGNALS.index(name) + 1
 
 
 def check_signal(name: object) -> str:
-    """Return the canonical name of a signal given by name, in any case, with or without `SIG`.
+    """Return the canonical name of a signal. The given name may be in upper or lower case, with or without `SIG`.
 
     Raises:
-        InvalidArgument: there is no such signal; the message suggests the nearest names.
+        InvalidArgument: there is no such signal. The message suggests the nearest names.
     """
     if not isinstance(name, str):
         raise InvalidArgument(f"signal {name!r} is not the name of a signal: write it as in 'SIGUSR1'")

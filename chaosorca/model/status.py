@@ -8,13 +8,13 @@ from chaosorca.model.errors import InvalidArgument
 
 
 def status_regex(status: object) -> str:
-    """Return the regular expression that the label `code` must match.
+    """Return the regular expression that matches the label `code` of the requests with a status in the list.
 
     Arguments:
-        status: codes, classes and `none` (never answered), separated by commas; or one code as a number.
+        status: codes, classes and `none` (no answer), separated by commas. A single code may be a number.
 
     Raises:
-        InvalidArgument: an item of the list is none of these.
+        InvalidArgument: an item of the list is not a code, a class or `none`.
     """
     if isinstance(status, bool) or not isinstance(status, (int, str)):
         raise InvalidArgument(f"status {status!r} is not a list of codes and classes: write it as in '200' or '4xx,5xx,none'")

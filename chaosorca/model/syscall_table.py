@@ -1,7 +1,7 @@
 """The system calls of Linux by name and number, for x86-64 and arm64.
 
-The table `syscalls.tsv` comes from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h. Its classes are
-those of strace 6.1 (strace(1), "Filtering"), as strace itself reports them for each call.
+The table `syscalls.tsv` comes from arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h. The classes of
+each system call are the ones that strace 6.1 reports (see strace(1), "Filtering").
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _INSTEAD = {"open": "openat", "stat": "newfstatat", "fork": "clone", "vfork": "c
 
 
 def machine(name: str) -> str:
-    """Return `x86_64` or `aarch64` for a machine's name from `uname -m` or the Docker Engine.
+    """Return `x86_64` or `aarch64` for an architecture's name from `uname -m` or the Docker Engine.
 
     Raises:
-        InvalidArgument: the architecture is another one.
+        InvalidArgument: the architecture is not supported.
     """
     if name not in _MACHINES:
         raise InvalidArgument(f"the Docker host's architecture {name!r} is not supported: use a host with x86-64 or arm64")
@@ -35,18 +35,18 @@ _FAMILIES = {
     "write*": ("write", "pwrite64", "writev", "pwritev", "pwritev2"),
     "fork*": ("fork", "vfork", "clone", "clone3"),
 }
-"""Families whose members do the same in different ways. Any other `name*` matches the names with this beginning."""
+"""Families of system calls that do the same thing in different ways. Any other `name*` matches all names that begin with `name`."""
 
 
 _VDSO = {
     "x86_64": {"clock_gettime", "clock_getres", "gettimeofday", "time", "getcpu"},
     "aarch64": {"clock_gettime", "clock_getres", "gettimeofday"},
 }
-"""Calls that the vDSO answers without a system call (vdso(7))."""
+"""Functions that the vDSO provides without entering the kernel (vdso(7)). System calls have the same names."""
 
 
 def answered_by_vdso(syscalls: Iterable[str], arch: str) -> list[str]:
-    """Return the system calls that programs rarely make, because the vDSO answers them."""
+    """Return which of the given system calls the vDSO answers. Programs rarely make these system calls."""
     return [name for name in syscalls if name in _VDSO[arch]]
 
 
@@ -63,7 +63,7 @@ def syscall_numbers(arch: str) -> dict[str, int]:
 
 @cache
 def syscall_classes() -> dict[str, frozenset[str]]:
-    """Return the system calls of each of strace's classes (`file`, `network`, …)."""
+    """Return the system calls by strace's class (`file`, `network`, …)."""
     classes: dict[str, set[str]] = {}
     for row in _rows():
         for name in row["classes"].split(","):
@@ -80,9 +80,9 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 
 def expand_syscalls(text: object, arch: str) -> tuple[str, ...]:
-    """Expand a text of names, families (`open*`) and classes (`%file`), separated by commas, to system calls.
+    """Return the system calls that a text selects by names, families (`open*`) and classes (`%file`), separated by commas.
 
-    Members of a family or class that the architecture does not have are left out.
+    If the architecture lacks a member of a family or class, that member is left out.
 
     Raises:
         InvalidArgument: a part matches no system call of this architecture.
@@ -91,10 +91,10 @@ def expand_syscalls(text: object, arch: str) -> tuple[str, ...]:
 
 
 def split_syscalls(text: object) -> list[str]:
-    """Return the parts of a text that names system calls.
+    """Split a text that selects system calls at its commas.
 
     Raises:
-        InvalidArgument: the text names none.
+        InvalidArgument: the text is empty or has an empty part.
     """
     parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else []
     if not parts or not all(parts):
@@ -137,10 +137,10 @@ def syscall_names(arch: str) -> dict[int, str]:
 
 
 def check_syscall(name: str, arch: str) -> str:
-    """Return the name of a system call, if the architecture has it.
+    """Check that an architecture has a system call, and return its name.
 
     Raises:
-        InvalidArgument: the architecture has no such system call; the message suggests the nearest names.
+        InvalidArgument: the architecture has no such system call. The message suggests the nearest names.
     """
     numbers = syscall_numbers(arch)
     if name in numbers:
@@ -154,10 +154,12 @@ def check_syscall(name: str, arch: str) -> str:
 
 
 def check_any_syscall(name: str) -> str:
-    """Return the name of a system call, if any architecture has it. This is enough for queries of measurements.
+    """Check that at least one architecture has a system call, and return its name.
+
+    Queries of measurements need no check for a specific architecture.
 
     Raises:
-        InvalidArgument: there is no such system call; the message suggests the nearest names.
+        InvalidArgument: there is no such system call. The message suggests the nearest names.
     """
     if not isinstance(name, str):
         raise InvalidArgument(f"syscall {name!r} is not the name of a system call: write it as in 'openat'")

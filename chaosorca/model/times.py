@@ -11,6 +11,6 @@ def iso(seconds: float) -> str:
 
 
 def seconds(text: str) -> float:
-    """Return the time of an ISO 8601 text, in seconds since 1970. A text without a zone is in UTC."""
+    """Convert ISO 8601 text to seconds since 1970. A text without a time zone is read as UTC."""
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

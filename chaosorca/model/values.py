@@ -1,4 +1,4 @@
-"""Numbers and booleans that may arrive as text, as from `--var` and from environment variables."""
+"""Numbers and booleans that may arrive as text, for example from `--var` or an environment variable."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 
 
 def as_bool(value: object, what: str) -> bool:
-    """Return a boolean given as a boolean or as text.
+    """Return a boolean that is given as a boolean or as text.
 
     Raises:
-        InvalidArgument: the value is neither.
+        InvalidArgument: the value is not a boolean.
     """
     if isinstance(value, bool):
         return value
@@ -23,14 +23,14 @@ def as_bool(value: object, what: str) -> bool:
 
 
 def as_number(value: object, what: str, least: float, most: float) -> float:
-    """Return a number given as a number or as text, from `least` to `most`.
+    """Return a number from `least` to `most` that is given as a number or as text.
 
     Raises:
-        InvalidArgument: the value is not a number, or out of bounds.
+        InvalidArgument: the value is not a number, or is out of bounds.
     """
     text = str(value) if not isinstance(value, bool) else "nan"
     try:
-        number = float(text if text.isascii() and "_" not in text else "")  # float() would accept other digits and underscores
+        number = float(text if text.isascii() and "_" not in text else "")  # float() also accepts underscores and non-ASCII digits
     except ValueError:
         raise InvalidArgument(f"{what} {value!r} is not a number") from None
     if not least <= number <= most:
@@ -39,13 +39,13 @@ def as_number(value: object, what: str, least: float, most: float) -> float:
 
 
 def as_int(value: object, what: str, least: int, most: int) -> int:
-    """Return a whole number given as a number or as text, from `least` to `most`.
+    """Return a whole number from `least` to `most` that is given as a number or as text.
 
     Raises:
-        InvalidArgument: the value is not a whole number, or out of bounds.
+        InvalidArgument: the value is not a whole number, or is out of bounds.
     """
     if isinstance(value, bool) or not re.fullmatch(r"\s*[-+]?[0-9]{1,40}(\.0+)?\s*", str(value)):
-        as_number(value, what, least, most)  # reports a value that is not a number at all
+        as_number(value, what, least, most)  # has its own message if the value is not a number at all
         raise InvalidArgument(f"{what} {value!r} is not a whole number")
     number = int(str(value).split(".")[0])  # a float would round large numbers
     if not least <= number <= most:

@@ -1,6 +1,6 @@
 """strace's `when` expression, which selects calls of a thread by their number.
 
-The grammar is that of strace(1), "Tampering": `FIRST`, `FIRST+`, `FIRST+STEP`, `FIRST..LAST`, `FIRST..LAST+STEP`.
+An expression is `FIRST`, `FIRST+`, `FIRST+STEP`, `FIRST..LAST` or `FIRST..LAST+STEP` (see strace(1), "Tampering").
 Calls are counted from 1, separately for each thread.
 """
 
@@ -11,19 +11,19 @@ import re
 from chaosorca.model.errors import InvalidArgument
 
 LARGEST = 65535
-"""strace stores these numbers in 16 bits."""
+"""The largest number in an expression, because strace stores the numbers in 16 bits."""
 
 _TEXT = re.compile(r"([0-9]{1,20})(?:\.\.([0-9]{1,20}))?(?:(\+)([0-9]{1,20})?)?")
 
 
 def when_matches(text: str | None, call: int) -> bool:
-    """Return whether an expression selects a call, by its number from 1 on. Without an expression, every call is selected."""
+    """Return whether an expression selects the call with this number. Without an expression, every call is selected."""
     first, last, step = when_bounds(text)
     return first <= call <= (last or call) and (call - first) % step == 0
 
 
 def when_bounds(text: str | None) -> tuple[int, int, int]:
-    """Return the first call, the last call (0 for no end) and the step of an expression that `check_when` returned."""
+    """Return the first call, the last call (0 for no end) and the step of an expression. It must come from `check_when`."""
     match = _TEXT.fullmatch(text) if text else None
     if match is None:
         return 1, 0, 1
@@ -32,10 +32,10 @@ def when_bounds(text: str | None) -> tuple[int, int, int]:
 
 
 def check_when(text: str) -> str:
-    """Return the expression without leading zeros or spaces.
+    """Validate an expression, and return it without leading zeros and spaces.
 
     Raises:
-        InvalidArgument: the text does not follow the grammar, a number is outside 1 to 65535, or the last call is before the first.
+        InvalidArgument: the text is not an expression, a number is outside 1 to 65535, or the last call is before the first call.
     """
     match = _TEXT.fullmatch(text.strip())
     if match is None or (match[2] and match[3] and not match[4]):

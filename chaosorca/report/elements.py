@@ -1,4 +1,4 @@
-"""Elements of HTML and SVG. The serializer escapes their texts and attributes."""
+"""Elements of HTML and SVG. The serializer escapes all texts and attributes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Child = Element | str
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Element:
-    """Return a new element. In names of attributes, `_` becomes `-`, and a trailing `_` (as in `class_`) is dropped."""
+    """Return a new element. In attribute names, `_` becomes `-`, and a trailing `_` (as in `class_`) is dropped."""
     made = Element(tag, {name.rstrip("_").replace("_", "-"): _text(value) for name, value in attributes.items()})
     for child in children:
         if isinstance(child, Element):

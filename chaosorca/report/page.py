@@ -1,4 +1,4 @@
-"""The HTML page: the faults, the measurements with a comparison of phases, and the activities."""
+"""The HTML page. It shows the faults, the measurements, the means before, during and after the faults, and the activities."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _View:
     title: str
     unit: str
     counts: bool = False
-    """Whether each column counts one kind of event, so that its name belongs to the title."""
+    """Whether each column counts one kind of event. If so, the comparison of phases shows the column's name."""
     steps: bool = True
 
 
@@ -61,7 +61,7 @@ def report(
     """Return the report of an experiment as one HTML page without external resources.
 
     Arguments:
-        journal: the journal of Chaos Toolkit; it may be incomplete.
+        journal: the journal of Chaos Toolkit, which may be incomplete.
         title: the title of the experiment.
         tables: the measurements by container and metric.
         faults: the records of the experiment's faults.
@@ -79,7 +79,7 @@ def report(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Texts of an experiment are untrusted: the policy forbids scripts and external resources.
+        # The texts of an experiment are untrusted, so the policy forbids scripts and external resources.
         element("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
         element("title", title),
         element("style", _STYLE.read_text()),
@@ -143,7 +143,7 @@ def _faults(journal: Mapping[str, Any], faults: Sequence[FaultRecord]) -> Iterab
 
 
 def _notes(fault: FaultRecord) -> Iterable[str]:
-    """Return the warnings that limit conclusions from a fault."""
+    """Return the warnings that a reader must consider before drawing conclusions from a fault."""
     if fault.placebo:
         yield "it is a placebo: attached, without injecting anything"
     elif not fault.fired:
@@ -206,7 +206,10 @@ def _comparison(
 
 
 def _most_relevant(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
-    """Return the columns to draw, by name: first those of faulted system calls, then those with the largest sums."""
+    """Return the names of the columns to draw, in alphabetical order.
+
+    Columns of faulted system calls are selected first, and then the columns with the largest sums.
+    """
 
     def rank(name: str) -> tuple[bool, float]:
         return name.partition(":")[0] not in hit, -sum(value or 0.0 for value in columns[name])
@@ -215,7 +218,7 @@ def _most_relevant(columns: Mapping[str, Column], hit: set[str]) -> list[str]:
 
 
 def _drawn(metric: str, columns: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the color and dash pattern of each column. HTTP codes are colored by class and dashed to differ within it."""
+    """Return the color and dash pattern of each column. HTTP codes of one class have one color and different dash patterns."""
     if metric != "http":
         return [("abcdefgh"[index % 8], "") for index in range(len(columns))]
     used: Counter[str] = Counter()
@@ -234,7 +237,7 @@ def _sample(line: Line) -> Element:
 
 
 def _shades(faults: Sequence[FaultRecord], until: float) -> list[Shade]:
-    """Return the spans of faults. A fault without a recorded end lasts until its duration is over or the plot ends."""
+    """Return the spans of faults. A fault without a recorded end is shown until its duration is over or the plot ends."""
     found = []
     for fault in faults:
         ends = fault.ended if fault.ended is not None else max(fault.begins, min(fault.ends, until))
@@ -250,7 +253,7 @@ def _activities(journal: Mapping[str, Any]) -> Iterable[Element]:
 
 
 def _activity(run: Mapping[str, Any]) -> list[Element | str]:
-    status = str(run.get("status") or "interrupted")  # Chaos Toolkit sets no status if it was interrupted
+    status = str(run.get("status") or "interrupted")  # Chaos Toolkit gives no status to an interrupted activity
     good = status == "succeeded" and run.get("tolerance_met", True)
     shown_status = "not met" if status == "succeeded" and not good else status
     text = _result(run.get("output"))

@@ -1,4 +1,4 @@
-"""Plots of lines over time as SVG without scripts. The times of faults are shaded."""
+"""Plots of lines over time, as SVG without scripts. The times of faults are shaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaosorca.report.quantities import quantity, ticks
 WIDTH, HEIGHT = 860, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 26, 26
 MOST_POINTS = 600
-"""The most points of a line. For a longer line, the minimum and maximum of each section are drawn."""
+"""The maximum number of points in a line. A longer line is divided into sections with a minimum and a maximum each."""
 _MOST_READINGS = 200
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _MOST_TIMES = 8
@@ -22,7 +22,14 @@ Place = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Line:
-    """A line: its name, a value for each time of the plot (None: unknown), the CSS class of its color, and its dash pattern."""
+    """A line of a plot.
+
+    Attributes:
+        name: the name in the legend.
+        values: one value for each time of the plot; None if the value is unknown.
+        color: the CSS class of the line's color.
+        dashes: the dash pattern; empty for a solid line.
+    """
 
     name: str
     values: Sequence[float | None]
@@ -43,8 +50,8 @@ class Shade:
 class Plot:
     """Lines over the same times, in seconds since 1970.
 
-    With `steps`, a value applies to the whole interval since the time before it; otherwise it applies to its own time only. The
-    first step is not drawn, because the beginning of its interval is unknown.
+    With `steps`, each value applies to the whole interval since the previous time. The first value is then not drawn, because the
+    beginning of its interval is unknown. Without `steps`, each value applies to its own time only.
     """
 
     title: str
@@ -97,7 +104,10 @@ def to_svg(plot: Plot) -> Element:
 
 
 def thinned(values: Sequence[float | None], most: int = MOST_POINTS) -> list[int]:
-    """Return the indices of the values to draw: all, or the minimum, the maximum and an unknown value of each section."""
+    """Return the indices of the values to draw.
+
+    If there are more than `most` values, these are the minimum, the maximum and the first unknown value of each section.
+    """
     if len(values) <= most:
         return list(range(len(values)))
     length = -(-2 * len(values) // most)
@@ -126,7 +136,7 @@ def _paths(plot: Plot, line: Line, x: Place, y: Place) -> list[str]:
 
 
 def _readings(plot: Plot, x: Place, bottom: float) -> list[Element]:
-    """Return invisible strips with tooltips, which show the values and the faults at their times."""
+    """Return invisible strips with tooltips. Each tooltip shows the values and the faults in the time span of its strip."""
     found = []
     every = max(1, -(-len(plot.times) // _MOST_READINGS))
     for first in range(0, len(plot.times), every):

@@ -25,7 +25,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def ticks(most: float, number: int = 5) -> list[float]:
-    """Return about `number` round values from 0 to the first one that is at least `most`."""
+    """Return about `number` evenly spaced round values. The first value is 0, and the last value is at least `most`."""
     if not most > 0:
         return [0.0, 1.0]
     rough = most / number

@@ -193,5 +193,5 @@ def test_faults_are_records_and_an_unreadable_record_is_an_error(monkeypatch: py
     assert running.stop_fault(container="c", syscalls=None) == [one]
     assert asked == [("status", {}), ("stop_fault", {"container": "c", "syscalls": None})]
     answers["status"] = {"faults": [{"fault": "1"}]}
-    with pytest.raises(AgentError, match=r"\(KeyError: 'run'\): use the version that started it"):
+    with pytest.raises(AgentError, match=r"\(KeyError: 'run'\): use the version that started the agent"):
         running.faults()

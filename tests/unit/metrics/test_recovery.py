@@ -266,7 +266,7 @@ def test_a_service_that_does_not_recover_is_an_error_with_figures(web: Web) -> N
         recover(time.source, sleep=time.sleep)
     assert str(failed.value) == (
         "container 'web' has not recovered within 10 s from its fault's end at 2023-11-14T22:13:25.000Z: 100.0% of the last "
-        f"30 requests failed ({PART}), until 2023-11-14T22:13:40.000Z, and 0.0% before the fault"
+        f"30 requests until 2023-11-14T22:13:40.000Z failed ({PART}), compared with 0.0% before the fault"
     )
     assert time.now == 20, "it waited until 15, and for four more scrapes"
 
