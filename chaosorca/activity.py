@@ -1,4 +1,4 @@
-"""What all actions and probes have in common: their errors reach Chaos Toolkit as `ActivityFailed`, one sentence each."""
+"""The decorator of all actions and probes. It raises their errors as `ActivityFailed`, each with one sentence."""
 
 from __future__ import annotations
 

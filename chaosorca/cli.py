@@ -235,9 +235,9 @@ def metric_command(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def doctor_command(configuration: dict[str, Any], as_json: bool) -> None:
-    """Test what this engine and kernel support, and explain how to get what they do not.
+    """Test what this engine and kernel support. For each missing feature, say what to do.
 
-    An agent that is started for the test is removed afterwards. The exit code is 0 if faults and monitoring work here, else 1.
+    If no agent runs, one is started and removed afterwards. The exit code is 0 if faults and monitoring work, else 1.
     """
     findings = doctor.examine(configuration)
     if as_json:
@@ -306,7 +306,7 @@ def _describe(one: FaultRecord) -> str:
 
 
 def _remove_unused(configuration: dict[str, Any]) -> None:
-    """Remove the agent if it has nothing left to do, and then the Prometheus that `monit start` started."""
+    """Remove the agent if it is idle. Then remove the Prometheus that `monit start` has started."""
     client = connect(configuration)
     if retire_agent(client) and prometheus.prometheus_label(client, _STARTED_BY) == _MONIT:
         stop_prometheus(configuration=configuration)
@@ -314,7 +314,7 @@ def _remove_unused(configuration: dict[str, Any]) -> None:
 
 
 def _ensure_prometheus(configuration: dict[str, Any]) -> None:
-    """Start Prometheus on its usual port, or on a free one, unless one is configured or runs."""
+    """Start Prometheus on its usual port or a free one, unless a Prometheus is configured or runs."""
     client = connect(configuration)
     if configuration.get("prometheus_base_url") or prometheus.is_running(client):
         return

@@ -1,4 +1,4 @@
-"""The sources of measurements: the configured Prometheus or our own, and the agent."""
+"""The sources of measurements: Prometheus and the agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chaosorca.model.record import FaultRecord
 
 
 def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
-    """Return a client of the configured Prometheus (`prometheus_base_url`), else of our own on this machine.
+    """Return a client of the configured Prometheus (`prometheus_base_url`), else of our own Prometheus.
 
     Raises:
         PrometheusError: no Prometheus is configured, and our own does not run.
@@ -26,9 +26,9 @@ def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
 
 
 def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
-    """Return the name that a container has in Prometheus, for its name, id or id's prefix.
+    """Return the name of a container in Prometheus. It is found by name, id or prefix of the id.
 
-    If the container does not exist any more, or no Docker Engine answers, return the name as given: its series are still there.
+    If the container was removed, or no Docker Engine answers, return the given name, since the series still exist.
     """
     try:
         found = name_and_id(connect(configuration), container)
@@ -38,7 +38,7 @@ def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
 
 
 def faults_on(container: str, configuration: Mapping[str, Any] | None) -> list[FaultRecord]:
-    """Return the faults of a container since the agent started, by its name, id or id's prefix, oldest first.
+    """Return the faults on a container since the agent started, oldest first.
 
     Faults on an earlier container of the same name are included, since the container may have been re-created.
 

@@ -57,8 +57,8 @@ def start_fault(
         delay_enter: how long a call is delayed before the kernel executes it, with a unit, as in "100ms".
         delay_exit: how long a call is delayed after the kernel has executed it, with a unit.
         when: which calls of each thread to inject, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
-        probability: the share of the calls selected by `when` to inject, drawn at random; above 0, up to 1.
-        max_faults: the number of hit calls of the whole container after which the fault ends; 0: no limit.
+        probability: the share of calls to inject, drawn at random from the calls that `when` selects; above 0, up to 1.
+        max_faults: the fault ends after this number of injected calls of the whole container; 0: no limit.
         process: only processes whose command line contains this text, checked at each call.
         path: only calls on this file, as the container sees it, by any path, link or descriptor.
         duration: how long the fault lasts, with a unit. The agent keeps this clock: the fault ends even if this process has died.
@@ -66,11 +66,11 @@ def start_fault(
             "strace" (one fault at a time, and not every kind), or "auto" for the cheapest that can inject the fault on this host.
         placebo: attach to the same processes for the same system calls, but inject nothing. Tracing alone slows a program down, so
             a fair comparison needs a placebo.
-        dry_run: check the fault and report what it would be attached to, without attaching it.
+        dry_run: check the fault, and report the containers and processes that it would be attached to. Nothing is attached.
         abort_when: end the fault when this condition holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
             "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9". The agent evaluates it by its own counters.
 
-    The random decisions of a probability have a seed: `chaosorca_seed` of the configuration, else a random one.
+    The seed of the random decisions is `chaosorca_seed` of the configuration, or a random number.
 
     Returns:
         {"fault": id, "containers": [{"name", "id", "attached", "not_attached": [{"pid", "reason"}]}], "injector", "syscalls",
@@ -78,8 +78,8 @@ def start_fault(
         are null, and "attached" is the number of processes that the fault would be attached to.
 
     Raises:
-        ActivityFailed: an argument makes no sense; the container is protected, already has a fault on one of these system calls, or
-            has no process that could be attached. Nothing is left of the fault then.
+        ActivityFailed: an argument is invalid, the container is protected, the container has a fault on one of these system calls,
+            or no process could be attached. No part of the fault stays then.
     """
     is_placebo, is_dry_run = as_bool(placebo, "placebo"), as_bool(dry_run, "dry_run")
     check_selection(container, label)
@@ -137,7 +137,7 @@ def start_fault(
             "seed": seed,
         }
     except BaseException:
-        # Also on Ctrl-C and SIGTERM: no fault stays whose id the caller does not get.
+        # Also on Ctrl-C and SIGTERM: the caller does not get the fault's id, so the fault must not stay.
         with contextlib.suppress(OrcaError):
             agent.stop_fault(fault_id=fault_id)
             retire_agent(client)

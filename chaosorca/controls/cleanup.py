@@ -1,4 +1,4 @@
-"""The `cleanup` control ends the faults of an experiment, however it ended.
+"""The `cleanup` control ends the faults of an experiment, however the experiment ended.
 
 Arguments: none.
 """
@@ -34,7 +34,7 @@ def after_experiment_control(
 
 
 def cleanup_control() -> None:
-    """End them if an interruption kept `after_experiment_control` from it."""
+    """End the faults if an interruption has prevented `after_experiment_control`."""
     run = current_run()
     if run is not None:
         end_faults(run)

@@ -1,4 +1,4 @@
-"""What the controls have in common: finding the containers of an experiment, checking arguments, and logging errors.
+"""Helpers of the controls: finding the containers of an experiment, checking arguments, and logging errors.
 
 Chaos Toolkit shows an error of a control in its debug log only, so each control logs its own.
 """
@@ -17,7 +17,7 @@ from chaosorca.model.nearest import nearest
 
 
 def is_dry(experiment: Mapping[str, Any] | None) -> bool:
-    """Return whether Chaos Toolkit only pretends to run an experiment: it skips activities then, but not controls."""
+    """Return whether the experiment is a dry run. Chaos Toolkit then skips the activities, but still calls the controls."""
     return bool((experiment or {}).get("dry"))
 
 
@@ -36,10 +36,10 @@ def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, 
 
 
 def as_names(value: object, what: str) -> list[str] | None:
-    """Return the names in a list, or in text with commas; None for none given.
+    """Return the names in a list, or in text separated by commas; None for None.
 
     Raises:
-        InvalidActivity: the value is neither.
+        InvalidActivity: the value is neither a list nor text.
     """
     if value is None:
         return None
@@ -50,7 +50,7 @@ def as_names(value: object, what: str) -> list[str] | None:
 
 
 def check_arguments(control: Mapping[str, Any], checks: Mapping[str, Callable[[Any], object]]) -> None:
-    """Check the arguments of a control for `chaos validate`. A value that contains `${` can only be checked when it runs.
+    """Check the arguments of a control for `chaos validate`. A value that contains `${` is not checked before the run.
 
     Arguments:
         control: the control as the experiment declares it.
@@ -71,7 +71,7 @@ def check_arguments(control: Mapping[str, Any], checks: Mapping[str, Callable[[A
 
 
 def logging_errors(doing: str, function: Callable[[], object]) -> None:
-    """Call a function of a control, and log its errors: a control must not end the experiment.
+    """Call a function of a control, and log its errors, since a control must not end the experiment.
 
     Arguments:
         doing: what the function does, for the log.

@@ -1,14 +1,14 @@
-"""The `export` control writes CSV files and a report of what was measured, after the experiment, however it ended.
+"""The `export` control writes CSV files and a report after the experiment, however the experiment ended.
 
-It also collects before the rollbacks run, because a rollback may stop Prometheus.
+It also reads the metrics before the rollbacks, because a rollback may stop Prometheus.
 
 Arguments:
-    directory: where the files go; default: `chaosorca-results/<title>-<UTC>/`. Nothing is ever overwritten.
+    directory: the directory for the files; default: `chaosorca-results/<title>-<UTC>/`. No file is overwritten.
     containers: the containers to export; default: all that were monitored during the experiment.
     metrics: some of cpu, http, latency, io, mem, netr, nets, syscall; default: all.
     step: the least time between rows, with a unit; default: "1s".
-    window: the time over which rates are smoothed, with a unit; default: none, so that each row covers one scrape interval.
-    report: whether to write `report.html`, a page that shows all of it; default: true.
+    window: the time over which rates are smoothed, with a unit. Without it, each row covers one scrape interval.
+    report: whether to write `report.html`, a page with all results; default: true.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ def validate_control(control: dict[str, Any]) -> None:
 def before_experiment_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, **arguments: Any
 ) -> None:
-    """Begin the run, which remembers when that was."""
+    """Begin the run, and record the time."""
     run_of(experiment, configuration, secrets)
 
 
 def before_rollback_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, **arguments: Any
 ) -> None:
-    """Collect what a rollback may take away."""
+    """Read the metrics and faults that a rollback may remove."""
     before_rollbacks(run_of(experiment, configuration, secrets))
 
 
 def after_experiment_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, state: Any = None, **arguments: Any
 ) -> None:
-    """Collect what is still there, and write all files."""
+    """Read the remaining metrics and faults, and write all files."""
     finish(run_of(experiment, configuration, secrets), state, Task("export", arguments))

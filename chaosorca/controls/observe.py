@@ -1,7 +1,7 @@
-"""The `observe` control starts Prometheus and monitoring before the first hypothesis, and stops at the end what it started.
+"""The `observe` control starts Prometheus and monitoring before the first hypothesis. At the end it stops both again.
 
 Arguments:
-    containers: the containers to monitor; default: those that the experiment's activities name.
+    containers: the containers to monitor; default: the containers that the experiment's activities name.
     label: instead, a label (key=value) that selects running containers.
     keep: leave Prometheus and monitoring running afterwards; default: false.
 """
@@ -54,7 +54,7 @@ def before_experiment_control(
     secrets: Any = None,
     **kwargs: Any,
 ) -> None:
-    """Start what does not run yet, and wait for two scrapes. An error interrupts the experiment before anything else happens."""
+    """Start Prometheus and monitoring if they do not run, and wait for two scrapes. An error interrupts the experiment."""
     run = run_of(experiment, configuration, secrets)
     if run.is_dry:
         return
@@ -75,14 +75,14 @@ def before_experiment_control(
 def after_experiment_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, state: Any = None, **arguments: Any
 ) -> None:
-    """Stop what this control started, and only that. The results are read first, since Prometheus goes with its data."""
+    """Stop what this control has started. The results are read first, since Prometheus's data is removed."""
     run = run_of(experiment, configuration, secrets)
     finish(run, state)
     _stop(run)
 
 
 def cleanup_control() -> None:
-    """Stop it if an interruption kept `after_experiment_control` from it."""
+    """Stop what this control has started if an interruption has prevented `after_experiment_control`."""
     run = current_run()
     if run is not None:
         _stop(run)

@@ -1,4 +1,4 @@
-"""The results of an experiment: what is collected of its metrics and faults, and the files that show it."""
+"""The results of an experiment: its metrics, its faults, and the files that contain them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from chaosorca.sources import open_prometheus, series_name
 
 
 def collect(run: Run, arguments: Mapping[str, Any]) -> None:
-    """Read what was measured since the run began. A table is replaced only by one with at least as many rows.
+    """Read the metrics since the beginning of the run. A new table replaces an old one if it has at least as many rows.
 
     Arguments:
         run: the run, which keeps the tables.
-        arguments: of the `export` control.
+        arguments: the arguments of the `export` control.
 
     Raises:
         OrcaError: an argument makes no sense, or Prometheus does not answer.
@@ -50,12 +50,12 @@ def collect(run: Run, arguments: Mapping[str, Any]) -> None:
 
 
 def export(run: Run, journal: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Collect what is still there, and write all files.
+    """Read the remaining metrics, and write all files.
 
     Arguments:
-        run: the run, with what was collected before.
-        journal: its journal.
-        arguments: of the `export` control.
+        run: the run, with the tables that were read before.
+        journal: the run's journal.
+        arguments: the arguments of the `export` control.
     """
     try:
         collect(run, arguments)
@@ -75,7 +75,7 @@ def export(run: Run, journal: Mapping[str, Any], arguments: Mapping[str, Any]) -
 
 
 def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table], happened: list[events.Event]) -> Path:
-    """Write `<container>/<metric>.csv` for each table, and `events.csv`, into a directory that is new or empty."""
+    """Write `<container>/<metric>.csv` for each table, and `events.csv`. The directory must be new or empty."""
     directory.mkdir(parents=True, exist_ok=True)
     for (container, metric), table in collected.items():
         path = directory / container / f"{metric}.csv"
@@ -86,10 +86,10 @@ def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table
 
 
 def new_directory(given: Any, title: str) -> Path:
-    """Return a directory that is new or empty: the given one, else one named after the experiment and the time.
+    """Return a directory that is new or empty. Without a given one, its name contains the experiment's title and the time.
 
     Raises:
-        InvalidArgument: what was given is not a path.
+        InvalidArgument: the given value is not a path.
     """
     if given:
         wanted = check_directory(given)

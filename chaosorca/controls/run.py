@@ -1,4 +1,4 @@
-"""One run of an experiment, shared by the controls that Chaos Toolkit calls in it.
+"""One run of an experiment. All controls of the run share it.
 
 Chaos Toolkit calls each function of each control separately. All of them run in one thread, and all receive the same `experiment`
 object, except `cleanup_control`, which receives nothing. The current run is therefore kept in a context variable. It cannot be kept
@@ -29,7 +29,7 @@ FaultKey = tuple[str, str]
 
 
 class Task(NamedTuple):
-    """A control of ours as it is declared: its name and its arguments."""
+    """The declaration of one of our controls: its name and its arguments."""
 
     control: str
     arguments: Mapping[str, Any]
@@ -37,16 +37,16 @@ class Task(NamedTuple):
 
 @dataclass(eq=False)
 class Run:
-    """What the controls of one run know, and what they have done."""
+    """The state of one run: its settings, its measurements, and the completed tasks."""
 
     experiment: Mapping[str, Any]
     configuration: dict[str, Any] | None = None
     secrets: dict[str, Any] | None = None
     began: float = field(default_factory=time.time)
     tables: dict[tuple[str, str], Table] = field(default_factory=dict)
-    """What was measured, by container and metric."""
+    """The measurements, by container and metric."""
     reported: dict[FaultKey, FaultRecord] = field(default_factory=dict)
-    """All faults that the agent has reported, those of other runs included."""
+    """All faults that the agent has reported, including those of other runs."""
     ended: dict[FaultKey, FaultRecord] = field(default_factory=dict)
     """The faults that this experiment has ended."""
     done: list[Task] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Run:
         return is_dry(self.experiment)
 
     def tasks(self) -> list[Task]:
-        """Return our controls of this run: those of the settings and control files, and then those of the experiment."""
+        """Return our controls of this run: first the global ones, then those of the experiment."""
         return [*self.global_tasks(), *self._declared(self.experiment.get("controls") or [])]
 
     def global_tasks(self) -> list[Task]:
@@ -73,7 +73,7 @@ class Run:
         return self._declared(get_global_controls())
 
     def ask_agent(self) -> None:
-        """Update the records of the faults that the agent keeps; errors are logged."""
+        """Update the records of faults from the agent. Errors are logged."""
 
         def ask() -> None:
             agent = find_agent(connect(self.configuration))
@@ -83,7 +83,7 @@ class Run:
         logging_errors("asking the agent about faults", ask)
 
     def keep_ended(self, faults: Iterable[FaultRecord]) -> None:
-        """Keep the final records of faults that this experiment has ended: the agent may be removed with the last of them."""
+        """Keep the final records of faults that this experiment has ended. The agent may be removed after the last fault."""
         self.ended.update({(fault.id, fault.container): fault for fault in faults})
 
     def faults(self) -> dict[FaultKey, FaultRecord]:
@@ -91,7 +91,7 @@ class Run:
         return {**self.reported, **self.ended}
 
     def faults_since_beginning(self) -> list[FaultRecord]:
-        """Return the faults that began or were ended in this run, by when they began."""
+        """Return the faults that began or ended in this run, ordered by their beginning."""
         own = [fault for key, fault in self.faults().items() if key in self.ended or fault.begins >= self.began]
         return sorted(own, key=lambda fault: fault.begins)
 
@@ -112,12 +112,12 @@ _CURRENT: ContextVar[Run | None] = ContextVar("chaosorca_run", default=None)
 
 
 def run_of(experiment: Mapping[str, Any] | None, configuration: Any = None, secrets: Any = None) -> Run:
-    """Return the current run of an experiment; the first call begins it.
+    """Return the current run of an experiment. The first call begins the run.
 
     Arguments:
-        experiment: the object that Chaos Toolkit hands to all controls of the run.
-        configuration: of the experiment.
-        secrets: of the experiment.
+        experiment: the object that Chaos Toolkit passes to all controls of the run.
+        configuration: the experiment's configuration.
+        secrets: the experiment's secrets.
     """
     run = _CURRENT.get()
     if run is None or run.experiment is not experiment:
@@ -127,10 +127,10 @@ def run_of(experiment: Mapping[str, Any] | None, configuration: Any = None, secr
 
 
 def current_run() -> Run | None:
-    """Return the run that has begun and not been forgotten."""
+    """Return the current run, None if there is none."""
     return _CURRENT.get()
 
 
 def forget_run() -> None:
-    """Forget the current run: Chaos Toolkit has called its last control."""
+    """Forget the current run. Chaos Toolkit has called the last control."""
     _CURRENT.set(None)

@@ -1,4 +1,4 @@
-"""The verdict on the faults of an experiment: whether each of them happened."""
+"""The verdict on the faults of an experiment. It says whether each fault happened."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MODULE, _START = "chaosorca.actions.faults", "start_fault"
 
 
 def judge(run: Run, journal: dict[str, Any], min_injected: Any = 1) -> None:
-    """Mark a journal as failed if a fault did not happen; a journal that is marked already stays as it is.
+    """Mark a journal as failed if a fault did not happen. A journal that is already marked is not changed.
 
     Arguments:
         run: the run of the experiment, with the records of its faults.
-        journal: its journal.
-        min_injected: how many calls each fault must have hit.
+        journal: the run's journal.
+        min_injected: the number of calls that each fault must have hit.
 
     Raises:
         InvalidArgument: `min_injected` is not a number from 0.
@@ -36,12 +36,12 @@ def judge(run: Run, journal: dict[str, Any], min_injected: Any = 1) -> None:
 
 
 def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord], least: int) -> list[str]:
-    """Return what was wrong with the faults of an experiment.
+    """Return the failures of an experiment's faults.
 
     Arguments:
         journal: the journal of the experiment.
         faults: the latest record of each known fault.
-        least: how many calls each fault must have hit; a placebo hits none.
+        least: the number of calls that each fault must have hit. A placebo need not hit any.
 
     Returns:
         a sentence for each fault that did not start, was not attached to a process, or hit fewer calls.
@@ -71,10 +71,10 @@ def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord],
 
 
 def stopped_faults(journal: Mapping[str, Any]) -> list[FaultRecord]:
-    """Return the records that the stop actions of an experiment returned.
+    """Return the records in the outputs of an experiment's stop actions.
 
     Raises:
-        KeyError, TypeError, ValueError: an output is not as the action returned it.
+        KeyError, TypeError, ValueError: an output is not a list of records.
     """
     found = []
     for run in [*(journal.get("run") or []), *(journal.get("rollbacks") or [])]:

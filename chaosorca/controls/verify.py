@@ -1,11 +1,11 @@
-"""The `verify` control fails an experiment whose fault did not happen. Otherwise the service would seem to have withstood it.
+"""The `verify` control marks an experiment as failed if a fault did not happen. A service would otherwise seem to withstand it.
 
 Before the experiment, it tries every `start_fault` of the method as a dry run. If one cannot work, it interrupts the experiment
 before anything starts. After the experiment, it sets the journal's status to `failed` if a fault was not attached to every process
 or hit too few calls. The reasons are in the journal under `"chaosorca"`.
 
 Arguments:
-    min_injected: how many calls each fault must have hit; default: 1. A placebo hits none.
+    min_injected: the number of calls that each fault must have hit; default: 1. A placebo need not hit any.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def validate_control(control: dict[str, Any]) -> None:
 def before_experiment_control(
     context: Any, min_injected: Any = 1, configuration: Any = None, experiment: Any = None, secrets: Any = None, **kwargs: Any
 ) -> None:
-    """Try every fault as a dry run; one that cannot work interrupts the experiment."""
+    """Try every fault as a dry run. A fault that cannot work interrupts the experiment."""
     if run_of(experiment, configuration, secrets).is_dry:
         return
     try:
@@ -56,7 +56,7 @@ def before_experiment_control(
 def after_method_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, **arguments: Any
 ) -> None:
-    """Ask how often faults have fired, while the agent is there."""
+    """Ask the agent how often the faults have fired."""
     run = run_of(experiment, configuration, secrets)
     if not run.is_dry:
         run.ask_agent()
@@ -65,7 +65,7 @@ def after_method_control(
 def before_rollback_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, **arguments: Any
 ) -> None:
-    """Ask again: a rollback may remove the agent."""
+    """Ask again, since a rollback may remove the agent."""
     before_rollbacks(run_of(experiment, configuration, secrets))
 
 

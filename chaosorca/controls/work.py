@@ -1,4 +1,4 @@
-"""The work that the controls share. Each part is done once, whichever control is called first."""
+"""The work that the controls share. The first control that is called does each part, once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from chaosorca.engine.client import connect
 from chaosorca.engine.run_id import RUN_ID
 
 _AT_END = ("cleanup", "verify", "export")
-"""The controls that do work at the end; what `observe` does then is its own."""
+"""The controls that share the work at the end. `observe` does its own."""
 
 
 def configure_control(
     experiment: Any = None, configuration: Any = None, secrets: Any = None, event_registry: Any = None, **kwargs: Any
 ) -> None:
-    """Begin the run, and listen to its events. Chaos Toolkit calls this for each control, before anything else."""
+    """Begin the run, and register for its events. Chaos Toolkit calls this function for each control before everything else."""
     run = run_of(experiment, configuration, secrets)
     if event_registry is not None and not run.has_handler:
         event_registry.register(_Events(run))
@@ -33,7 +33,7 @@ def configure_control(
 
 
 def before_rollbacks(run: Run) -> None:
-    """Collect what a rollback may take away: it may stop Prometheus, or the last fault and with it the agent."""
+    """Read metrics and faults before a rollback removes them. A rollback may stop Prometheus or the agent."""
     if run.is_dry or run.collected_before_rollbacks:
         return
     run.ask_agent()
@@ -44,14 +44,14 @@ def before_rollbacks(run: Run) -> None:
 
 
 def finish(run: Run, journal: Any, *own: Task) -> None:
-    """Do the work that the controls have left at the end of an experiment: cleanup, verify and export, in this order.
+    """Do the work at the end of an experiment: cleanup, verify and export, in this order.
 
     The faults end first, since the verdict needs their final records. The report is last, since it shows the verdict. Each control
-    calls this, and no task is repeated once it is complete.
+    calls this function. A completed task is not repeated.
 
     Arguments:
         run: the run of the experiment.
-        journal: its journal.
+        journal: the run's journal.
         own: the task of the calling control.
     """
     pending: list[Task] = []
@@ -76,9 +76,9 @@ def finish(run: Run, journal: Any, *own: Task) -> None:
 
 
 def end_faults(run: Run) -> None:
-    """End the faults that this process has started, and remove the agent if it has nothing left to do; errors are logged.
+    """End the faults that this process has started, and remove the agent if it is idle. Errors are logged.
 
-    An interruption leaves this undone, so that `cleanup_control` repeats it.
+    After an interruption, `cleanup_control` repeats it.
     """
     cleanup = Task("cleanup", {})
     if run.is_dry or cleanup in run.done:
@@ -98,7 +98,7 @@ def end_faults(run: Run) -> None:
 
 
 class _Events(RunEventHandler):  # type: ignore[misc]
-    """Handles the events of a run that its controls do not receive."""
+    """Handles events of Chaos Toolkit for which controls are not called."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -108,7 +108,7 @@ class _Events(RunEventHandler):  # type: ignore[misc]
         self._journal = journal
 
     def start_rollbacks(self, experiment: Mapping[str, Any]) -> None:
-        # In an experiment with controls of its own, Chaos Toolkit does not call the global ones before the rollbacks.
+        # If the experiment has controls of its own, Chaos Toolkit calls no global control before the rollbacks.
         if experiment.get("controls") and self._run.global_tasks():
             try:
                 before_rollbacks(self._run)

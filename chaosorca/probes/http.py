@@ -124,9 +124,9 @@ def time_to_recover(
     """
     Measure how long a container takes to recover from its latest fault. The probe waits until the container has recovered.
 
-    The container has recovered when its share of failed requests is the same as in the 30 seconds before the fault, over three
-    scrape intervals with requests. A binomial test at a level of 0.001 decides whether the shares are the same. The test needs
-    enough requests to detect a share that is larger by 0.2. If there are too few, the probe waits up to one minute longer.
+    The probe compares two shares of failed requests: over three scrape intervals, and over the 30 seconds before the fault.
+    The container has recovered when both are the same. A binomial test at a level of 0.001 decides whether they are. The test
+    needs enough requests to detect a share that is larger by 0.2. With too few requests, the probe waits up to one minute longer.
 
     Faults that overlap or follow each other within 30 seconds count as one. A fault that never fired is ignored if another one
     fired. A request that is never answered counts as failed when its connection ends, or after a minute.
