@@ -1,4 +1,4 @@
-"""The agent's container. Each engine has at most one. It is controlled by `docker exec`, and is removed when the agent is idle."""
+"""The agent's container. An engine has at most one agent. Clients control the agent by `docker exec`, and remove an idle agent."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def socket_path(client: docker.DockerClient) -> str | None:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the message of the innermost operating system error. Return the text of the error itself if there is none."""
+    """Return the message of the innermost operating system error. If there is no such error, return the text of `error`."""
     inner: BaseException | None = error
     reason = str(error)
     while inner is not None:

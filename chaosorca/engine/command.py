@@ -57,7 +57,10 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
 
 
 def demultiplexed(stream: BinaryIO) -> tuple[bytes, bytes]:
-    """Split the multiplexed stream of a command into standard output and standard error. The latter ends with engine messages."""
+    """Split the multiplexed stream of a command into standard output and standard error.
+
+    The engine's own messages are appended to standard error.
+    """
     written: defaultdict[int, bytearray] = defaultdict(bytearray)
     while len(header := stream.read(_HEADER.size)) == _HEADER.size:
         source, length = _HEADER.unpack(header)

@@ -65,7 +65,7 @@ def _control_groups(info: Mapping[str, Any]) -> Finding:
 
 
 def _security_options(info: Mapping[str, Any]) -> dict[str, str]:
-    """Return each security option, such as `name=seccomp,profile=default`, by its name."""
+    """Return the engine's security options by name. One option is, for example, `name=seccomp,profile=default`."""
     found = {}
     for option in info.get("SecurityOptions") or []:
         parts = dict(part.partition("=")[::2] for part in str(option).split(","))

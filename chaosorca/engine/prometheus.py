@@ -183,7 +183,10 @@ def _url(container: DockerContainer) -> str:
 
 
 def _wait_until_ready(url: str, container: DockerContainer) -> None:
-    """Wait until Prometheus answers and lists the agent as a target. It lists the target five seconds after its first answer."""
+    """Wait until Prometheus answers and lists the agent as a target.
+
+    Prometheus lists the target only five seconds after its first answer.
+    """
     end = time.monotonic() + _READY_WITHIN
     while True:
         try:

@@ -82,7 +82,7 @@ def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor
     """Return the total rate of the series `part`, divided by the total rate of the series `whole`.
 
     Raises:
-        NoData: the rate of `whole` is 0, so the ratio is undefined, or the container is not monitored.
+        NoData: the ratio is undefined because the rate of `whole` is 0, or the container is not monitored.
     """
     check_monitored(prometheus, container, monitor, window)
     # One expression, so that Prometheus evaluates both rates at the same time.
@@ -93,7 +93,7 @@ def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor
 
 
 def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes: int, within: float = 60.0) -> None:
-    """Wait until Prometheus has scraped the metrics of each container a number of times. Scrapes before the call do not count.
+    """Wait until Prometheus has scraped the metrics of each container `scrapes` times. Scrapes before the call do not count.
 
     Arguments:
         prometheus: the server to query.

@@ -6,7 +6,7 @@ JOB = "chaosorca"
 
 
 def selector(metric: str, **labels: str) -> str:
-    """Return a selector of a metric of chaosorca.
+    """Return a PromQL selector for one of chaosorca's metrics.
 
     A label value that starts with `~` is a regular expression. Any other label value must match exactly.
     """

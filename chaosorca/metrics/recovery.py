@@ -1,7 +1,6 @@
-"""Time to recover: how long after a fault requests succeed again as often as before the fault.
+"""Time to recover: the time from a fault's end until requests succeed as often as before the fault.
 
-All functions work on the intervals between two scrapes. An interval has the number of requests that ended, and the number of
-requests that failed.
+All functions work on the intervals between two scrapes. Each interval records how many requests ended and how many of them failed.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ BASELINE = 30.0
 STEADY_INTERVALS = 3
 """How many consecutive intervals with requests must be in the steady state. One good interval among bad ones is not a recovery."""
 SIGNIFICANCE = 0.001
-"""The significance level of the binomial test. A less probable number of failed requests is outside the steady state."""
+"""The significance level of the binomial test. A number of failed requests that is less probable is not steady."""
 DETECTABLE = 0.2
-"""A service counts as recovered only after enough requests to reveal an increase of the failure ratio by this much."""
+"""The requests after a fault must be enough to reveal an increase of the failure ratio by this much."""
 EXTRA_WAIT = 60.0
-"""How many seconds to wait beyond the limit if the service is in the steady state, but too few requests have ended to prove it."""
+"""How many seconds to wait beyond the limit for further requests, if the requests are steady but too few to be conclusive."""
 _POLL = 0.2
 """The shortest time in seconds between two queries."""
 
@@ -107,10 +106,10 @@ def is_steady(failed: float, requests: float, ratio: float) -> bool:
 
 
 def is_conclusive(requests: float, ratio: float) -> bool:
-    """Return whether this many requests would reveal that the failure ratio has increased by `DETECTABLE` (but to 1 at most).
+    """Return whether this many requests would reveal an increase of the failure ratio by `DETECTABLE`.
 
-    The power of the test is about 98 %. Even a number of failures two standard deviations below the expected number must be
-    outside the steady state.
+    The increased ratio is at most 1. The power of the test is about 98 %. The test must detect even a number of failures that is
+    two standard deviations below the expected number.
     """
     larger = min(1.0, ratio + DETECTABLE)
     least = requests * larger - 2 * math.sqrt(requests * larger * (1 - larger))
@@ -168,7 +167,7 @@ def total(intervals: Sequence[Interval]) -> tuple[float, float]:
 def read_intervals(
     prometheus: Prometheus, container: str, requests: str, failed: str, since: float, until: float
 ) -> list[Interval]:
-    """Read the intervals in a span of time.
+    """Read the intervals between the scrapes in a span of time.
 
     Arguments:
         prometheus: the server to query.

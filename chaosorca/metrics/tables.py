@@ -22,7 +22,7 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of values over common times. A value is None where the container was not monitored.
+    """Columns of values that share the same times. A value is None if the container was not monitored at that time.
 
     Attributes:
         times: the times of the rows, in seconds since 1970.

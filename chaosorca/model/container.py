@@ -28,7 +28,7 @@ class Container:
 
 
 def running_container(inspected: Mapping[str, Any]) -> Container:
-    """Return the container of a `docker inspect` output.
+    """Convert the output of `docker inspect` to a container.
 
     Raises:
         ContainerError: the container belongs to chaosorca, is protected, is paused, or does not run.

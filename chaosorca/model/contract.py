@@ -11,7 +11,7 @@ NETWORK = "chaosorca"
 """Names of the containers, the volume and the network that chaosorca creates."""
 
 ROLE_LABEL = "chaosorca.role"
-"""The label of everything that chaosorca creates in an engine."""
+"""The label on every container, image, network and volume that chaosorca creates."""
 
 SOCKET = "/run/chaosorca.sock"
 """The agent's control socket, inside its container."""

@@ -1,7 +1,7 @@
 """The errnos of Linux by number and by name.
 
-The numbers are those of x86-64 and arm64 (include/uapi/asm-generic/errno.h and errno-base.h). Python's `errno` would give the
-numbers of the client's machine, which need not run Linux.
+The numbers are the same on x86-64 and arm64 (include/uapi/asm-generic/errno.h and errno-base.h). Python's `errno` would give the
+numbers of the client's machine, which may not run Linux.
 """
 
 from __future__ import annotations

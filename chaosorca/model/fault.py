@@ -1,4 +1,4 @@
-"""A fault. It says which system calls of a container are hit, with which effects, and for how long."""
+"""A fault says which system calls of a container are hit, with which effects, and for how long."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Fault:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Fault:
-        """Return the fault that `to_json` converted to this data."""
+        """Rebuild the fault from the output of `to_json`."""
         return cls(**{**data, "syscalls": tuple(data["syscalls"])})
 
 
@@ -104,7 +104,7 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "path": _escape,
     "process": _escape,
 }
-"""The parts of a fault's text in their order. Each part has the function that formats its value."""
+"""The parts of a fault's text in their order. Each part is mapped to the function that formats its value."""
 
 
 def read_fault(text: str, arch: str) -> Fault:
@@ -168,9 +168,9 @@ def parse_fault(
 ) -> Fault:
     """Validate a fault as a user wrote it.
 
-    Some system calls cannot have every fault. A call that never returns has no result to forge. A call that names no file has no
-    path to match. A system call that cannot have the fault is refused if `syscall` gives its own name. If the system call comes
-    from a family or class, it is left out.
+    Some faults are impossible on some system calls. A call that never returns has no result to forge. A call that names no file has
+    no path to match. If such a system call is given by its own name, the fault is refused. If the system call belongs to a given
+    family or class, it is left out.
 
     Arguments:
         arch: the Docker host's architecture, `x86_64` or `aarch64`.
@@ -184,9 +184,9 @@ def parse_fault(
         probability: the probability that a call selected by `when` is hit, from 1e-9 to 1.
         max_faults: the maximum number of calls that are hit in the whole container; 0 for no limit.
         path: an absolute path inside the container. Only calls on this file are hit.
-        process: a text. Only processes whose command line contains this text are hit.
+        process: a part of a command line. Only processes whose command line contains this text are hit.
         duration: how long the fault lasts, with a unit.
-        placebo: whether to attach as for the fault, but inject nothing.
+        placebo: whether to attach the fault to the container without injecting anything.
         abort_when: the condition that ends the fault early (see `model.abort`).
 
     Raises:

@@ -27,7 +27,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class FaultRecord:
-    """A fault on one container. All times are in seconds since 1970.
+    """The record of a fault on one container. All times are in seconds since 1970.
 
     `ends` is the time at which the fault's duration is over. `ended` is the actual end; None while the fault is active. `injected`
     counts the calls that were hit, by system call.
@@ -98,7 +98,7 @@ class FaultRecord:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
-        """Return the record that `to_json` converted to this data.
+        """Rebuild the record from the output of `to_json`.
 
         Raises:
             KeyError, TypeError, ValueError: the data is not a record.

@@ -8,7 +8,7 @@ from chaosorca.model.errors import InvalidArgument
 
 
 def status_regex(status: object) -> str:
-    """Return the regular expression that matches the label `code` of the requests with a status in the list.
+    """Convert a list of statuses to a regular expression for the label `code`.
 
     Arguments:
         status: codes, classes and `none` (no answer), separated by commas. A single code may be a number.

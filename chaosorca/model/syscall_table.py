@@ -18,7 +18,7 @@ _INSTEAD = {"open": "openat", "stat": "newfstatat", "fork": "clone", "vfork": "c
 
 
 def machine(name: str) -> str:
-    """Return `x86_64` or `aarch64` for an architecture's name from `uname -m` or the Docker Engine.
+    """Convert an architecture's name from `uname -m` or the Docker Engine to `x86_64` or `aarch64`.
 
     Raises:
         InvalidArgument: the architecture is not supported.
@@ -42,7 +42,7 @@ _VDSO = {
     "x86_64": {"clock_gettime", "clock_getres", "gettimeofday", "time", "getcpu"},
     "aarch64": {"clock_gettime", "clock_getres", "gettimeofday"},
 }
-"""Functions that the vDSO provides without entering the kernel (vdso(7)). System calls have the same names."""
+"""Functions that the vDSO provides without entering the kernel (vdso(7)). Each function has a system call of the same name."""
 
 
 def answered_by_vdso(syscalls: Iterable[str], arch: str) -> list[str]:
@@ -57,13 +57,13 @@ def siblings(syscall: str) -> tuple[str, ...]:
 
 @cache
 def syscall_numbers(arch: str) -> dict[str, int]:
-    """Return the number of each system call that exists on an architecture (`x86_64` or `aarch64`)."""
+    """Return the numbers of an architecture's system calls by name. The architecture is `x86_64` or `aarch64`."""
     return {row["name"]: int(row[arch]) for row in _rows() if row[arch] != "-"}
 
 
 @cache
 def syscall_classes() -> dict[str, frozenset[str]]:
-    """Return the system calls by strace's class (`file`, `network`, …)."""
+    """Return the system calls in each of strace's classes (`file`, `network`, …)."""
     classes: dict[str, set[str]] = {}
     for row in _rows():
         for name in row["classes"].split(","):
@@ -91,7 +91,7 @@ def expand_syscalls(text: object, arch: str) -> tuple[str, ...]:
 
 
 def split_syscalls(text: object) -> list[str]:
-    """Split a text that selects system calls at its commas.
+    """Split a selection of system calls into its parts, which are separated by commas.
 
     Raises:
         InvalidArgument: the text is empty or has an empty part.
@@ -132,7 +132,7 @@ def _listed(classes: Iterable[str]) -> str:
 
 @cache
 def syscall_names(arch: str) -> dict[int, str]:
-    """Return the name of each system call number of an architecture."""
+    """Return the names of an architecture's system calls by number."""
     return {number: name for name, number in syscall_numbers(arch).items()}
 
 

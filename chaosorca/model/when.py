@@ -23,7 +23,10 @@ def when_matches(text: str | None, call: int) -> bool:
 
 
 def when_bounds(text: str | None) -> tuple[int, int, int]:
-    """Return the first call, the last call (0 for no end) and the step of an expression. It must come from `check_when`."""
+    """Return the first call, the last call (0 for no end) and the step of an expression.
+
+    The expression must come from `check_when`.
+    """
     match = _TEXT.fullmatch(text) if text else None
     if match is None:
         return 1, 0, 1

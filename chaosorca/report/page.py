@@ -1,4 +1,4 @@
-"""The HTML page. It shows the faults, the measurements, the means before, during and after the faults, and the activities."""
+"""The HTML page with the faults, the measurements and the activities. It also compares the time before, during and after faults."""
 
 from __future__ import annotations
 

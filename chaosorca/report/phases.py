@@ -24,7 +24,7 @@ def spread_first_increase(table: Table, name: str) -> Column:
     if found + 1 >= len(column) or column[found] is None or (first := column[found + 1]) is None:
         return column
     length = times[found + 1] - times[found]
-    before = times[found] - times[found - 1] if found else length  # the length of the first row's interval is unknown
+    before = times[found] - times[found - 1] if found else length  # the first row's interval has an unknown length
     rate = first * length / (before + length)
     return [*column[:found], rate, rate, *column[found + 2 :]]
 

@@ -13,7 +13,7 @@ from chaosorca.report.quantities import quantity, ticks
 WIDTH, HEIGHT = 860, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 26, 26
 MOST_POINTS = 600
-"""The maximum number of points in a line. A longer line is divided into sections with a minimum and a maximum each."""
+"""The maximum number of points in a line. A longer line is divided into sections, each drawn as its minimum and maximum."""
 _MOST_READINGS = 200
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _MOST_TIMES = 8
