@@ -1,7 +1,7 @@
-"""Uprobes that arm threads (bpf/arm.c): the eBPF program, its rules, and the probes on files, for all targets of the host.
+"""Uprobes that arm threads (bpf/arm.c): the eBPF program, its rules and its probes, for all targets of the host.
 
-The program is loaded once. Probes belong to files, which containers of one image share. Rules belong to targets: each target has a
-number, and a map of the program translates its control groups to that number.
+The program is loaded once. A probe belongs to a file, and containers of one image share their files. A rule belongs to a target.
+Each target has a number, and a map of the program translates the target's control groups to that number.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from chaosorca.agent.linux.proc import FileId
 from chaosorca.model.errors import AgentError
 
 SIGNALS = (23, 28)
-"""SIGURG and SIGWINCH, whose default action is to do nothing. The second one is for threads that block the first, and is sent only
-if it has no handler."""
+"""SIGURG and SIGWINCH. By default, both are ignored. A thread that blocks SIGURG is sent SIGWINCH, unless it handles SIGWINCH."""
 
 _OFFSETS = {
     "TASK_PID": ("task_struct", "pid"),
@@ -60,7 +59,7 @@ _TRIAL = 0  # the user of trial probes; targets have numbers from 1
 
 @dataclass(frozen=True)
 class ArmRule:
-    """The part of a fault that the kernel needs for its decision: `struct rule` in bpf/arm.c."""
+    """The part of a fault that the kernel needs to decide on a call: `struct rule` in bpf/arm.c."""
 
     key: int
     decided_by_tracer: bool
@@ -72,17 +71,17 @@ class ArmRule:
 
 
 class Arming:
-    """Loads the program when it is first needed, and keeps its maps and probes."""
+    """The program with its maps and probes. The program is loaded when it is first needed."""
 
     def __init__(self, proc: Path = Path("/proc"), one_by_one: bool = False) -> None:
         """
         Arguments:
             proc: the proc file system.
-            one_by_one: attach each probe by a perf event of its own, as kernels before Linux 6.6 need it.
+            one_by_one: whether to attach each probe by its own perf event, as kernels before Linux 6.6 require.
         """
         self._proc = proc
         self._one_by_one = one_by_one
-        # Guards `_uprobes`, `_links` and `_users`. Taken before the lock of `_binaries`.
+        # Guards `_uprobes`, `_links` and `_users`. It is taken before the lock of `_binaries`.
         self._lock = threading.RLock()
         self._uprobes: Uprobes | None = None
         self._links: dict[tuple[FileId, int], Callable[[], None] | None] = {}
@@ -93,7 +92,7 @@ class Arming:
         """Load the program unless it is loaded.
 
         Raises:
-            AgentError: this machine or kernel does not support it; the message says what is missing.
+            AgentError: this machine or kernel does not support the program. The message says what is missing.
         """
         with self._lock:
             if self._uprobes is not None:
@@ -116,7 +115,7 @@ class Arming:
             )
 
     def program(self) -> Program | None:
-        """Return the program, whose cost the exporter reports; None until it is loaded."""
+        """Return the program; None until it is loaded. The exporter reports its cost."""
         return None if self._uprobes is None else self._uprobes.program
 
     @property
@@ -142,30 +141,33 @@ class Arming:
             table.put(cgroup, number)
 
     def set_rule(self, number: int, numbers: Collection[int], rule: ArmRule) -> None:
-        """Have a target's calls of these system calls arm the threads that make them."""
+        """Add a rule: a thread of the target that makes one of these system calls is armed."""
         value = (rule.key, rule.decided_by_tracer, rule.first, rule.last, rule.step, 0, rule.threshold, rule.seed)
         for nr in numbers:
             self._program["rules"].put((number, nr), value)
 
     def drop_rule(self, number: int, numbers: Collection[int]) -> None:
-        """Have a target's calls of these system calls arm no thread."""
+        """Remove a target's rules for these system calls."""
         for nr in numbers:
             self._program["rules"].delete((number, nr))
 
     def armed_by(self, key: int) -> int:
-        """Return how many threads are armed by a rule and have not reached their tracer yet."""
+        """Return the number of threads that a rule has armed and that have not reached their tracer yet."""
         return sum(1 for _, (rule, *_) in self._program["armed"].entries() if rule == key)
 
     def seen(self, number: int) -> dict[int, int]:
-        """Return how many calls of a target's faulted system calls the probes have seen, by system call number."""
+        """Return how often the probes have seen each faulted system call of a target, by system call number."""
         return self._counted("seen", number)
 
     def new_code(self, number: int) -> int:
-        """Return how often a target has mapped code so far."""
+        """Return how often a target's processes have mapped code so far."""
         return self._program["new_code"].get(number) or 0
 
     def set_syscall_stops(self, tid: int, on: bool) -> None:
-        """Mark a thread that the tracer stops at each call, so that it is not armed. The mark lasts until the thread ends."""
+        """Mark a thread that the tracer stops at each call, or remove the mark. A marked thread is not armed.
+
+        The mark lasts until the thread ends.
+        """
         table = self._program["syscall_stops"]
         if on:
             table.put(tid, 1)
@@ -173,39 +175,42 @@ class Arming:
             table.delete(tid)
 
     def has_syscall_stops(self, tid: int) -> bool:
-        """Return whether the tracer stops a thread at each call."""
+        """Return whether a thread has the mark of `set_syscall_stops`."""
         return self._program["syscall_stops"].get(tid) is not None
 
     def blocked(self, number: int) -> dict[int, int]:
-        """Return how many of a target's calls were not hit since their threads blocked the signals, by system call number."""
+        """Return how many calls of a target were not hit because their threads blocked the signals, by system call number."""
         return self._counted("blocked", number)
 
     def untraced(self, number: int) -> dict[int, int]:
-        """Return how many of a target's calls were not hit since their threads had no tracer of the agent, by number."""
+        """Return how many calls of a target were not hit because no tracer of the agent traced their threads.
+
+        The keys are system call numbers.
+        """
         return self._counted("untraced", number)
 
     def _counted(self, table: str, number: int) -> dict[int, int]:
         return {nr: count for (target, nr), count in self._program[table].entries() if target == number}
 
     def reset_untraced(self, number: int) -> None:
-        """Set the counts of `untraced` to zero."""
+        """Set a target's counts of `untraced` to zero."""
         self._program["untraced"].delete_those(lambda key: key[0] == number)
 
     def register_tracer(self, pid: int) -> None:
-        """Allow the program to arm the threads that a process traces, until the process ends."""
+        """Register a tracer: until it ends, the program may arm the threads that it traces."""
         self._program["tracers"].put(pid, 1)
 
     def forget(self, number: int) -> None:
-        """Drop all counts of a target."""
+        """Delete all counts of a target."""
         for name in ("seen", "blocked", "untraced"):
             self._program[name].delete_those(lambda key: key[0] == number)
 
     def cannot(self, pids: Collection[int]) -> str:
-        """Return why probes miss some system calls of processes; empty if they miss none."""
+        """Return why probes miss some system calls of these processes; empty if they miss none."""
         return self._binaries.cannot(pids)
 
     def try_out(self, pids: Collection[int], numbers: Collection[int]) -> None:
-        """Attach the probes that a fault would need, and detach them.
+        """Attach the probes that a fault would need, and detach them again.
 
         Raises:
             AgentError: the kernel refuses a probe.
@@ -219,12 +224,12 @@ class Arming:
         """Attach probes to all sites of these system calls in the files that processes execute.
 
         Arguments:
-            user: a number that the probes are released by; several users share a probe.
+            user: the number of the probes' user, which `release` needs. Several users may share a probe.
             pids: the processes.
-            numbers: the system calls.
+            numbers: the numbers of the system calls.
 
         Raises:
-            AgentError: the kernel refuses a probe. Those that it has accepted stay until they are released.
+            AgentError: the kernel refuses a probe. The probes that it has accepted stay until they are released.
         """
         files = self._binaries.files(pids)
         passed = [self._binaries.code(path, file).by_syscall_function for path, file in files]
@@ -233,10 +238,10 @@ class Arming:
             self._probe_file(user, path, file, [*numbers, _MMAP, UNKNOWN_NR, *([ANY_NR] if by_function else [])])
 
     def release(self, user: int, numbers: Collection[int] | None = None) -> None:
-        """Release a user's probes on some system calls, or on all.
+        """Release a user's probes on some system calls, or on all of them.
 
-        Probes without a user are detached a moment later. A fault that begins before that keeps them, as the kernel takes some time
-        to detach a probe, and a site must never have two.
+        A probe without users is detached a moment later. A fault that begins before that moment uses the probe again: detaching
+        takes the kernel some time, and a site must never have two probes.
         """
         with self._lock:
             for at, users in self._users.items():
@@ -269,6 +274,6 @@ class Arming:
             links = [link for link in map(self._links.pop, unused) if link is not None]
             for at in unused:
                 del self._users[at]
-            # The kernel waits for a grace period at each probe's end: in parallel, they wait for the same one.
+            # For each detached probe, the kernel waits for a grace period. Probes that are detached in parallel share one.
             with ThreadPoolExecutor(_CLOSED_AT_ONCE) as threads:
                 list(threads.map(lambda close: close(), links))

@@ -1,7 +1,7 @@
-"""The tracers of one container, which share its faults.
+"""The tracers of one container. Each of them has all faults of the container.
 
-There are at most as many as processors. A tracer acts on one thread at a time, from that thread's processor; with several tracers,
-processes that are hit at the same time do not wait for each other.
+There are at most as many tracers as processors. A tracer acts on one thread at a time, and runs on that thread's processor. With
+several tracers, processes that are hit at the same time do not wait for each other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Rule:
 class TracerPool:
     """Starts, replaces and ends tracers, and sends each of them all faults.
 
-    Only one thread at a time may call its methods, except `faults` and `send`.
+    Only one thread at a time may call the methods. The methods `faults` and `send` are exempt.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class TracerPool:
 
         Arguments:
             numbers: the numbers of system calls by name.
-            records: takes the records of all tracers.
-            spawner: starts tracers, by a thread that lives as long as the agent.
-            marks: returns the id of the map of threads whose calls the kernel is not to time; None while there is none.
+            records: processes the records of all tracers.
+            spawner: starts tracers, from a thread that lives as long as the agent.
+            marks: returns the id of the map of threads whose calls the kernel does not time; None while there is no such map.
             proc: the proc file system.
             program: the tracer's executable.
-            prepare: sends a new tracer what it needs before all else, or raises `AgentError`.
+            prepare: sends a new tracer its first commands, or raises `AgentError`.
 
         Raises:
-            AgentError: the tracer could not be started; nothing is left.
+            AgentError: the tracer could not be started. All resources are released.
         """
         self.restarts = Restarts()
         self.is_stopped = False
@@ -94,7 +94,7 @@ class TracerPool:
             raise
 
     def faults(self) -> dict[int, Fault]:
-        """Return the faults that have been added, and not removed."""
+        """Return the faults that have been added and not yet removed."""
         return {key: rule.fault for key, rule in list(self._rules.items())}
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
@@ -111,7 +111,7 @@ class TracerPool:
             for tracer in self._tracers:
                 self._send_rule(tracer, key, rule)
         except AgentError:
-            self.remove(key)  # from the tracers that have accepted it
+            self.remove(key)  # from the tracers that have accepted the fault
             raise
 
     def remove(self, key: int) -> None:
@@ -126,7 +126,7 @@ class TracerPool:
         self._tracer_of = {pid: tracer for pid, tracer in self._tracer_of.items() if procfs.threads(self._proc, pid)}
         sent: dict[int, Command] = {}
         for pid in pids:
-            before = self._tracer_of.get(pid)  # an earlier command may still be in progress
+            before = self._tracer_of.get(pid)  # which may still be carrying out an earlier command
             tracer = self._tracer_of[pid] = before if before in self._tracers else self._least_busy()
             sent[pid] = tracer.send(f"attach {pid}")
         reasons: dict[int, str] = {}
@@ -142,11 +142,11 @@ class TracerPool:
         return procfs.tracer_of(self._proc, pid, pid) in self._pids()
 
     def supervise(self, pids: Collection[int], attach: Callable[[Collection[int], float], object]) -> str | None:
-        """Replace tracers that have ended, are stopped or hang; see `Session.supervise`.
+        """Replace each tracer that has ended, is stopped or hangs; see `Session.supervise`.
 
         Arguments:
             pids: the container's processes.
-            attach: the session's method, which attaches the processes of a tracer that was replaced.
+            attach: the session's method, which attaches the processes of a replaced tracer again.
         """
         if self.is_stopped:
             return None
@@ -164,12 +164,12 @@ class TracerPool:
         return None
 
     def send(self, command: str) -> None:
-        """Send a command about a thread to all tracers; only the one that traces the thread acts on it."""
+        """Send a command about a thread to all tracers. Only the tracer of the thread acts on the command."""
         for tracer in self._tracers:
             tracer.send(command)
 
     def seen(self) -> dict[int, int]:
-        """Return how many calls the tracers have stopped at, by system call number."""
+        """Return at how many calls the tracers have stopped threads, by system call number."""
         counts = struct.unpack_from(f"={_NR_MAX}Q", self._state, _SEEN_AT)
         return {number: count for number, count in enumerate(counts) if count}
 
@@ -202,11 +202,14 @@ class TracerPool:
         return {tracer.pid for tracer in self._tracers}
 
     def _is_suspended(self, tracer: Tracer) -> bool:
-        """Return whether a tracer was stopped by a signal or a debugger."""
+        """Return whether a signal or a debugger has stopped a tracer."""
         return procfs.state_of(self._proc, tracer.pid) in ("T", "t")
 
     def _least_busy(self) -> Tracer:
-        """Return the tracer of the fewest processes: a new one if all have some and there may be more."""
+        """Return the tracer that traces the fewest processes.
+
+        If every tracer has processes and the pool may still grow, start a tracer and return it.
+        """
         load = Counter(tracer.pid for tracer in self._tracer_of.values())
         least = min(self._tracers, key=lambda tracer: load[tracer.pid])
         if load[least.pid] and len(self._tracers) < self._most_tracers:
@@ -215,7 +218,7 @@ class TracerPool:
         return least
 
     def _start_tracer(self) -> Tracer:
-        """Start a tracer, and send it everything that the others have been sent."""
+        """Start a tracer, and send it all commands that the other tracers have received."""
         records = self._records
         try:
             tracer = self._spawner.submit(Tracer, self._program, self._state_fd, records.take_calls, records.take_event).result()
@@ -236,7 +239,7 @@ class TracerPool:
     def _end_tracer(self, tracer: Tracer) -> None:
         tracer.kill()
         self._unreported += tracer.unreported
-        tracer.unreported = 0  # it is ended once more if no other tracer can be started
+        tracer.unreported = 0  # this method runs again for the tracer if no other one can be started
         self._tracer_of = {pid: by for pid, by in self._tracer_of.items() if by is not tracer}
 
     def _send_rule(self, tracer: Tracer, key: int, rule: _Rule) -> None:

@@ -1,4 +1,4 @@
-"""Faults by native tracers that stop the threads of a container at each system call."""
+"""The injector `ptrace`: native tracers stop the threads of a container at each system call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaosorca.model.fault import Fault
 
 
 class PtraceSession:
-    """All faults of a container, whose threads stop at each system call; see `session.Session`."""
+    """All faults of a container. Its threads stop at each system call; see `session.Session`."""
 
     injector = "ptrace"
     timing = "by thread"
@@ -33,13 +33,13 @@ class PtraceSession:
         Arguments:
             numbers: the numbers of system calls by name.
             on_calls: receives the calls that a fault was injected into.
-            spawner: starts tracers, by a thread that lives as long as the agent.
-            marks: returns the id of the map of threads whose calls the kernel is not to time; None while there is none.
+            spawner: starts tracers, from a thread that lives as long as the agent.
+            marks: returns the id of the map of threads whose calls the kernel does not time; None while there is no such map.
             proc: the proc file system.
             program: the tracer's executable.
 
         Raises:
-            AgentError: the tracer could not be started; nothing is left.
+            AgentError: the tracer could not be started. All resources are released.
         """
         self._names = {number: name for name, number in numbers.items()}
         self._proc = proc

@@ -1,4 +1,4 @@
-"""The records that tracers write (native/report.h), and the calls, ended faults and warnings of a session."""
+"""The records that tracers write (native/report.h). They are turned into the calls, ended faults and warnings of a session."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class Records:
         Arguments:
             names: the names of system calls by number.
             on_calls: receives the calls that a fault was injected into.
-            on_event: is called with the kind, rule and thread of each record that is no call, after this object has processed it.
+            on_event: receives the kind, rule and thread of each record of another kind, after this object has processed it.
         """
         self._names = names
         self._on_calls = on_calls
         self._on_event = on_event
         self.ended: dict[int, str] = {}
-        """The faults that have ended by themselves, with the reason."""
+        """The faults that have ended by themselves, each with the reason."""
 
         self._foreign: set[int] = set()
-        # Guards `_lost`: each tracer's records are read by a thread of its own.
+        # Guards `_lost`. Each tracer has its own thread, which reads its records.
         self._lock = threading.Lock()
         self._lost = 0
 
     def take_calls(self, key: int, nr: int, value: int, flags: int, took: list[int]) -> None:
-        """Process calls that ended alike; see `Tracer`."""
+        """Process calls with the same outcome; see `on_calls` of `Tracer`."""
         effects = tuple(name for bit, name in _EFFECT_BITS.items() if flags & bit)
         replaced = bool(flags & _REPLACED)
         self._on_calls(
@@ -63,7 +63,7 @@ class Records:
         )
 
     def take_event(self, kind: int, key: int, thread: int, value: int) -> None:
-        """Process any other record; see `Tracer`."""
+        """Process a record of another kind; see `on_event` of `Tracer`."""
         if kind == ENDED:
             self.ended[key] = "its budget was spent" if value == _SPENT else "its duration was over"
         elif kind == FOREIGN:
@@ -74,10 +74,10 @@ class Records:
         self._on_event(kind, key, thread)
 
     def warnings(self, proc: Path) -> list[str]:
-        """Return warnings of threads that are not injected, and of missing records.
+        """Return a warning for each thread that cannot be injected, and one for missing records.
 
         Arguments:
-            proc: the proc file system, which lists the threads that still run.
+            proc: the proc file system. Threads that it no longer lists get no warning.
         """
         result = [
             f"thread {tid} ({procfs.command_name(proc, tid)}) makes 32-bit system calls, which are not injected"

@@ -1,4 +1,4 @@
-"""A fault as the words of a tracer's command `add` (native/rule.h)."""
+"""Encodes a fault as the words of a tracer's command `add` (native/rule.h)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from chaosorca.model.when import when_bounds
 
 
 def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milliseconds: int) -> str:
-    """Return the words of a fault.
+    """Return the words of a fault, separated by spaces.
 
     Arguments:
         key: the rule's id.
-        slot: where in the shared memory the rule keeps its state.
+        slot: the index of the rule's state in the shared memory.
         fault: the fault.
         numbers: the numbers of system calls by name.
-        milliseconds: after how many milliseconds the tracer ends the rule by itself.
+        milliseconds: the time after which the tracer ends the rule by itself.
     """
     calls = ",".join("/".join([str(numbers[name]), *map(_argument, _arguments(fault, name))]) for name in fault.syscalls)
     words = [str(key), f"slot={slot}", f"deadline_ms={milliseconds}", f"calls={calls}"]
@@ -45,7 +45,7 @@ def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milli
 
 
 def threshold_of(fault: Fault) -> int | None:
-    """Return the number below which a random number of 64 bits selects a call; None if every call is selected."""
+    """Return the threshold of a fault: a call is hit if its random 64-bit number is below it. None if the fault hits every call."""
     return max(1, int(fault.probability * 2**64)) if fault.probability < 1 else None
 
 

@@ -1,4 +1,4 @@
-"""What all injectors have in common: a session holds the faults of one container, and attaches tracers to its threads."""
+"""The interface of all injectors. A session holds the faults of one container, and attaches tracers to the container's threads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from chaosorca.model.fault import Fault
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls of a faulted system call that ended alike, as the program experienced them.
+    """Calls of one faulted system call with the same outcome, as the program experienced them.
 
     Attributes:
-        key: the fault, by the key that the session was given.
-        syscall: its name.
-        error: the errno that they returned, empty for none.
-        effects: what was injected; empty for calls that were let pass.
-        replaced: they never entered the kernel, which has therefore neither counted nor timed them.
-        timed: `durations` is from entry to return, and the kernel has not timed them.
-        returned: they returned; a thread may also die in its call.
-        count: how many.
-        durations: how long each took.
+        key: the key of the fault, as passed to `Session.add`.
+        syscall: the name of the system call.
+        error: the errno that the calls returned; empty if they returned no error.
+        effects: what was injected; empty if nothing was.
+        replaced: whether the calls never entered the kernel. The kernel has then neither counted nor timed them.
+        timed: whether `durations` covers the whole calls, from entry to return. The kernel has then not timed them.
+        returned: whether the calls returned. A thread may also die in its call.
+        count: the number of calls.
+        durations: the histogram of the calls' durations.
     """
 
     key: int
@@ -47,18 +47,18 @@ _RESTARTS = 5
 
 
 class Restarts:
-    """Counts tracers that were replaced, and recognises a loop of them."""
+    """Counts replaced tracers, and detects a loop of replacements."""
 
     def __init__(self) -> None:
         self.total = 0
         self._latest: deque[float] = deque(maxlen=_RESTARTS)
 
     def note(self, now: float, error: str = "") -> str | None:
-        """Count one more; return the reason to give up if there were too many lately.
+        """Count one replacement. Return the reason to give up if there were too many lately; None otherwise.
 
         Arguments:
-            now: the monotonic clock, in seconds.
-            error: the tracer's last error.
+            now: the time of the monotonic clock, in seconds.
+            error: the last error of the replaced tracer.
         """
         self.total += 1
         if len(self._latest) == _RESTARTS and now - self._latest[0] < timeouts.RESTART_LOOP_WITHIN:
@@ -69,67 +69,75 @@ class Restarts:
 
 
 def traced_by(proc: Path, tid: int, tracer: int) -> str:
-    """Return why a thread that another process traces is not attached."""
+    """Return the reason why a thread is not attached: another process traces it."""
     return f"thread {tid} is being traced by process {tracer} ({procfs.command_name(proc, tracer)})"
 
 
 class Session(Protocol):
-    """One injector that is attached to one container."""
+    """One injector, attached to one container."""
 
     injector: str
     timing: str
-    """How the kernel learns which calls the tracer times: `by call` (every call of a delayed system call), or `by thread`."""
+    """Which calls the tracer times in place of the kernel. With `by call`, it times every call of a delayed system call. With
+    `by thread`, it times the calls of threads that it marks."""
 
     restarts: Restarts
-    """The tracers that were replaced."""
+    """The count of replaced tracers."""
 
     def add(self, key: int, fault: Fault, seconds: float, seed: int) -> None:
         """Add a fault.
 
         Arguments:
-            key: identifies the fault from now on.
+            key: identifies the fault in later calls.
             fault: the fault.
-            seconds: it ends by itself after this time, even if the agent hangs.
-            seed: the seed of its random decisions.
+            seconds: the time after which the fault ends by itself, even if the agent hangs.
+            seed: the seed of the fault's random decisions.
 
         Raises:
-            AgentError: the injector cannot inject it.
+            AgentError: the injector cannot inject the fault.
         """
 
     def remove(self, key: int) -> None:
-        """End a fault. Calls that it has replaced finish first, and all its calls are reported when this returns."""
+        """End a fault. Replaced calls finish first. When the method returns, all calls of the fault have been reported."""
 
     def attach(self, pids: Collection[int], within: float) -> dict[int, str]:
-        """Trace processes, all of their threads and their later children.
+        """Attach to processes, with all of their threads and their later children.
+
+        Arguments:
+            pids: the processes.
+            within: the timeout in seconds.
 
         Returns:
-            the reason for each process that was not attached within so many seconds; processes that have ended are left out.
+            the reason for each process that was not attached in time. Processes that have ended are left out.
         """
 
     def is_attached(self, pid: int) -> bool:
         """Return whether this session traces a process."""
 
     def ended(self) -> dict[int, str]:
-        """Return the faults that have ended by themselves, with the reason."""
+        """Return the faults that have ended by themselves, each with the reason."""
 
     def supervise(self, pids: Collection[int]) -> str | None:
-        """Replace tracers that have ended, are stopped or hang; return a reason to give up if that happens again and again.
+        """Replace each tracer that has ended, is stopped or hangs.
 
         Arguments:
             pids: the container's processes.
+
+        Returns:
+            the reason to give up if tracers are replaced again and again; None otherwise.
         """
 
     def seen(self) -> dict[str, int]:
-        """Return the system calls of any kind that traced threads have made; empty if the injector does not see them."""
+        """Return how often traced threads have made each system call; empty if the injector does not see all calls."""
 
     def probed(self) -> dict[str, int] | None:
-        """Return the calls of faulted system calls that passed a uprobe; None if the injector sees every call anyway."""
+        """Return how many calls of each faulted system call have passed a uprobe; None without uprobes."""
 
     def warnings(self) -> list[str]:
-        """Return what a user should know of the processes."""
+        """Return all warnings: calls that are not hit, and calls that are missing from the figures."""
 
     def final_warnings(self) -> list[str]:
-        """Return what is missing from the figures; complete once the session has stopped."""
+        """Return the warnings of calls that are missing from the figures. They are complete once the session has stopped."""
 
     def stop(self) -> None:
         """Detach from all threads. Idempotent."""

@@ -1,7 +1,7 @@
-"""Faults by strace(1): one process of strace for a fault and the processes that it attaches to.
+"""The injector `strace`: each fault runs its own strace(1).
 
-strace prints the calls that it traces, which are those of the fault. It marks the injected ones with `(INJECTED)` or `(DELAYED)`.
-Arguments are printed raw: this needs no reads of the target's memory, and no argument can look like a mark.
+strace traces and prints only the calls of the faulted system calls. It marks injected calls with `(INJECTED)` or `(DELAYED)`. It
+prints arguments raw. This needs no reads of the target's memory, and no argument can look like a mark.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
 @dataclass(frozen=True)
 class Line:
-    """A call that strace reports the end of, as the program experienced it, without a delay at the exit."""
+    """A finished call in strace's output, as the program experienced it. Its duration leaves out a delay at the exit."""
 
     syscall: str
     error: str
@@ -49,7 +49,7 @@ class Line:
 
 
 def parse_line(line: str) -> Line | None:
-    """Return the call whose end a line of strace's output reports; None for any other line."""
+    """Return the finished call that a line of strace's output reports; None for any other line."""
     match = _LINE.fullmatch(line.rstrip("\n"))
     if match is None:
         return None
@@ -62,17 +62,17 @@ def parse_line(line: str) -> Line | None:
         delayed="(DELAYED)" in marks,
         seconds=float(match["seconds"] or 0),
         thread=int(match["thread"]),
-        returned=not match["result"].startswith("?"),  # the thread was killed in it
+        returned=not match["result"].startswith("?"),  # the thread was killed during the call
     )
 
 
 def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[str]:
-    """Return the command that attaches a fault to processes, all of their threads and their later children.
+    """Return the command that injects a fault into processes, with all of their threads and their later children.
 
     Arguments:
-        fault: what to inject.
+        fault: the fault.
         pids: the processes, in strace's pid namespace.
-        output_fd: where strace writes.
+        output_fd: the file descriptor that strace writes to.
     """
     names = ",".join(fault.syscalls)
     inject = [f"inject={names}"]
@@ -96,7 +96,7 @@ def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[st
 
 
 class Strace:
-    """A running strace. It dies with the agent, and at its own deadline whatever the agent does."""
+    """A running strace. It is killed when the agent dies, and at its own deadline even if the agent hangs."""
 
     def __init__(
         self,
@@ -106,12 +106,12 @@ class Strace:
         on_call: Callable[[Line], None],
         proc: Path = Path("/proc"),
     ) -> None:
-        """Start strace. Call this from a thread that lives as long as the agent: the kernel kills strace when it ends.
+        """Start strace. The calling thread must live as long as the agent, because the kernel kills strace when that thread ends.
 
         Arguments:
             fault, pids: see `strace_command`.
-            deadline: seconds after which strace is killed in any case.
-            on_call: receives each finished call, on a thread of this object.
+            deadline: the time in seconds after which strace is killed in any case.
+            on_call: receives each finished call. A thread of this object calls it.
             proc: the proc file system.
 
         Raises:
@@ -123,7 +123,7 @@ class Strace:
         self._errors: list[str] = []
         reading, writing = os.pipe()
         try:
-            # `timeout` enforces the deadline. The kernel kills it, and strace, when their parent ends.
+            # `timeout` enforces the deadline. The kernel kills `timeout` and strace when their parents end.
             self._process = subprocess.Popen(
                 [
                     *_GUARD,
@@ -154,7 +154,7 @@ class Strace:
         return self._process.poll() is None
 
     def pid(self) -> int | None:
-        """Return strace's own process; None before it runs and after it has ended."""
+        """Return the process id of strace itself; None before it runs and after it has ended."""
         pid = self._process.pid
         for _guard in range(2):
             if procfs.command_name(self._proc, pid) == "strace":
@@ -163,11 +163,11 @@ class Strace:
         return pid if procfs.command_name(self._proc, pid) == "strace" else None
 
     def last_error(self) -> str:
-        """Return the last line that strace wrote to standard error, empty if none."""
+        """Return the last line that strace wrote to standard error; empty if it wrote none."""
         return self._errors[-1].removeprefix("strace: ") if self._errors else ""
 
     def stop(self) -> None:
-        """End strace by SIGTERM, or by SIGKILL if it does not end in time, and wait for it. Idempotent."""
+        """End strace by SIGTERM, and wait for its end. A strace that does not end in time is killed. Idempotent."""
         pid = self.pid()
         if pid is not None and self.alive():
             with contextlib.suppress(ProcessLookupError):
@@ -185,10 +185,13 @@ class Strace:
             reader.join(timeouts.STRACE_ENDS_WITHIN)
 
     def wait_attached(self, within: float) -> dict[int, str]:
-        """Wait, for so many seconds, until this strace traces every thread of the processes.
+        """Wait until this strace traces every thread of the processes.
+
+        Arguments:
+            within: the timeout in seconds.
 
         Returns:
-            the reason for each process with a thread that is not traced; processes that have ended are left out.
+            the reason for each process with an untraced thread. Processes that have ended are left out.
         """
         end = time.monotonic() + within
         while True:
@@ -217,7 +220,7 @@ class Strace:
 
 
 class StraceSession:
-    """One fault on a container, by one strace for the first processes and one for each later group; see `session.Session`."""
+    """One fault on a container; see `session.Session`. Each call of `attach` starts one strace for its processes."""
 
     injector = "strace"
     timing = "by call"
@@ -225,8 +228,8 @@ class StraceSession:
     def __init__(self, on_calls: OnCalls, spawner: Executor, proc: Path = Path("/proc")) -> None:
         """
         Arguments:
-            on_calls: receives the calls of the faulted system calls.
-            spawner: starts strace, by a thread that lives as long as the agent.
+            on_calls: receives all calls of the faulted system calls, injected or not.
+            spawner: starts strace, from a thread that lives as long as the agent.
             proc: the proc file system.
         """
         self.restarts = Restarts()
@@ -237,7 +240,7 @@ class StraceSession:
         self._key = 0
         self._fault: Fault | None = None
         self._ends = 0.0
-        # Guards `_made`: the output of each strace is read by a thread of its own.
+        # Guards `_made`. Each strace has its own thread, which reads its output.
         self._lock = threading.Lock()
         self._made: Counter[tuple[int, str]] = Counter()
 
@@ -278,7 +281,7 @@ class StraceSession:
         return {}
 
     def supervise(self, pids: Collection[int]) -> str | None:
-        """See `Session.supervise`. The processes of a strace that has ended are attached again like new processes."""
+        """See `Session.supervise`. When a strace has ended, the agent attaches to its processes again as if they were new."""
         looping = None
         for strace in list(self._running):
             pid = strace.pid()
@@ -337,7 +340,7 @@ class StraceSession:
         )
 
     def _is_injected(self, fault: Fault, line: Line) -> bool:
-        """Return whether strace has injected into a call. It marks such calls, except those where it only sends a signal."""
+        """Return whether strace has injected into a call. strace marks injected calls, unless the fault only sends a signal."""
         if fault.effects != ("signal",) or fault.placebo:
             return line.injected or line.delayed
         with self._lock:

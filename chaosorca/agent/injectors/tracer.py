@@ -1,4 +1,4 @@
-"""One native tracer (native/tracer.c): the agent writes commands to it as lines, and reads its records (native/report.h)."""
+"""One native tracer (native/tracer.c). The agent writes commands to it, one per line, and reads its records (native/report.h)."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Command:
     """A command that was sent to a tracer.
 
     Attributes:
-        sent: the monotonic clock then, in seconds.
-        done: set when the tracer has answered.
-        error: the errno of the answer, 0 for success.
-        refused: the errno of each thread that could not be attached.
+        sent: the time of sending by the monotonic clock, in seconds.
+        done: is set when the tracer has answered.
+        error: the errno of the answer; 0 for success.
+        refused: the threads that could not be attached, each with its errno.
     """
 
     sent: float
@@ -48,7 +48,7 @@ class Command:
 
 
 class Tracer:
-    """One running tracer. With `CHAOSORCA_TRACE=1` in the environment it logs each of its decisions."""
+    """One running tracer. If the environment contains `CHAOSORCA_TRACE=1`, the tracer logs each of its decisions."""
 
     def __init__(
         self,
@@ -57,14 +57,17 @@ class Tracer:
         on_calls: Callable[[int, int, int, int, list[int]], None],
         on_event: Callable[[int, int, int, int], None],
     ) -> None:
-        """Start the tracer. Call this from a thread that lives as long as the agent: the kernel kills the tracer when it ends.
+        """Start the tracer. The calling thread must live as long as the agent: when it ends, the kernel kills the tracer.
+
+        Threads of this object call `on_calls` and `on_event`.
 
         Arguments:
             program: the executable.
-            state_fd: the memory that the tracers of a container share.
-            on_calls: receives calls that ended alike: the rule, the system call's number, the result if it is negative and else 0,
-                flags, and the nanoseconds that each took. It is called by a thread of this object, as is `on_event`.
-            on_event: receives each record that is neither a call nor an answer to a command: its kind, id, thread and value.
+            state_fd: the file descriptor of the memory that the tracers of a container share.
+            on_calls: receives calls with the same outcome. Its arguments are the rule, the system call's number, the result, flags,
+                and the duration of each call in nanoseconds. A result that is not negative is passed as 0.
+            on_event: receives each record that is neither a call nor an answer. Its arguments are the record's kind, id, thread and
+                value.
 
         Raises:
             OSError: the tracer could not be started.
@@ -75,10 +78,10 @@ class Tracer:
         self._last_serial = 0
         self._reported = 0
         self.unreported = 0
-        """How many calls it had injected and not reported when it ended."""
+        """How many injected calls the tracer had not reported when it ended."""
 
         self._numbers = itertools.count(1)
-        # Guards `_unanswered`, and keeps the lines on the tracer's standard input whole.
+        # Guards `_unanswered`, and lets only one thread at a time write to the tracer's standard input.
         self._lock = threading.Lock()
         self._unanswered: dict[int, Command] = {}
         self._errors: deque[str] = deque(maxlen=10)
@@ -97,7 +100,7 @@ class Tracer:
         except OSError:
             self._close_ring()
             raise
-        with contextlib.suppress(OSError):  # a larger pipe lets the tracer write more before it has to buffer
+        with contextlib.suppress(OSError):  # with a larger pipe, the tracer buffers less
             fcntl.fcntl(cast(IO[bytes], self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_records, self._read_errors)]
         for reader in self._readers:
@@ -105,19 +108,19 @@ class Tracer:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process id of the tracer."""
         return self._process.pid
 
     def alive(self) -> bool:
-        """Return whether the process runs."""
+        """Return whether the tracer runs."""
         return self._process.poll() is None
 
     def last_error(self) -> str:
-        """Return the last line that the tracer wrote to standard error, empty if none."""
+        """Return the last line that the tracer wrote to standard error; empty if it wrote none."""
         return self._errors[-1] if self._errors else ""
 
     def send(self, command: str) -> Command:
-        """Send a command, and do not wait for the answer."""
+        """Send a command without waiting for the answer."""
         number, sent = next(self._numbers), Command(time.monotonic())
         with self._lock:
             self._unanswered[number] = sent
@@ -127,12 +130,20 @@ class Tracer:
         return sent
 
     def call(self, command: str, within: float) -> Command | None:
-        """Send a command, and wait for the answer for so many seconds; return None if there was none."""
+        """Send a command, and wait for the answer.
+
+        Arguments:
+            command: the command with its arguments.
+            within: the timeout in seconds.
+
+        Returns:
+            the answered command; None if there was no answer in time.
+        """
         sent = self.send(command)
         return sent if self.wait_for(sent, within) else None
 
     def wait_for(self, command: Command, within: float) -> bool:
-        """Wait until a command is answered, for so many seconds; return whether it is."""
+        """Wait until a command is answered or the timeout in seconds is over. Return whether the command is answered."""
         end = time.monotonic() + within
         while not command.done.wait(timeouts.PRIORITY_RESTORED_EVERY):
             self._restore_priority()
@@ -141,12 +152,12 @@ class Tracer:
         return True
 
     def silent_for(self) -> float:
-        """Return the seconds since the oldest unanswered command was sent, 0 if there is none."""
+        """Return the age of the oldest unanswered command in seconds; 0 if all commands are answered."""
         with self._lock:
             return time.monotonic() - min((one.sent for one in self._unanswered.values()), default=time.monotonic())
 
     def kill(self) -> None:
-        """Kill the process, which detaches its tracees, and process its last records. Idempotent."""
+        """Kill the tracer, and process its last records. The kernel detaches its tracees. Idempotent."""
         self._process.kill()
         self._wait(None)
         for reader in self._readers:
@@ -156,8 +167,8 @@ class Tracer:
             cast(IO[bytes], self._process.stdin).close()
 
     def stop(self) -> None:
-        """Wait until the tracer has detached and ended after the command `detach`; kill it if it does not."""
-        # It detaches soon, but may have more records than the agent can read in that time.
+        """Wait until the tracer has ended after the command `detach`. Kill it if it does not end in time."""
+        # The tracer detaches soon. It may have so many records, however, that reading them takes the agent longer.
         reads, within = -1, timeouts.TRACER_ENDS_WITHIN
         while self.alive() and reads != self._reads:
             reads = self._reads
@@ -166,7 +177,7 @@ class Tracer:
         self.kill()
 
     def _wait(self, within: float | None) -> None:
-        """Wait until the process has ended, for so many seconds, or for ever if None."""
+        """Wait until the tracer has ended or the timeout in seconds is over. None means no timeout."""
         end = None if within is None else time.monotonic() + within
         while end is None or time.monotonic() < end:
             self._restore_priority()
@@ -177,12 +188,12 @@ class Tracer:
     def _restore_priority(self) -> None:
         """Give the tracer its share of the processors.
 
-        It lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors busy, it
-        would then not run for seconds, not even to end.
+        The tracer lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors
+        busy, a tracer of low priority would not run for seconds. It could not even end.
         """
-        with contextlib.suppress(
-            OSError
-        ):  # it has ended, or the agent lacks CAP_SYS_NICE, without which the tracer does not lower its priority
+        # This fails if the tracer has ended, or if the agent lacks CAP_SYS_NICE. Without that capability, the tracer does not lower
+        # its priority in the first place.
+        with contextlib.suppress(OSError):
             if self._process.returncode is None and os.sched_getscheduler(self.pid) == os.SCHED_IDLE:
                 os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))
 
@@ -197,7 +208,7 @@ class Tracer:
                 self._reads += 1
 
     def _take_ring(self) -> None:
-        """Process the calls that are only in the ring buffer, which outlives the tracer."""
+        """Process the calls that are only in the ring buffer. That buffer outlives the tracer."""
         if self._ring.closed:
             return
         (taken,) = _TAKEN.unpack_from(self._ring)
@@ -211,7 +222,7 @@ class Tracer:
         os.close(self._ring_fd)
 
     def _take(self, records: Iterable[tuple[Any, ...]]) -> None:
-        """Process records in order. Calls that ended alike are coalesced, as there may be a hundred thousand a second."""
+        """Process records in order. Calls with the same outcome are coalesced, because there may be 100 000 calls a second."""
         alike: dict[tuple[int, int, int, int], list[int]] = {}
         for kind, number, thread, nr, value, took, _held, flags, serial in records:
             if kind == CALL:

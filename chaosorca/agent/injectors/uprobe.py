@@ -1,4 +1,7 @@
-"""Faults by native tracers whose tracees run freely until a uprobe arms a call; see arming.py and native/tracer.c."""
+"""The injector `uprobe`: tracees run freely until a uprobe arms a call, and then stop for a native tracer.
+
+See arming.py and native/tracer.c.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 class UprobeSession:
-    """All faults of a container, whose threads stop only at the calls that are armed; see `session.Session`."""
+    """All faults of a container. Its threads stop only at armed calls; see `session.Session`."""
 
     injector = "uprobe"
     timing = "by thread"
@@ -45,12 +48,12 @@ class UprobeSession:
         """Start a tracer.
 
         Arguments:
-            arming: attaches the probes, and holds the kernel's part of the decision.
-            cgroups: returns the ids of the target's control groups at this moment.
+            arming: attaches the probes, and passes the rules to the kernel.
+            cgroups: returns the current ids of the target's control groups.
             others: see `PtraceSession`.
 
         Raises:
-            AgentError: the program could not be loaded, or the tracer not be started; nothing is left.
+            AgentError: the program could not be loaded, or the tracer could not be started. All resources are released.
         """
         arming.prepare()
         self._numbers = numbers
@@ -66,8 +69,8 @@ class UprobeSession:
         self._stopped_at_calls: set[int] = set()
         self._blocked = 0
         self._unprobed = self._uncovered = ""
-        # Held while probes are attached or released, as else a probe of a fault that has just ended would stay. Guards no data.
-        # Taken before the lock of `Arming`.
+        # Held while probes are attached or released. Without this lock, the prober could attach probes for a fault that has just
+        # ended, and these probes would stay. The lock guards no data. It is taken before the lock of `Arming`.
         self._probing = threading.Lock()
         self._records = Records(self._names, on_calls, self._on_event)
         self._pool = TracerPool(numbers, self._records, spawner, marks, proc, program, self._prepare_tracer)
@@ -103,7 +106,7 @@ class UprobeSession:
         """See `Session.attach`."""
         self._follow_cgroups()
         reasons = self._pool.attach(pids, within)
-        if not self._traced:  # no call could be hit before this, and none was missed
+        if not self._traced:  # earlier calls were not missed, because none could be hit yet
             self._arming.reset_untraced(self._number)
         self._traced = self._traced | set(pids)  # a new set, since the prober may be iterating over the old one
         self._probe(pids)
@@ -120,7 +123,7 @@ class UprobeSession:
         return {key: why for key, why in self._records.ended.items() if key in active}
 
     def supervise(self, pids: Collection[int]) -> str | None:
-        """See `Session.supervise`. Attach probes to newly mapped code, too."""
+        """See `Session.supervise`. Also attach probes to newly mapped code."""
         if self._pool.is_stopped:
             return None
         self._follow_cgroups()
@@ -136,7 +139,7 @@ class UprobeSession:
         return reason
 
     def seen(self) -> dict[str, int]:
-        """See `Session.seen`: tracers see only the calls that are armed."""
+        """See `Session.seen`. The result is empty, because tracers see only armed calls."""
         return {}
 
     def probed(self) -> dict[str, int] | None:
@@ -198,7 +201,7 @@ class UprobeSession:
                 self._arming.probe(self._number, pids, numbers)
 
     def _try_probe(self, pids: Collection[int]) -> None:
-        """Attach probes to code that is mapped during a fault. If a site cannot have one, warn and keep the fault."""
+        """Attach probes to code that is mapped during a fault. If a probe cannot be attached, keep the fault and warn."""
         try:
             self._probe(pids)
         except AgentError as error:
@@ -207,13 +210,16 @@ class UprobeSession:
             self._unprobed = f"no uprobe could be attached: {error}"
 
     def _check_coverage(self, pids: Collection[int]) -> None:
-        """Note whether code that was mapped during a fault makes calls that no probe sees."""
+        """Check whether code that was mapped during a fault makes calls that no probe sees, and keep the reason."""
         why = self._arming.cannot(pids)
         if why or pids is self._traced:
             self._uncovered = why
 
     def _stop_blocked_at_calls(self, pids: Collection[int]) -> None:
-        """Have the tracer stop threads at each call that keep the arming signals blocked, as Redis's helper threads do."""
+        """Find threads that keep the arming signals blocked, and have the tracer stop them at each call.
+
+        Redis's helper threads block these signals, for example.
+        """
         self._stopped_at_calls = {tid for tid in self._stopped_at_calls if self._arming.has_syscall_stops(tid)}
         threads = [(pid, tid) for pid in pids for tid in procfs.threads(self._proc, pid) if tid not in self._stopped_at_calls]
         blocking = [one for one in threads if self._blocks_signals(*one)]
@@ -223,7 +229,7 @@ class UprobeSession:
             if self._blocks_signals(pid, tid):
                 self._arming.set_syscall_stops(tid, True)
                 self._stopped_at_calls.add(tid)
-        for tid in self._stopped_at_calls:  # a tracer that was replaced needs all of them again
+        for tid in self._stopped_at_calls:  # the successor of a replaced tracer needs the whole list again
             self._pool.send(f"syscall-stops {tid}")
 
     def _blocks_signals(self, pid: int, tid: int) -> bool:
@@ -232,7 +238,7 @@ class UprobeSession:
         return first in blocked and other in blocked | procfs.signals(self._proc, pid, tid, "SigCgt")
 
     def _disarm(self, faults: dict[int, Fault]) -> None:
-        """Stop arming threads, and wait until those that are armed have reached their tracer."""
+        """Stop arming threads, and wait until all armed threads have reached their tracer."""
         end = time.monotonic() + timeouts.DISARMED_WITHIN
         for fault in faults.values():
             self._arming.drop_rule(self._number, self._numbers_of(fault))
@@ -246,7 +252,7 @@ class UprobeSession:
             self._new_programs.put(thread)
 
     def _probe_new_code(self) -> None:
-        """Attach probes to programs that are executed and libraries that are loaded during the faults."""
+        """Attach probes to programs and libraries that a process executes or loads during the faults."""
         mapped = 0
         while True:
             try:
