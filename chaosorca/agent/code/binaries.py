@@ -1,4 +1,7 @@
-"""The programs and libraries that processes execute, and how their code makes system calls. Each file is read once."""
+"""Finds the programs and libraries that processes execute, and analyses how their code makes system calls.
+
+Each file is analysed once.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from chaosorca.agent.linux.identities import Identities
 from chaosorca.agent.linux.proc import FileId
 
 GONE = (FileNotFoundError, ProcessLookupError)
-"""What reading a file of a process raises when the process has ended."""
+"""The errors of reading a process's file after the process has ended."""
 
 _LARGEST = 192 << 20  # bytes
-_MOST_CACHED = 4096  # files: each container that is re-created brings its own
+_MOST_CACHED = 4096  # files; each re-created container brings new ones
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,10 @@ class FileCode:
     """How a file's code makes system calls.
 
     Attributes:
-        sites: the breakpoint sites of its system calls.
-        problem: why uprobes on these sites miss some calls; empty if they miss none.
+        sites: the breakpoint sites of the code's system calls.
+        problem: the reason why uprobes on these sites miss some calls; empty if they miss none.
         by_syscall_function: the numbers that the code passes to the C library's `syscall()`; None if unknown.
-        syscall_function: the offsets of that function in the file; empty if the file does not define it.
+        syscall_function: the offsets of `syscall()` in the file; empty if the file does not define that function.
     """
 
     sites: tuple[Site, ...]
@@ -47,19 +50,19 @@ class Binaries:
         """
         Arguments:
             proc: the proc file system.
-            has_probes: returns whether a file has uprobes. Its identity must not change while it has.
+            has_probes: returns whether a file has uprobes. The identity of a file must not change while it has uprobes.
         """
         self._proc = proc
         self._has_probes = has_probes
         self._identities = Identities()
-        # Guards `_cache`, and lets one thread at a time read code.
+        # Guards `_cache`, and lets only one thread at a time analyse code.
         self._lock = threading.Lock()
         self._cache: dict[FileId, tuple[tuple[int, int, int], FileCode]] = {}
 
     def files(self, pids: Collection[int]) -> list[tuple[Path, FileId]]:
         """Return the files that processes execute, each once.
 
-        A file that is listed twice would have two uprobes on each site, and each call would count twice.
+        If a file were listed twice, each of its sites would get two uprobes, and each call would count twice.
         """
         mapped = {one.id: one for pid in reversed(list(pids)) for one in procfs.code_files(self._proc, pid)}
         found: dict[FileId, Path] = {}
@@ -71,11 +74,11 @@ class Binaries:
         return [(path, file) for file, path in found.items()]
 
     def code(self, path: Path, file: FileId) -> FileCode:
-        """Return the analysis of a file's code. For a process that has ended it has no sites and no problem."""
+        """Return the analysis of a file's code. If the file's process has ended, the analysis has no sites and no problem."""
         with self._lock:
             try:
                 status = path.stat()
-                # The kernel reuses inode numbers, and a uprobe at an offset that was found in another file would destroy code.
+                # The kernel reuses inode numbers. A uprobe at an offset from another file's analysis would destroy code.
                 version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 cached = self._cache.pop(file, None)
                 if cached is None or cached[0] != version:
@@ -90,7 +93,7 @@ class Binaries:
             return cached[1]
 
     def cannot(self, pids: Collection[int]) -> str:
-        """Return why uprobes miss some system calls of processes; empty if they miss none."""
+        """Return why uprobes miss some system calls of these processes; empty if they miss none."""
         for path, file in self.files(pids):
             problem = self.code(path, file).problem
             if problem:
@@ -99,7 +102,7 @@ class Binaries:
 
 
 def name_of(path: Path) -> str:
-    """Return the path of a mapped file as its process sees it."""
+    """Return the path of a mapped file as the mapping process sees it."""
     try:
         return str(path.readlink())
     except OSError:
@@ -107,7 +110,7 @@ def name_of(path: Path) -> str:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the kernel. The C library keeps it otherwise, and reading programs needs much of it."""
+    """Return freed memory to the kernel. Analysing programs needs much memory, which the C library would otherwise keep."""
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
@@ -116,7 +119,7 @@ def give_back_memory() -> None:
 def _read_code(path: Path, size: int) -> FileCode:
     if size > _LARGEST:
         return FileCode((), f"is larger than {_LARGEST >> 20} MiB, too large to be disassembled", None)
-    # The collector would scan a hundred thousand small objects again and again, and find none to free.
+    # The garbage collector would scan a hundred thousand small objects repeatedly, and find none to free.
     gc.disable()
     try:
         elf = Elf(path.read_bytes())

@@ -1,8 +1,8 @@
-"""Which system calls a program or library for x86-64 makes by the C library's `syscall()`.
+"""Finds the system calls that a program or library for x86-64 makes by the C library's function `syscall()`.
 
-A uprobe on that function fires at every call through it, whatever its number. It is expensive, since the kernel emulates no
-instruction of the function. It is needed only where a program may make a faulted call in this way. Nearly all callers set the
-number just before the call, as nginx does for the `gettid` of each line of its log.
+A uprobe on that function fires at every call of the function, whatever the system call's number. Such a uprobe is expensive, since
+the kernel emulates none of the function's instructions. The uprobe is needed only if a program may make a faulted call in this way.
+Nearly all callers set the number just before the call. For example, nginx does so for the `gettid` of each line of its log.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from chaosorca.agent.code.instructions import Code
 _NAME = b"syscall"
 _WHOLE_NAME = b"\0syscall\0"
 _CALLS_ANYTHING = {b"ffi_call"}  # libffi calls any function for its users
-_FILLED_IN = {6, 7}  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT: an entry of a table
+_FILLED_IN = {6, 7}  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT: the relocation types of table entries
 _BEFORE_A_JUMP = (b"", b"\xf2", b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfa\xf2")  # bnd, endbr64
-# Each pattern begins with a fixed byte, which makes the search many times as fast. So the prefix of 64-bit registers is left out.
+# Each pattern begins with a fixed byte, since this makes the search many times faster. So no pattern contains the REX prefix.
 _BY_TABLE = re.compile(rb"(?s)\xff[\x15\x25](?=....)")  # call, jmp *n(%rip)
 _TAKEN_FROM_TABLE = (
     re.compile(rb"(?s)\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=....)"),  # mov
@@ -29,7 +29,7 @@ _LARGEST = 32 << 20
 
 
 def syscall_function(file: Elf) -> range:
-    """Return the offsets of the function `syscall` in a file that exports it; empty if the file does not."""
+    """Return the offsets of the function `syscall` in a file; empty if the file does not export the function."""
     for symbol in file.symbols(dynamic_only=True):
         if symbol.name == _NAME and symbol.is_defined and (bounds := file.function(symbol.address)):
             return range(file.offset(bounds[0]), file.offset(bounds[1] - 1) + 1)
@@ -39,8 +39,8 @@ def syscall_function(file: Elf) -> range:
 def numbers_passed(file: Elf) -> frozenset[int] | None:
     """Return the numbers that a file's code passes to `syscall`; None if they are unknown.
 
-    A file that does not call the function passes none. Neither do C libraries themselves. A program that looks the function up by
-    name at run time has the name among its constants.
+    The result is empty if the file does not call the function. It is also empty for C libraries themselves. A program that looks
+    the function up at run time contains the function's name as a constant. In this case, the numbers are unknown.
     """
     tables = [range(one.offset, one.offset + one.size) for one in file.sections() if one.holds_strings]
     for match in re.finditer(re.escape(_WHOLE_NAME), file.data):
@@ -87,7 +87,7 @@ def _passed_by(callers: list[int], file: Elf) -> frozenset[int] | None:
     passed: set[int] = set()
     for address in callers:
         if code.instruction(address) is None:
-            continue  # bytes that are no instruction
+            continue  # these bytes are not an instruction
         before = code.into(address)
         if not before or code.begins_function(address):
             return None

@@ -1,4 +1,4 @@
-"""The numbers that code for x86-64 loads into registers."""
+"""Finds the numbers that code for x86-64 loads into registers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from chaosorca.agent.code.instructions import REGISTERS, Code, Instruction
 
-_STEPS = 4096  # instructions that are searched for one number
+_STEPS = 4096  # the most instructions that are searched for one number
 
 _CONSTANT = re.compile(r"\w+, (-?(?:0x)?[0-9a-f]+)")
 _COPY = re.compile(r"\w+, (\w+)")
@@ -14,7 +14,7 @@ _LOAD = re.compile(r"(\w+), [dq]word ptr \[(r(?!ip)\w+)(?: ([+-]) ((?:0x)?[0-9a-
 
 
 def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
-    """Return the numbers that may be in the lower half of a register after an instruction; None if they are unknown."""
+    """Return the possible numbers in the lower half of a register after an instruction; None if they are unknown."""
     numbers: set[int] = set()
     seen: set[tuple[int, str]] = set()
     todo = [(last, register)]
@@ -40,7 +40,7 @@ def numbers_in(register: str, code: Code, last: Instruction) -> set[int] | None:
 
 
 def _constant(code: Code, instruction: Instruction) -> int | None:
-    """Return the number that an instruction loads into the register that it changes; None if it is no constant."""
+    """Return the constant that an instruction loads into a register; None if it does not load a constant."""
     first = instruction.operands.partition(",")[0]
     if first not in REGISTERS:
         return None
@@ -52,7 +52,7 @@ def _constant(code: Code, instruction: Instruction) -> int | None:
 
 
 def _pushed(code: Code, pop: Instruction) -> int | None:
-    """Return the number that a pop loads, if it was pushed just before; None otherwise."""
+    """Return the number that a `pop` loads, if a `push` just before pushes a constant; None otherwise."""
     before = code.into(pop.address)
     while len(before) == 1 and not code.changes(before[0], "rsp") and "sp" not in before[0].operands:
         before = code.into(before[0].address)
@@ -62,7 +62,7 @@ def _pushed(code: Code, pop: Instruction) -> int | None:
 
 
 def copied_from(instruction: Instruction) -> str | None:
-    """Return the register whose lower half an instruction copies to another one; None if it does not."""
+    """Return the register whose lower half an instruction copies to another register; None if it does not copy one."""
     match = _COPY.fullmatch(instruction.operands)
     first = instruction.operands.partition(",")[0]
     if match is None or first not in REGISTERS or instruction.name not in ("mov", "movsxd"):
@@ -71,7 +71,10 @@ def copied_from(instruction: Instruction) -> str | None:
 
 
 def loaded_from(instruction: Instruction) -> tuple[str | None, int]:
-    """Return the register and the displacement of the memory that an instruction loads a number from; None and 0 if it does not."""
+    """Return where in memory an instruction loads a number from: the address register and the displacement.
+
+    Return None and 0 if the instruction does not load a number from memory.
+    """
     match = _LOAD.fullmatch(instruction.operands)
     if match is None or instruction.name != "mov" or match[1] not in REGISTERS:
         return None, 0

@@ -1,7 +1,7 @@
-"""What an ELF file for x86-64 says about its code: load addresses, bounds of functions, and symbols.
+"""Reads from an ELF file for x86-64 what it says about its code: load addresses, bounds of functions, and symbols.
 
-The bounds of functions come from the tables for stack unwinding (`.eh_frame_hdr`, `.eh_frame`), which stripped files have, too.
-Formats: the generic ABI (gABI), the Linux Standard Base, and the pointer encodings of DWARF that occur in them.
+The bounds of functions come from the tables for stack unwinding (`.eh_frame_hdr`, `.eh_frame`). Stripped files have these tables,
+too. The formats are defined by the generic ABI (gABI), the Linux Standard Base, and DWARF (pointer encodings).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _EXECUTABLE_SEGMENT = 1
 _EXECUTABLE_SECTION = 4
 _PROGRAM_BITS = 1
 _SYMBOLS, _STRINGS, _RELOCATIONS, _DYNAMIC_SYMBOLS = 2, 3, 4, 11
-_SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1, relative pointers of 4 bytes: linkers write no other kind
-_LONG_FUNCTION = 4096  # bytes: no compiler's functions are longer on average
+_SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1, relative pointers of 4 bytes; linkers write only this kind
+_LONG_FUNCTION = 4096  # bytes; the average function of every compiler is shorter
 _SETS_RAX = (b"\x48", b"\xb8")  # mov $number,%rax; mov $number,%eax
 _RELATIVE = 0x10  # to the pointer's own address
 _POINTER_SIZES = {0x00: 8, 0x02: 2, 0x03: 4, 0x04: 8, 0x0A: 2, 0x0B: 4, 0x0C: 8}
@@ -41,7 +41,7 @@ _POINTER_SIZES = {0x00: 8, 0x02: 2, 0x03: 4, 0x04: 8, 0x0A: 2, 0x0B: 4, 0x0C: 8}
 
 @dataclass(frozen=True)
 class Range:
-    """A range of bytes in the file, and the address that it is loaded at."""
+    """A range of bytes in the file, and its load address."""
 
     address: int
     offset: int
@@ -49,7 +49,7 @@ class Range:
 
     @property
     def end(self) -> int:
-        """The address after the last byte."""
+        """The address just after the last byte."""
         return self.address + self.size
 
 
@@ -63,7 +63,7 @@ class Section:
     offset: int
     size: int
     link: int
-    """The index of a section that belongs to this one."""
+    """The index of a section that this one refers to. For example, a symbol table refers to its string table."""
 
     @property
     def holds_strings(self) -> bool:
@@ -73,7 +73,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A symbol. One that the file only imports usually has the address 0."""
+    """A symbol. The address of an imported symbol is usually 0."""
 
     name: bytes
     address: int
@@ -82,10 +82,10 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Branches:
-    """What may be direct calls and jumps, as parallel arrays: a large file has a hundred thousand of them."""
+    """Bytes that may be direct calls and jumps, as parallel arrays. Arrays save memory, since a large file has 100 000 of them."""
 
     opcodes: bytearray = field(default_factory=bytearray)
-    """The last byte of each opcode: `CALL`, `JUMP`, or that of a conditional jump."""
+    """The last byte of each opcode: `CALL`, `JUMP`, or the last byte of a conditional jump's opcode."""
     sources: array[int] = field(default_factory=lambda: array("q"))
     targets: array[int] = field(default_factory=lambda: array("q"))
 
@@ -98,13 +98,13 @@ _CONDITIONAL = (b"\x0f", {bytes([second]) for second in range(0x80, 0x90)})
 
 
 class Elf:
-    """An ELF file's code. Addresses are as in the file, without the offset of position-independent code."""
+    """The code of an ELF file. Addresses are as in the file. For position-independent code, the load offset is not added."""
 
     def __init__(self, data: bytes) -> None:
         """Read the headers.
 
         Raises:
-            ValueError: the file is no ELF file for x86-64, or is damaged.
+            ValueError: the file is not an ELF file for x86-64, or is damaged.
         """
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
             raise ValueError("not an ELF file of 64 bits")
@@ -132,7 +132,7 @@ class Elf:
             sections = [_SECTION.unpack_from(data, sections_at + index * section_size) for index in range(section_count)]
         except (struct.error, ValueError) as error:
             raise ValueError(f"the headers of the ELF file are damaged: {error}") from None
-        # Old linkers put tables into the segment of the code, where a uprobe would change data. Sections tell them apart.
+        # Old linkers put tables into the segment of the code, and a uprobe there would change data. Sections tell code from tables.
         code = [
             Range(address, offset, min(size, len(data) - offset))
             for _, kind, flags, address, offset, size, *_ in sections
@@ -147,7 +147,7 @@ class Elf:
             self._read_unwind_section(sections, sections[names][4])
         self._sections = sections
         self._names_at = sections[names][4] if names < len(sections) else 0
-        # A file may describe only a few of its functions, as Go programs describe those of the C runtime.
+        # A file may describe only a few of its functions. Go programs, for example, describe only the functions of the C runtime.
         count = max(self._count, len(self._functions))
         self.describes_functions = count * _LONG_FUNCTION >= sum(part.size for part in self.code)
 
@@ -172,7 +172,7 @@ class Elf:
             self._starts, self._records = map(list, zip(*entries, strict=True)) if self._count else ([], [])
 
     def _read_unwind_section(self, sections: list[tuple[int, ...]], names_at: int) -> None:
-        """Read the functions from the unwind section, which some static programs have without the sorted table."""
+        """Read the functions from the unwind section. Some static programs have this section, but not the sorted table."""
         for name, _, _, address, offset, size, *_ in sections:
             if self.data.startswith(b".eh_frame\0", names_at + name):
                 at = offset
@@ -186,14 +186,14 @@ class Elf:
         self._functions.sort()
 
     def sections(self) -> list[Section]:
-        """Return the sections in their order; empty if the file has no section table."""
+        """Return the sections in the order of the section table; empty if the file has no such table."""
         return [
             Section(self._string(self._names_at + name), kind, address, offset, size, link)
             for name, kind, _, address, offset, size, link, *_ in self._sections
         ]
 
     def symbols(self, dynamic_only: bool = False) -> Iterator[Symbol]:
-        """Return the symbols of all tables, or only those for the dynamic linker."""
+        """Return the symbols of all symbol tables, or only the symbols for the dynamic linker."""
         sections = self.sections()
         for section in sections:
             if section.kind == _DYNAMIC_SYMBOLS or (section.kind == _SYMBOLS and not dynamic_only):
@@ -226,10 +226,10 @@ class Elf:
         return self.data[at : max(end, at)]
 
     def offset(self, address: int) -> int:
-        """Return the offset in the file of the byte at an address.
+        """Return the file offset of the byte at an address.
 
         Raises:
-            ValueError: the file has no byte at this address.
+            ValueError: the file contains no byte for this address.
         """
         for part in (*self.code, *self._segments):
             if part.address <= address < part.end:
@@ -237,11 +237,11 @@ class Elf:
         raise ValueError(f"address {address:#x} is in no part of the file that is loaded")
 
     def part(self, address: int) -> Range | None:
-        """Return the range of code that an address is in."""
+        """Return the range of code that contains an address; None if there is none."""
         return next((part for part in self.code if part.address <= address < part.end), None)
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes of code from `start` to `end`, or to the end of the range that `start` is in."""
+        """Return the bytes of code from `start` to `end`, but not beyond the range of code that contains `start`."""
         for begin, behind, moved in self._parts:
             if begin <= start < behind:
                 return self.data[start - moved : min(end, behind) - moved]
@@ -249,16 +249,16 @@ class Elf:
 
     @functools.cached_property
     def _parts(self) -> list[tuple[int, int, int]]:
-        """The first address of each range of code, the address after it, and the difference of addresses and offsets."""
+        """For each range of code: its first address, the address just after it, and the difference of address and offset."""
         return [(part.address, part.end, part.address - part.offset) for part in self.code]
 
     def distances(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
-        """Return the address and the target of each match of an instruction with a 32-bit displacement.
+        """Find instructions that end with a 32-bit displacement. Return the address and the target of each match.
 
-        A match may also be bytes that are no instruction.
+        A match may also be other bytes that look like such an instruction.
 
         Arguments:
-            pattern: matches the instruction up to the displacement, which ends it.
+            pattern: matches the bytes of the instruction before its displacement.
         """
         for part in self.code:
             moved = part.address - part.offset
@@ -268,12 +268,12 @@ class Elf:
 
     @functools.cached_property
     def linkage(self) -> list[range]:
-        """The procedure linkage tables. Linkers write them, and they contain nothing but jumps to other files' functions."""
+        """The procedure linkage tables. Linkers write these tables. They contain only jumps to functions of other files."""
         return [range(one.address, one.address + one.size) for one in self.sections() if one.name.startswith(b".plt")]
 
     @functools.cached_property
     def branches(self) -> Branches:
-        """All bytes that may be direct calls and jumps with a 32-bit displacement, and their targets."""
+        """All bytes that may be direct calls or jumps with a 32-bit displacement, and their targets."""
         found = Branches()
         for part in self.code:
             code = self.data[part.offset : part.offset + part.size]
@@ -289,7 +289,10 @@ class Elf:
         return found
 
     def function(self, address: int) -> tuple[int, int] | None:
-        """Return the first address of the function that an address is in, and the address after the function; None if unknown."""
+        """Return the bounds of the function that contains an address; None if they are unknown.
+
+        The bounds are the function's first address and the address just after the function.
+        """
         if self._functions:
             index = bisect_right(self._functions, (address, sys.maxsize)) - 1
             start, size = self._functions[index] if index >= 0 else (0, 0)
@@ -301,7 +304,11 @@ class Elf:
         return (start, start + size) if start <= address < start + size else None
 
     def _at(self, record: int) -> tuple[int, int]:
-        """Return the first address and the size of the function that the entry at an address describes; zeros if unreadable."""
+        """Return the first address and the size of the function that an unwind entry describes; zeros if it is unreadable.
+
+        Arguments:
+            record: the address of the entry.
+        """
         if record not in self._described_at:
             try:
                 self._described_at[record] = self._described(self.offset(record), record)
@@ -310,7 +317,12 @@ class Elf:
         return self._described_at[record]
 
     def _described(self, at: int, address: int) -> tuple[int, int]:
-        """Return the first address and the size of the function that the entry at an offset and address describes."""
+        """Return the first address and the size of the function that an unwind entry describes; zeros if it is unreadable.
+
+        Arguments:
+            at: the offset of the entry in the file.
+            address: the address of the entry.
+        """
         try:
             (back,) = struct.unpack_from("<I", self.data, at + 4)
             encoding, of_signals = self._encoding(at + 4 - back)
@@ -319,21 +331,21 @@ class Elf:
             start = int.from_bytes(self.data[first:second], "little", signed=bool(encoding & 0x08))
             start += address + 8 if encoding & 0x70 == _RELATIVE else 0
             size = int.from_bytes(self.data[second : second + width], "little")
-            # glibc's entry for the return from signal handlers begins one byte too early, for the sake of old unwinders.
+            # glibc's entry for the return from signal handlers begins one byte before the function, to support old unwinders.
             early = of_signals and self.read(start, start + 1) not in _SETS_RAX
             return start + early, size - early
         except (ValueError, IndexError, KeyError, struct.error):
             return 0, 0
 
     def _encoding(self, at: int) -> tuple[int, bool]:
-        """Return the pointer encoding of a common information entry, and whether its functions return from signal handlers."""
+        """Return the pointer encoding of a common information entry, and whether it describes returns from signal handlers."""
         end = self.data.index(b"\0", at + 9)
         augmentation = self.data[at + 9 : end]
         if not augmentation.startswith(b"z"):
             return 0, False
         of_signals = b"S" in augmentation
         at = end + 1
-        for _ in range(4):  # the alignments of code and data, the return address's register, the length of the rest
+        for _ in range(4):  # the alignments of code and of data, the register of the return address, the length of the rest
             at = self._behind_number(at)
         for letter in augmentation[1:].decode("latin-1"):
             if letter == "R":
@@ -351,5 +363,5 @@ class Elf:
 
 
 def _behind(byte: bytes, data: bytes) -> list[int]:
-    """Return the offsets after each occurrence of a byte. This is several times as fast as repeated `find`."""
+    """Return the offset after each occurrence of a byte. This is several times faster than repeated `find`."""
     return list(accumulate([len(piece) + 1 for piece in data.split(byte)[:-1]]))

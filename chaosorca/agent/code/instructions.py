@@ -1,7 +1,7 @@
-"""Code for x86-64: its instructions, and the control flow between them.
+"""Disassembles code for x86-64, and finds the control flow between its instructions.
 
-Code is disassembled on demand, one function at a time. Where a file does not describe its functions (Go, musl), an instruction
-begins where decodings from many offsets converge.
+Code is disassembled on demand, one function at a time. Some files do not describe their functions, such as those of Go and musl. In
+these files, an instruction is assumed to begin where decodings from many offsets converge.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from chaosorca.agent.code.elf import CALL, JUMP, Elf, Range
 
 _COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, except *n(%rip)
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
-_NEAR = 130  # bytes that a short jump reaches, including its own
+_NEAR = 130  # bytes that a short jump reaches, including the bytes of the jump
 _ENDS = {"jmp", "ljmp", "ret", "retf", "iret", "iretd", "iretq", "hlt", "ud2", "int3", "sysret", "sysexit", ".byte"}
-# After these the thread is elsewhere or signals are delayed, or the kernel refuses a uprobe on them.
+# After some of these instructions, the thread is elsewhere or signals are delayed. The kernel refuses uprobes on the others.
 UNSUITABLE = {
     "call",
     "lcall",
@@ -39,33 +39,33 @@ UNSUITABLE = {
     "cli",
     "sti",
 }
-# These may continue elsewhere, too, or set the trap flag.
+# These instructions may also lead elsewhere, or set the trap flag.
 _NOT_STRAIGHT = {"loop", "loope", "loopne", "xbegin", "xabort", "popf", "popfd", "popfq"}
 
-_CHUNK = 1024  # bytes that are disassembled together outside functions
-_AROUND = 256  # bytes before an instruction that suffice to find where it begins
-_TRIES = 16  # decodings that must converge
-_CONVERGING = 48  # bytes within which they must
-_AGREED = 0.75  # share of the decodings
-_PADDING = 64  # no compiler puts more no-operations between blocks
-_LONG = 1024  # bytes; a part of a longer function is disassembled first, which is cheaper
+_CHUNK = 1024  # bytes; code outside functions is disassembled in chunks of this size
+_AROUND = 256  # bytes; decoding from this far before an instruction finds where the instruction begins
+_TRIES = 16  # decodings that are compared
+_CONVERGING = 48  # bytes; the decodings must converge within this distance
+_AGREED = 0.75  # the share of the decodings that must converge
+_PADDING = 64  # the most no-operations that a compiler puts between blocks
+_LONG = 1024  # bytes; in a longer function, only a part is disassembled first, which is cheaper
 
 
 def _register_names() -> dict[str, str]:
-    """Return the 64-bit register for the name of each of its parts of 32 or 64 bits."""
+    """Return a table of register names: names of 32-bit and 64-bit registers to names of 64-bit registers."""
     names = {f"{letter}{rest}": f"r{rest}" for rest in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp") for letter in "re"}
     return names | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in ("", "d")}
 
 
 def _part_names() -> dict[str, str]:
-    """Return the 64-bit register for the name of each of its smaller parts."""
+    """Return a table of register names: names of 8-bit and 16-bit registers to names of 64-bit registers."""
     old = {f"{letter}{part}": f"r{letter}x" for letter in "abcd" for part in "xlh"}
     pointers = {f"{name}{part}": f"r{name}" for name in ("si", "di", "bp", "sp") for part in ("", "l")}
     return old | pointers | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in "wb"}
 
 
 REGISTERS = _register_names()
-"""The 64-bit register for the name of each of its parts of 32 or 64 bits."""
+"""The name of the 64-bit register by the name of a 32-bit or 64-bit register."""
 
 _FAMILIES = REGISTERS | _part_names()
 _KEPT_BY_CALLS = {"rbx", "rbp", "rsp", "r12", "r13", "r14", "r15"}
@@ -73,7 +73,7 @@ _CHANGED_BY_KERNEL = {"rax", "rcx", "r11"}
 
 
 class Instruction(NamedTuple):
-    """An instruction, disassembled."""
+    """A disassembled instruction."""
 
     address: int
     size: int
@@ -87,7 +87,7 @@ class Instruction(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The address after it."""
+        """The address just after the instruction."""
         return self.address + self.size
 
     @property
@@ -97,14 +97,14 @@ class Instruction(NamedTuple):
 
     @property
     def goes_straight_on(self) -> bool:
-        """Whether only the instruction after it can be the next one."""
+        """Whether execution always continues with the instruction that follows in memory."""
         if self.name in UNSUITABLE or self.name in _NOT_STRAIGHT or self.mnemonic.startswith("rep"):
             return False
         return self.name[0] != "j" and not self.operands.startswith("ss,")  # after a change of %ss, signals are delayed
 
     @property
     def target(self) -> int | None:
-        """The address that it jumps to; None if it does not jump, or computes the address."""
+        """The target of a jump; None if the instruction is not a jump or computes its target."""
         if self.operands.startswith("0x") and (self.name.startswith(("j", "loop"))):
             return int(self.operands, 16)
         return None
@@ -139,9 +139,9 @@ class Code:
         return instruction is not None and instruction.text == text
 
     def instruction(self, address: int) -> Instruction | None:
-        """Return the instruction that begins at an address; None if none does.
+        """Return the instruction that begins at an address; None if no instruction begins there.
 
-        This disassembles the whole function of the address, or outside functions a chunk of code.
+        The whole function that contains the address is disassembled. Outside functions, a chunk of code is disassembled.
         """
         begin, end = self._bounds(address)
         outside = self.function(address) is None
@@ -151,7 +151,7 @@ class Code:
             behind = -1
             for one in self._decode(begin, end):
                 at = one.address
-                if outside and self.function(at) is not None:  # decode it with its own function
+                if outside and self.function(at) is not None:  # decode the instruction together with its function
                     last = self.instruction(at)
                     behind = -1 if last is None else last.end
                     continue
@@ -168,7 +168,7 @@ class Code:
         return self._at.get(address)
 
     def _bounds(self, address: int) -> tuple[int, int]:
-        """Return the bounds of the function that an address is in, or outside functions the bounds of a chunk of code."""
+        """Return the bounds of the function that contains an address. Outside functions, return the bounds of a chunk of code."""
         function = self.function(address)
         if function is not None:
             return function
@@ -177,7 +177,7 @@ class Code:
             return address, address
         index = (address - part.address) // _CHUNK
         begin, end = (self._chunk(part, one) for one in (index, index + 1))
-        if address >= end:  # the first bytes of the next chunk still belong to an instruction of this one
+        if address >= end:  # the last instruction of this chunk reaches into the next chunk
             return end, self._chunk(part, index + 2)
         return (begin, end) if address >= begin else (self._chunk(part, index - 1), begin)
 
@@ -194,7 +194,11 @@ class Code:
         return map(Instruction._make, self._decoder.disasm_lite(self.file.read(begin, end), begin))
 
     def _converged(self, lowest: int, first: int) -> int:
-        """Return where an instruction begins: at `first`, or above `lowest` where decodings from different offsets converge."""
+        """Return an address at which an instruction begins.
+
+        This is `first` if `lowest` is not above it. Otherwise, it is the lowest address at which decodings from different offsets
+        converge, from `lowest` on.
+        """
         if lowest <= first:
             return first
         end = lowest + _TRIES + _CONVERGING
@@ -208,7 +212,10 @@ class Code:
         return min((address for address, count in visits.items() if count >= _AGREED * _TRIES), default=lowest)
 
     def connect(self, calls: list[int]) -> None:
-        """Find the jumps from elsewhere into the functions of these calls: compilers place parts of functions far away."""
+        """Find the jumps from other code into the functions that contain these calls.
+
+        Compilers place some parts of a function far from its main part.
+        """
         if not calls:
             return
         bounds = sorted({self._bounds(address) for address in calls})
@@ -233,19 +240,19 @@ class Code:
                     add_jump(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
 
     def into(self, address: int) -> list[Instruction]:
-        """Return the instructions that control can get from to an address directly."""
+        """Return the instructions from which control may directly reach an address."""
         before = self._previous(address)
         straight = [] if before is None or before.name in _ENDS or self._is_padding(before) else [before]
         return straight + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in straight]
 
     def _previous(self, address: int) -> Instruction | None:
-        """Return the instruction before the one at an address, if both belong to one function."""
+        """Return the instruction just before an address, if it belongs to the same function; None otherwise."""
         if address not in self._before and not self.begins_function(address):
             self.instruction(address - 1)  # the instruction before a chunk's first one is in the previous chunk
         return self._before.get(address)
 
     def _is_padding(self, instruction: Instruction) -> bool:
-        """Return whether this is a no-operation between two functions or blocks, which is never executed."""
+        """Return whether an instruction is padding: a no-operation between two functions or blocks that is never executed."""
         if instruction.name != "nop":
             return False
         last: Instruction | None = instruction
@@ -258,16 +265,20 @@ class Code:
         return False
 
     def may_be_data(self, address: int) -> bool:
-        """Return whether an address may hold data: it is in no function, and the file describes its functions.
+        """Return whether an address may hold data. A uprobe on data could change a table of constants.
 
-        A uprobe there could change a table of constants. Assembly may lack descriptions, but other functions call it.
+        An address may hold data if it is in no described function although the file describes its functions. Functions in assembly
+        may lack descriptions, but described functions call them. Code that is called in this way is not data.
         """
         if not self.file.describes_functions or self.function(address) is not None:
             return False
         return not any(self._leads_straight(start, address) for start in self._called_before(address))
 
     def _called_before(self, address: int) -> set[int]:
-        """Return the targets of direct calls and jumps from functions that are in no function, and not far before an address."""
+        """Return the beginnings of undescribed functions, at most `_LONG` bytes before an address.
+
+        They are the targets of direct calls and jumps from described functions.
+        """
         near = range(max(address - _LONG + 1, 0), address + 1)
         return {
             target
@@ -277,7 +288,7 @@ class Code:
 
     @functools.cached_property
     def _called(self) -> dict[int, list[int]]:
-        """The targets of all bytes that may be direct calls and jumps, each with the addresses of those bytes."""
+        """The targets of all bytes that may be direct calls and jumps, each with the addresses of its sources."""
         found: dict[int, list[int]] = defaultdict(list)
         wanted = CALL + JUMP
         for opcode, source, target in self.file.branches:
@@ -291,33 +302,34 @@ class Code:
         return {symbol.address for symbol in self.file.symbols()}
 
     def _leads_straight(self, start: int, address: int) -> bool:
-        """Return whether valid instructions fill the bytes from one address to another."""
+        """Return whether the bytes between two addresses are a sequence of whole, valid instructions."""
         end = start
         for one in self._details.disasm(self.file.read(start, address), start):
             end = one.address + one.size
         return end == address
 
     def begins_function(self, address: int) -> bool:
-        """Return whether a function begins at an address, so that control comes from unknown callers."""
+        """Return whether a function begins at an address. Control may come there from unknown callers."""
         bounds = self.function(address)
         return bounds is not None and bounds[0] == address
 
     def may_be_entered(self, address: int) -> bool:
-        """Return whether control may come to an address by a call, or from unknown code."""
+        """Return whether control may reach an address by a call or from unknown code."""
         calls = any(self.file.read(at, at + 1) == CALL for at in self._called.get(address, ()))
         return calls or address in self._named or self.begins_function(address)
 
     def may_be_padding(self, instruction: Instruction) -> bool:
-        """Return whether this may be a no-operation that is never executed, since it follows a call that does not return."""
+        """Return whether a no-operation may be padding after a call that does not return. Such padding is never executed."""
         last: Instruction | None = instruction
         while last is not None and last.name == "nop":
             last = self._previous(last.address)
         return instruction.name == "nop" and last is not None and last.name == "call"
 
     def computes_jumps(self, address: int) -> bool:
-        """Return whether the function that an address is in, or a part of it elsewhere, jumps by a table.
+        """Return whether the function that contains an address has a computed jump, such as one by a jump table.
 
-        Parts of a function that lie far away (`.cold`) have descriptions of their own, and jump into each other's middle.
+        All parts of the function are searched. A distant part (`.cold`) has its own description, and jumps into the middle of the
+        main part.
         """
         function = self.function(address)
         others = self._linked.get(function[0], ()) if function else ()

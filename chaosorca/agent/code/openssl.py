@@ -1,9 +1,11 @@
-"""The sites of uprobes in an OpenSSL library for x86-64, with their cookies for bpf/tls.c.
+"""Finds the sites for uprobes in an OpenSSL library for x86-64, with their cookies for bpf/tls.c.
 
-A uprobe on the first instruction of SSL_read is expensive. The kernel single-steps nearly all instructions, which takes thirty
-times as long as to emulate one, such as a push. SSL_read and SSL_read_ex are a few instructions long, and call a common function
-with all of their arguments. So do SSL_write and SSL_write_ex. If the code proves this, and the common function begins with a push,
-that function gets the uprobe in place of the two.
+A uprobe on the first instruction of SSL_read is expensive, because the kernel single-steps nearly all instructions. It emulates
+only a few kinds, such as pushes. Single-stepping an instruction takes 30 times as long as emulating one.
+
+SSL_read and SSL_read_ex are a few instructions long, and pass all of their arguments to a common function. SSL_write and
+SSL_write_ex do the same with another common function. If the code of a pair proves this, and the common function begins with a
+push, then the common function gets the uprobe in place of the pair.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ WRITES, LENGTH_APART, IS_FREE, IS_HANDSHAKE = 1, 2, 4, 8
 _PAIRS = ((b"SSL_read", b"SSL_read_ex", 0), (b"SSL_write", b"SSL_write_ex", WRITES))
 _OTHERS = {b"SSL_free": IS_FREE, b"SSL_do_handshake": IS_HANDSHAKE}
 _NAMES = {name for one, other, _ in _PAIRS for name in (one, other)} | _OTHERS.keys()
-_LONGEST = 32  # instructions of a function that only calls the common one
+_LONGEST = 32  # the most instructions of a function that are disassembled
 _PUSH = re.compile(rb"(?:\x41)?[\x50-\x57]")
 _ARGUMENTS = {"rdi", "edi", "di", "dil", "rsi", "esi", "si", "sil", "rdx", "edx", "dx", "dl", "dh", "rcx", "ecx", "cx", "cl", "ch"}
 
@@ -33,9 +35,9 @@ class Place:
     """The site of a uprobe.
 
     Attributes:
-        offset: its offset in the file.
-        cookie: its cookie.
-        returns: whether the function's return needs a uprobe, too.
+        offset: the site's offset in the file.
+        cookie: the cookie of the uprobe.
+        returns: whether the function also needs a uprobe at its return.
     """
 
     offset: int
@@ -44,7 +46,7 @@ class Place:
 
 
 def places(elf: Elf) -> list[Place]:
-    """Return the sites of a library; empty if it does not export OpenSSL's functions that read and write."""
+    """Return the sites of a library; empty if it exports none of OpenSSL's functions for reading and writing."""
     found = {one.name: one.address for one in elf.symbols(dynamic_only=True) if one.is_defined and one.name in _NAMES}
     chosen: list[Place] = []
     for plain, extended, cookie in _PAIRS:
@@ -62,7 +64,10 @@ def places(elf: Elf) -> list[Place]:
 
 
 def _common(elf: Elf, plain: int, extended: int) -> int | None:
-    """Return the function that both functions only call, the extended one with its own arguments; None if there is none."""
+    """Return the common function of a pair; None if the pair has none.
+
+    Both functions call the common function. The extended one calls it first, with unchanged arguments.
+    """
     called = _first_call(elf, extended)
     if called is None or called not in _calls(elf, plain):
         return None
@@ -72,7 +77,7 @@ def _common(elf: Elf, plain: int, extended: int) -> int | None:
 
 
 def _first_call(elf: Elf, function: int) -> int | None:
-    """Return what a function calls first, with all of its arguments unchanged; None if it does not."""
+    """Return the address that a function calls first, if it passes on all of its arguments unchanged; None otherwise."""
     for one in _instructions(elf, function):
         if one.mnemonic == "call":
             return _target(one)

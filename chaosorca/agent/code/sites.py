@@ -1,14 +1,15 @@
-"""The breakpoint sites of a program or library for x86-64: instructions before its system calls that can have a uprobe.
+"""Finds the breakpoint sites of a program or library for x86-64. These are instructions for uprobes, shortly before system calls.
 
 A uprobe on `syscall` itself is too late. The kernel delays signals while it single-steps a probed instruction, so the thread would
 stop after the call. A uprobe on the instruction just before stops the thread with its instruction pointer on `syscall`.
 
-The kernel emulates a few kinds of probed instructions: jumps, pushes and no-operations. It single-steps all others, which takes
-thirty times as long. So the site is an earlier, emulated instruction if control runs straight from there to the call.
+The kernel emulates a few kinds of probed instructions: jumps, pushes and no-operations. It single-steps all other instructions,
+which takes 30 times as long. An earlier, emulated instruction is therefore the site, if control runs straight from it to the call.
 
-glibc has two paths to most calls that may block, one for processes that never had a second thread. The other path calls a function
-before its `syscall`, so control does not run straight there. A uprobe on the branch between the two paths serves both. A call that
-is to fail is stopped at the branch and resumed just after the first path's `syscall`, which gives the same result.
+glibc has two paths to most calls that may block. The first path is for processes that never had a second thread. The second path
+calls a function before its `syscall`, so control does not run straight to that `syscall`. A uprobe on the branch between the paths
+serves both. A call that is to fail is stopped at the branch and resumed just after the first path's `syscall`. The result is the
+same.
 
 Only the functions around the bytes `0f 05` are disassembled (instructions.py).
 """
@@ -27,17 +28,17 @@ from chaosorca.agent.code.instructions import UNSUITABLE, Code, Instruction
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
 _EMULATED = re.compile(
-    # jmp, jcc, push, without a prefix: the kernel single-steps jumps with one, and processors treat them differently.
+    # jmp, jcc and push without a prefix. The kernel single-steps jumps with a prefix, and processors differ in their handling.
     rb"(?s)\xeb.|\xe9....|[\x70-\x7f].|\x0f[\x80-\x8f]....|\x41?[\x50-\x57]|"
-    # nop, except that of 5 bytes, which is unsuitable.
+    # nop, except the nop of 5 bytes, since it is unsuitable.
     rb"\x66*\x90|\x0f\x1f\x00|\x0f\x1f\x40\x00|\x66\x0f\x1f\x44\x00\x00|\x0f\x1f[\x80\x84]\x00{4,5}"
 )
 _CONDITIONAL = re.compile(rb"[\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf2\xf3]*(?:[\x70-\x7f]|\x0f[\x80-\x8f])")
 _SIZE_OF_CALL = 5
-_FAR = 16  # most instructions between an emulated one and the call
-_FAR_BYTES = 64  # most bytes of them
-_MOST_SITES = 8  # of one call
-_OF_A_LIBRARY = 8  # fewest calls whose detours call the same function: only C libraries have so many
+_FAR = 16  # the most instructions between an emulated one and the call
+_FAR_BYTES = 64  # the most bytes between them
+_MOST_SITES = 8  # per system call
+_OF_A_LIBRARY = 8  # the fewest detours that call the same function; only C libraries have so many
 _DISTANCES = range(-0x8000, 0x8000)
 _MMAP = 9
 _PREFIXES = b"\x26\x2e\x36\x3e\xf0\x64\x65\x66\x67\xf2\xf3"
@@ -51,9 +52,9 @@ _LOW_BYTE = re.compile(r"al, (0x[0-9a-f]+|\d+)")
 class Site:
     """An instruction for a uprobe.
 
-    A thread that is stopped here has its instruction pointer `to_next` bytes from the uprobe, and runs from there straight to the
-    `syscall`. If `condition` does not hold, the probed instruction leads elsewhere, and no system call is made. A `loop` or `jrcxz`
-    may lead elsewhere without a condition; the thread then stops elsewhere.
+    A thread that is stopped here has its instruction pointer `to_next` bytes from the uprobe. From there, it runs straight to the
+    `syscall`. If `condition` does not hold, the probed instruction leads elsewhere, and the thread makes no system call. A `loop`
+    or `jrcxz` may lead elsewhere although its site has no condition. The thread then stops elsewhere.
 
     Two sites have the same offset if both branches of a conditional jump lead to a call.
     """
@@ -61,21 +62,21 @@ class Site:
     offset: int
     """The instruction's offset in the file."""
     to_syscall: int
-    """Bytes from the instruction to `syscall`; negative after a jump backwards."""
+    """The distance from the instruction to `syscall` in bytes; negative if the instruction jumps backwards."""
     nr: int | None
     """The system call's number; None if unknown."""
     held_in: str | None = "rax"
-    """The register whose lower half holds the number when the instruction begins; None if it or a later one sets `nr`."""
+    """The register whose lower half holds the number when the instruction begins. None if this or a later instruction sets `nr`."""
     held_at: int | None = None
-    """If not None, the register holds an address, and the number is in the 4 bytes of memory at this displacement from it."""
+    """If not None, the register holds an address instead. The number is in the 4 bytes at this displacement from the address."""
     to_next: int | None = None
-    """Bytes from the uprobe to the instruction that a stopped thread is at; None if that is the `syscall` itself."""
+    """The distance from the uprobe to the next instruction of a stopped thread in bytes. None if that is the `syscall` itself."""
     condition: int | None = None
-    """The condition that leads control to the call, if it holds when the instruction begins; None if control always gets there.
-    It is a condition code of 0 to 15, as in the low four bits of the opcode of `jcc` (Intel SDM, appendix B.1.4.7)."""
+    """The condition that must hold when the instruction begins for control to reach the call. None if control always reaches it.
+    Condition codes range from 0 to 15, as in the low four bits of the opcode of `jcc` (Intel SDM, appendix B.1.4.7)."""
     detour: int | None = None
-    """If not None, bytes from the uprobe to the instruction that a thread is at if the condition does not hold. From there it gets
-    to another `syscall`, at most `DETOUR` bytes away, which makes the same call."""
+    """The distance from the uprobe to the next instruction if the condition does not hold, in bytes. From there, the thread reaches
+    another `syscall` of the same call, at most `DETOUR` bytes away. None if the site has no such detour."""
 
     @property
     def rax_is_set(self) -> bool:
@@ -88,19 +89,19 @@ DETOUR = 255
 
 @dataclass(frozen=True)
 class Sites:
-    """What was found in a file, by offsets in it."""
+    """The instructions of a file that enter the kernel. All offsets are in the file."""
 
     sites: tuple[Site, ...]
     refused: tuple[tuple[int, str], ...]
-    """Each `syscall` with a path to it that has no site, and the reason."""
+    """The offset of each `syscall` that can be reached without passing a site, and the reason."""
     other: tuple[tuple[int, str], ...]
-    """Each instruction that enters the kernel in another way: `int 0x80` or `sysenter`."""
+    """The offset of each instruction that enters the kernel in another way, and its name: `int 0x80` or `sysenter`."""
     doubtful: tuple[tuple[int, str], ...] = ()
-    """The bytes of each `syscall` that may be data, and the reason."""
+    """The offset of each apparent `syscall` that may be data, and the reason."""
 
 
 def find_sites(file: Elf) -> Sites:
-    """Return the sites of an ELF file in the order of their offsets. A `syscall` with several paths to it has several sites."""
+    """Return the sites of an ELF file, sorted by offset. A `syscall` that is reached on several paths has several sites."""
     code = Code(file)
     entrances = {address: name for address, name in _candidates(file) if code.is_instruction(address, name)}
     calls = [address for address, name in entrances.items() if name == "syscall"]
@@ -124,7 +125,7 @@ def find_sites(file: Elf) -> Sites:
 
 
 def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
-    """Yield the address and name of all bytes that may be an instruction that enters the kernel."""
+    """Yield each place that looks like an instruction that enters the kernel: its address and the instruction's name."""
     for part in file.code:
         for match in _ENTRANCE.finditer(file.data, part.offset, part.offset + part.size):
             address = part.address + match.start() - part.offset
@@ -133,7 +134,7 @@ def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
 
 
 def _sites(code: Code, address: int) -> Iterator[Site | str]:
-    """Yield the sites of each path to a system call, or the reason why a path has none."""
+    """Yield the sites on each path to a system call. For a path without a site, yield the reason."""
     before = code.into(address)
     if code.begins_function(address):
         yield "a function begins with it, so no instruction before it is known"
@@ -146,9 +147,9 @@ def _sites(code: Code, address: int) -> Iterator[Site | str]:
 
 
 def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tuple[Site, ...]:
-    """Return the earlier sites on the paths to a system call that end with this instruction.
+    """Return the earlier sites on the paths to a system call whose last instruction is `last`.
 
-    There are none if the instruction is emulated itself, or if other code may jump between the sites and the call.
+    The result is empty if `last` is emulated itself, or if other code may jump between the sites and the call.
     """
     if _is_emulated(code, last) or code.function(address) is None:  # outside functions, other code may jump anywhere
         return ()
@@ -168,14 +169,17 @@ def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tu
         too_far = between > _FAR or address - one.address > _FAR_BYTES or len(sites) + len(todo) + len(before) > _MOST_SITES
         if too_far or not before or not one.goes_straight_on or code.may_be_entered(one.address):
             return ()
-        if number == _MMAP and code.changes(one, "rdx"):  # the uprobe reads the protection, too
+        if number == _MMAP and code.changes(one, "rdx"):  # the uprobe also reads the protection from %rdx
             return ()
         todo += [(previous, one.address) for previous in before]
     return () if code.computes_jumps(address) else tuple(sites)
 
 
 def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
-    """Let the two paths on which a C library makes the same call share one site, if it has two paths for many calls."""
+    """Join the sites of two paths to the same call into one.
+
+    This is done only for C libraries, since they have two paths for many calls.
+    """
     straight: dict[int, tuple[int, Site]] = {}
     for address, some in sites.items():
         straight |= {site.offset: (address, site) for site in some if site.condition is not None and site.held_in is None}
@@ -197,7 +201,10 @@ def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
 
 
 def _detour(code: Code, address: int) -> tuple[list[Instruction], int, int] | None:
-    """Return the detour that leads to a system call: its conditional jumps, their target, and the function that it calls."""
+    """Return the detour to a system call; None if there is none.
+
+    The result consists of the conditional jumps to the detour, their target, and the function that the detour calls.
+    """
     called = None
     at = address
     while address - at <= DETOUR and (at == address or not code.may_be_entered(at)):
@@ -222,7 +229,10 @@ def _is_conditional(code: Code, jump: Instruction) -> bool:
 
 
 def _early_site(code: Code, one: Instruction, following: int, address: int, number: int) -> Site | None:
-    """Return the site at an emulated instruction, if control runs straight from `following` to a system call."""
+    """Return the site at an emulated instruction after which control runs straight from `following` to a system call.
+
+    Return None if the instruction is unsuitable.
+    """
     to_syscall, to_next = address - one.address, following - one.address
     too_far = to_syscall not in _DISTANCES or to_next not in _DISTANCES
     if too_far or code.function(one.address) is None or code.may_be_padding(one):
@@ -237,7 +247,7 @@ def _is_emulated(code: Code, instruction: Instruction) -> bool:
 
 
 def _condition(code: Code, instruction: Instruction, following: int) -> int | None:
-    """Return the condition on which a jump leads to `following`, its target or the next instruction; None if it always does."""
+    """Return the condition on which control gets from an instruction to `following`; None if it always does."""
     opcode = _CONDITIONAL.match(code.bytes_of(instruction))
     if opcode is None or instruction.target == instruction.end:
         return None
@@ -246,7 +256,7 @@ def _condition(code: Code, instruction: Instruction, following: int) -> int | No
 
 
 def _site(code: Code, last: Instruction, address: int, number: int | None) -> Site | str:
-    """Return the site at the instruction just before a system call, or the reason why it is none."""
+    """Return the site at the instruction just before a system call, or the reason why the instruction cannot be a site."""
     if (reason := _unsuitable(code, last)) is not None:
         return reason
     if code.may_be_data(address) and (number is None or number >= _NUMBERS):
@@ -267,12 +277,12 @@ def _site(code: Code, last: Instruction, address: int, number: int | None) -> Si
 
 
 def _unsuitable(code: Code, last: Instruction) -> str | None:
-    """Return why a uprobe on this instruction does not stop a thread before the next one; None if it does."""
+    """Return why a uprobe on an instruction would not stop a thread before the next instruction; None if it would."""
     if last.name in UNSUITABLE:
         return f"the instruction before it is {last.name}, after which a uprobe does not stop the thread"
     if last.mnemonic.startswith("rep"):
         return "the instruction before it has a repeat prefix, and each repetition would be a stop"
-    if last.name == "nop" and last.size == _SIZE_OF_CALL:  # Linux does since 6.18, and the thread would stop in the callee
+    if last.name == "nop" and last.size == _SIZE_OF_CALL:  # Linux does so since 6.18, and the thread would stop in the callee
         return "the instruction before it is a no-operation of 5 bytes, which the kernel may replace by a call"
     beginning = code.bytes_of(last)
     prefixes = beginning[: len(beginning) - len(beginning.lstrip(_PREFIXES))]
@@ -282,6 +292,6 @@ def _unsuitable(code: Code, last: Instruction) -> str | None:
 
 
 def _number(code: Code, last: Instruction) -> int | None:
-    """Return the number in the lower half of %rax after an instruction, if it is the same on every path; None otherwise."""
+    """Return the number in the lower half of %rax after an instruction; None if it is unknown or differs between paths."""
     numbers = numbers_in("rax", code, last)
     return numbers.pop() if numbers is not None and len(numbers) == 1 else None
