@@ -2,7 +2,7 @@
 
 A uprobe on that function fires at every call of the function, whatever the system call's number. Such a uprobe is expensive, since
 the kernel emulates none of the function's instructions. The uprobe is needed only if a program may make a faulted call in this way.
-Nearly all callers set the number just before the call. For example, nginx does so for the `gettid` of each line of its log.
+Nearly all callers set the number just before the call. For example, nginx calls `gettid` in this way for each line of its log.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def _pushed(code: Code, pop: Instruction) -> int | None:
 
 
 def copied_from(instruction: Instruction) -> str | None:
-    """Return the register whose lower half an instruction copies to another register; None if it does not copy one."""
+    """Return the register whose lower half an instruction copies to another register; None for other instructions."""
     match = _COPY.fullmatch(instruction.operands)
     first = instruction.operands.partition(",")[0]
     if match is None or first not in REGISTERS or instruction.name not in ("mov", "movsxd"):

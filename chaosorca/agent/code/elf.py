@@ -1,7 +1,7 @@
 """Reads from an ELF file for x86-64 what it says about its code: load addresses, bounds of functions, and symbols.
 
 The bounds of functions come from the tables for stack unwinding (`.eh_frame_hdr`, `.eh_frame`). Stripped files have these tables,
-too. The formats are defined by the generic ABI (gABI), the Linux Standard Base, and DWARF (pointer encodings).
+too. The formats are defined by the generic ABI (gABI) and the Linux Standard Base. The pointer encodings are those of DWARF.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ class Elf:
         return (start, start + size) if start <= address < start + size else None
 
     def _at(self, record: int) -> tuple[int, int]:
-        """Return the first address and the size of the function that an unwind entry describes; zeros if it is unreadable.
+        """Return the first address and the size of the function that an unwind entry describes; zeros if the entry is unreadable.
 
         Arguments:
             record: the address of the entry.
@@ -317,7 +317,7 @@ class Elf:
         return self._described_at[record]
 
     def _described(self, at: int, address: int) -> tuple[int, int]:
-        """Return the first address and the size of the function that an unwind entry describes; zeros if it is unreadable.
+        """Return the first address and the size of the function that an unwind entry describes; zeros if the entry is unreadable.
 
         Arguments:
             at: the offset of the entry in the file.

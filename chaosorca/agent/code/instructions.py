@@ -1,7 +1,7 @@
 """Disassembles code for x86-64, and finds the control flow between its instructions.
 
-Code is disassembled on demand, one function at a time. Some files do not describe their functions, such as those of Go and musl. In
-these files, an instruction is assumed to begin where decodings from many offsets converge.
+Code is disassembled on demand, one function at a time. Some files, such as those of Go and musl, do not describe their functions.
+In these files, an instruction is assumed to begin where decodings from many offsets converge.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds the sites for uprobes in an OpenSSL library for x86-64, with their cookies for bpf/tls.c.
 
-A uprobe on the first instruction of SSL_read is expensive, because the kernel single-steps nearly all instructions. It emulates
-only a few kinds, such as pushes. Single-stepping an instruction takes 30 times as long as emulating one.
+A uprobe on the first instruction of SSL_read is expensive, because the kernel single-steps nearly all instructions. The kernel
+emulates only a few kinds of instructions, such as pushes. Single-stepping an instruction takes 30 times as long as emulating one.
 
 SSL_read and SSL_read_ex are a few instructions long, and pass all of their arguments to a common function. SSL_write and
 SSL_write_ex do the same with another common function. If the code of a pair proves this, and the common function begins with a

@@ -4,7 +4,8 @@ A uprobe on `syscall` itself is too late. The kernel delays signals while it sin
 stop after the call. A uprobe on the instruction just before stops the thread with its instruction pointer on `syscall`.
 
 The kernel emulates a few kinds of probed instructions: jumps, pushes and no-operations. It single-steps all other instructions,
-which takes 30 times as long. An earlier, emulated instruction is therefore the site, if control runs straight from it to the call.
+which takes 30 times as long. If control runs straight from an earlier, emulated instruction to the call, that instruction is the
+site.
 
 glibc has two paths to most calls that may block. The first path is for processes that never had a second thread. The second path
 calls a function before its `syscall`, so control does not run straight to that `syscall`. A uprobe on the branch between the paths
@@ -36,7 +37,7 @@ _EMULATED = re.compile(
 _CONDITIONAL = re.compile(rb"[\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf2\xf3]*(?:[\x70-\x7f]|\x0f[\x80-\x8f])")
 _SIZE_OF_CALL = 5
 _FAR = 16  # the most instructions between an emulated one and the call
-_FAR_BYTES = 64  # the most bytes between them
+_FAR_BYTES = 64  # the most bytes between the two
 _MOST_SITES = 8  # per system call
 _OF_A_LIBRARY = 8  # the fewest detours that call the same function; only C libraries have so many
 _DISTANCES = range(-0x8000, 0x8000)
@@ -101,7 +102,7 @@ class Sites:
 
 
 def find_sites(file: Elf) -> Sites:
-    """Return the sites of an ELF file, sorted by offset. A `syscall` that is reached on several paths has several sites."""
+    """Return the sites of an ELF file, sorted by offset. A `syscall` with several paths to it has several sites."""
     code = Code(file)
     entrances = {address: name for address, name in _candidates(file) if code.is_instruction(address, name)}
     calls = [address for address, name in entrances.items() if name == "syscall"]

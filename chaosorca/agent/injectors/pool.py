@@ -1,4 +1,4 @@
-"""The tracers of one container. Each of them has all faults of the container.
+"""The tracers of one container. Each tracer has all faults of the container.
 
 There are at most as many tracers as processors. A tracer acts on one thread at a time, and runs on that thread's processor. With
 several tracers, processes that are hit at the same time do not wait for each other.
@@ -43,7 +43,7 @@ class _Rule:
 class TracerPool:
     """Starts, replaces and ends tracers, and sends each of them all faults.
 
-    Only one thread at a time may call the methods. The methods `faults` and `send` are exempt.
+    Any thread may call the methods `faults` and `send` at any time. Only one thread at a time may call the other methods.
     """
 
     def __init__(

@@ -77,7 +77,7 @@ class Records:
         """Return a warning for each thread that cannot be injected, and one for missing records.
 
         Arguments:
-            proc: the proc file system. Threads that it no longer lists get no warning.
+            proc: the proc file system. Threads that have ended are not listed there, and get no warning.
         """
         result = [
             f"thread {tid} ({procfs.command_name(proc, tid)}) makes 32-bit system calls, which are not injected"

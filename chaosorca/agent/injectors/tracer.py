@@ -189,7 +189,7 @@ class Tracer:
         """Give the tracer its share of the processors.
 
         The tracer lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors
-        busy, a tracer of low priority would not run for seconds. It could not even end.
+        busy, a tracer of low priority would not run for seconds, and could not even end.
         """
         # This fails if the tracer has ended, or if the agent lacks CAP_SYS_NICE. Without that capability, the tracer does not lower
         # its priority in the first place.

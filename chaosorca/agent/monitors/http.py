@@ -1,6 +1,7 @@
-"""Monitors HTTP/1.x of each target: a socket filter in its network namespace parses the packets in the kernel (bpf/http.c).
+"""Monitors the HTTP/1.x messages of each target.
 
-HTTP inside TLS comes from tls.py. The kernel counts it under a second target number, which is higher by `_TARGETS`.
+A socket filter in the target's network namespace parses packets in the kernel (bpf/http.c). Plaintext inside TLS comes from tls.py.
+The kernel counts HTTP inside TLS under a second number of the target, which is higher by `_TARGETS`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from chaosorca.model.errors import AgentError
 
 
 class _Figures:
-    """What the kernel counts for a target (`struct figures` of bpf/http_exchange.h), summed over the processors."""
+    """The kernel's figures of a target, summed over the processors: `struct figures` of bpf/http_exchange.h."""
 
     NUMBERS = 7 + 6 + 2 * (1 + SLOTS)
 
@@ -44,7 +45,7 @@ _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined", "reordered", "malformed", "HTTP/2", "TLS"]
 _TARGETS = 512
 _NO_NAMESPACE = 0
-"""The network namespace of a target that does not run."""
+"""The namespace number of a target that does not run."""
 _LAYOUTS = {
     "connections": ("=4Q2HI", "=424s"),
     "counts": ("=IHBB", "=Q"),
@@ -61,12 +62,13 @@ class HttpFigures:
     """The figures of all targets.
 
     Attributes:
-        counts: requests by container, role, method, code (`none`: never answered) and TLS (`true` or `false`).
-        durations: latencies by container, role and TLS.
-        unparsed: messages and connections that could not be parsed, by container and reason.
-        in_flight: requests without an answer yet, by container and role.
-        entries: entries in use by map. Those of connections are from the last sweep.
-        dropped: events that found a map full, or their connection in use.
+        counts: the number of requests by container, role, method, code and TLS. The code of unanswered requests is `none`. TLS is
+            `true` or `false`.
+        durations: the latencies by container, role and TLS.
+        unparsed: the number of messages and connections that could not be parsed, by container and reason.
+        in_flight: the number of requests that are not answered yet, by container and role.
+        entries: the number of used entries of each map. The connections are counted only at each sweep.
+        dropped: the number of events that were lost because a map was full or their connection was in use.
     """
 
     counts: dict[tuple[str, str, str, str, str], int]
@@ -79,7 +81,7 @@ class HttpFigures:
 
 @dataclass
 class _Monitored:
-    """A target, with its number in the kernel, its network namespace, and the filter with a socket for each device."""
+    """A target, with its number in the kernel, its network namespace and its filter. Each network device has a socket."""
 
     number: int
     namespace: int
@@ -87,7 +89,7 @@ class _Monitored:
     sockets: dict[str, PacketSocket] = field(default_factory=dict)
 
     def update_sockets(self, proc: Path, pid: int) -> None:
-        """Open a socket on each new device of the network namespace, and close those of removed devices."""
+        """Open a socket on each new device of the network namespace, and close the sockets of removed devices."""
         names = procfs.network_devices(proc, pid)
         for name in [name for name, one in self.sockets.items() if name not in names or not one.is_current()]:
             self.sockets.pop(name).close()
@@ -106,7 +108,10 @@ class _Monitored:
 
 
 class HttpMonitor:
-    """Counts and times HTTP requests. One program parses for all targets; each target has a filter that passes its number to it."""
+    """Counts and times HTTP requests.
+
+    One program parses the packets of all targets. Each target has a filter that passes the target's number to the program.
+    """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
@@ -114,12 +119,14 @@ class HttpMonitor:
         self._preparing = threading.Lock()  # guards the loading of `_program`, and `_no_tls`
         self._program: Program | None = None
         self._no_tls = ""
-        self._changing = threading.Lock()  # serialises changes of `_targets`, even while libraries are read; taken before `_lock`
-        self._lock = threading.Lock()  # guards all of the following; held only briefly, since scrapes take it
+        self._changing = (
+            threading.Lock()
+        )  # held for every change of `_targets`, even while libraries are read; taken before `_lock`
+        self._lock = threading.Lock()  # guards all of the following; held only briefly, since scrapes wait for it
         self._targets: dict[str, _Monitored] = {}
-        self._lost: Counter[tuple[int, int]] = Counter()  # requests in flight whose connection is gone, by number and role
-        self._dropped_before = 0  # by targets that are no longer monitored
-        self._connections = self._secured = 0  # at the last sweep
+        self._lost: Counter[tuple[int, int]] = Counter()  # unanswered requests of vanished connections, by target number and role
+        self._dropped_before = 0  # events of targets that are no longer monitored
+        self._connections = self._secured = 0  # numbers of connections at the last sweep
         self._last_sweep = 0.0
 
     def prepare(self) -> Program:
@@ -146,11 +153,11 @@ class HttpMonitor:
         return self._no_tls
 
     def attach(self, target: Target) -> None:
-        """Start to monitor a target, or attach to its current network namespace.
+        """Start to monitor a target. If it is monitored already, attach to its current network namespace.
 
         Raises:
-            AgentError: the container uses the host's network, where its requests cannot be distinguished from others, or the
-                kernel refuses it.
+            AgentError: the container uses the host's network, so its requests cannot be distinguished from others. Or the kernel
+                refuses the program or a socket.
         """
         if target.host_network:
             raise AgentError(
@@ -165,13 +172,13 @@ class HttpMonitor:
             return
         except OSError as error:
             if target.name in self._targets:
-                return  # the container is probably ending, and attach is called again
+                return  # the container is probably ending, and `attach` will be called again
             raise AgentError(
                 f"HTTP of container {target.name!r} is not monitored: the agent cannot listen on its network: {error}"
             ) from error
 
     def _attach_by(self, program: Program, target: Target, pid: int) -> None:
-        """Attach to the network namespace of a target's process."""
+        """Attach to the network namespace of one of a target's processes."""
         namespace = procfs.namespace(self._proc, pid, "net")
         monitored = self._targets.get(target.name)
         if monitored and monitored.namespace == namespace:
@@ -185,7 +192,7 @@ class HttpMonitor:
         self._tls.attach(monitored.number, target)
 
     def _open(self, program: Program, before: _Monitored | None, namespace: int, pid: int) -> _Monitored:
-        """Attach a filter to a network namespace. A target that was monitored `before` keeps its number and counts."""
+        """Attach a filter to a network namespace. A target that was monitored before keeps its number and counts."""
         number = before.number if before else self._free_number()
         if not before:
             table = program["per_target"]
@@ -201,11 +208,11 @@ class HttpMonitor:
         return monitored
 
     def programs(self) -> dict[str, Program | None]:
-        """Return the loaded programs, by name."""
+        """Return the programs by name. A program that is not loaded is None."""
         return {"http": self._program, "tls": self._tls.program()}
 
     def suspend(self, name: str) -> None:
-        """Detach from the network of a target that has ended. Its counts stay for its return."""
+        """Detach from the network of a target that has ended. The target's counts are kept in case it restarts."""
         with self._changing:
             monitored = self._targets.get(name)
             if monitored is not None and monitored.namespace != _NO_NAMESPACE:
@@ -229,7 +236,7 @@ class HttpMonitor:
                 self._lost = Counter({key: count for key, count in self._lost.items() if key[0] % _TARGETS != monitored.number})
 
     def figures(self) -> HttpFigures:
-        """Return all current figures. Each map is read once."""
+        """Return the current figures of all targets. Each map is read once."""
         with self._lock:
             names = self._names_of_targets()
             both = {name: self._both(monitored.number) for name, monitored in self._targets.items()}
@@ -264,7 +271,7 @@ class HttpMonitor:
             )
 
     def warnings(self, name: str) -> list[str]:
-        """Return what of a target's HTTP cannot be monitored, at present and since its monitoring began."""
+        """Return a warning for each part of a target's HTTP that is not monitored, or has not been since monitoring began."""
         with self._lock:
             monitored = self._targets.get(name)
             if monitored is None:
@@ -280,9 +287,10 @@ class HttpMonitor:
         return warnings
 
     def give_up_on_old(self) -> None:
-        """Sweep over the connections, every few seconds at most.
+        """Give up on requests and connections that are too old. This is done every few seconds at most.
 
-        A request that has waited too long is counted as unanswered, and a TLS connection without seen plaintext as unparsed.
+        A request that has waited too long is counted as unanswered. A TLS connection whose plaintext was never seen is counted as
+        unparsed.
         """
         with self._lock:
             now = time.monotonic()
@@ -300,8 +308,9 @@ class HttpMonitor:
                 for role in range(len(_ROLES)):
                     begun, _, swept_before = before[number].by_role[role]
                     _, ended, swept = after.by_role[role]
-                    # The sweep finds each request in flight whose connection exists; the others are lost. This is a lower bound:
-                    # `begun` leaves out requests that began during the sweep, and `ended` includes those that ended during it.
+                    # The sweep finds each request in flight whose connection exists. All other requests in flight are lost. Their
+                    # number is a lower bound, because requests begin and end during the sweep: `begun` leaves out those that begin,
+                    # and `ended` includes those that end.
                     lost = begun - ended - (swept - swept_before)
                     self._lost[number, role] = max(self._lost[number, role], lost)
 
@@ -326,7 +335,7 @@ class HttpMonitor:
         return number
 
     def _entries(self, table: str) -> list[Any]:
-        """Return a map's keys and values; none before the program is loaded."""
+        """Return a map's keys and values; empty before the program is loaded."""
         return [] if self._program is None else self._program[table].entries()
 
     def _names_of_targets(self) -> dict[int, str]:
@@ -334,6 +343,6 @@ class HttpMonitor:
 
 
 def _unparsed(by_tls: tuple[_Figures, _Figures]) -> dict[str, int]:
-    """Return how many messages and connections could not be parsed, by reason."""
+    """Return the number of messages and connections that could not be parsed, by reason."""
     sums = zip(_REASONS, *(figures.unparsed for figures in by_tls), strict=True)
     return {reason: sum(numbers) for reason, *numbers in sums if any(numbers)}

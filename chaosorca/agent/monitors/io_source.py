@@ -1,8 +1,8 @@
-"""Chooses the source of storage figures: control groups if they count accurately on this host, else /proc/PID/io.
+"""Chooses the source of storage figures: control groups if they count accurately on this host, otherwise /proc/PID/io.
 
-`blkio.*` of version 1 may count nothing on a device without a throttling rule, and leaves out what the kernel writes back later for
-a container. `io.stat` exists only where the engine enables the io controller. The agent therefore writes and reads, and checks
-whether its own control group counts that.
+`blkio.*` of version 1 may count nothing on a device without a throttling rule. `blkio.*` also leaves out data that the kernel
+writes back later for a container. `io.stat` exists only if the engine enables the io controller. The agent therefore writes and
+reads a file, and checks whether its own control group counts these bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class IoSource:
-    """The source of storage figures, and the reason for it."""
+    """The source of storage figures, and the reason for the choice."""
 
     name: str
     why: str
@@ -36,9 +36,9 @@ def choose_io_source(
     """Choose the source of all containers' storage figures.
 
     Arguments:
-        own: the agent's control group.
-        write_and_read: writes a number of bytes to a device, and reads them from it.
-        write_later: writes a number of bytes to the page cache, and makes the kernel write them back to the device.
+        own: the agent's control group; None if it has no group of its own.
+        write_and_read: writes the given number of bytes to a device, and reads them back.
+        write_later: writes the given number of bytes to the page cache, and makes the kernel write them back to the device.
     """
     if own is None:
         return IoSource(PROC, "the agent has no control group of its own to check whether control groups count")
@@ -60,7 +60,7 @@ def choose_io_source(
 
 
 def write_and_read_past_cache(size: int, directory: Path | None = None) -> None:
-    """Write a number of bytes to a file, and read them back from the device."""
+    """Write `size` bytes to a file on a device, and read them back from the device."""
     with _own_file(directory) as file, mmap.mmap(-1, size) as page_aligned:
         try:
             fd = os.open(file, os.O_RDWR | os.O_DIRECT)
@@ -76,7 +76,7 @@ def write_and_read_past_cache(size: int, directory: Path | None = None) -> None:
 
 
 def write_through_cache(size: int, directory: Path | None = None) -> None:
-    """Write a number of bytes to a file, and make the kernel write its file system back."""
+    """Write `size` bytes to a file through the page cache, and make the kernel write the file system back."""
     with _own_file(directory) as file, file.open("r+b") as opened:
         opened.write(bytes(size))
         opened.flush()

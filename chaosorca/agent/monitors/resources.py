@@ -1,4 +1,4 @@
-"""Monitors processor, memory, network and storage of each target, from control groups and /proc."""
+"""Monitors the use of processor, memory, network and storage by each target. The figures come from control groups and /proc."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _Figure = TypeVar("_Figure")
 
 @dataclass(frozen=True)
 class Resources:
-    """What a container uses. Figures that this host does not provide are None.
+    """The resources that a container uses. Figures that this host does not provide are None.
 
     Attributes:
-        cpu_seconds: processor time in seconds.
-        memory_bytes: memory in use, page cache included.
-        received, transmitted: bytes; None for a container on the host's network.
-        io: what it has read and written.
-        io_source: the source of `io`: `blkio`, `io.stat`, or `/proc/PID/io`, whose operations are system calls.
+        cpu_seconds: the processor time in seconds.
+        memory_bytes: the used memory in bytes, including the page cache.
+        received, transmitted: the network traffic in bytes; None for a container on the host's network.
+        io: the container's reads and writes.
+        io_source: the source of `io`: `blkio`, `io.stat` or `/proc/PID/io`. The operations in `/proc/PID/io` are system calls.
     """
 
     cpu_seconds: float | None
@@ -37,12 +37,13 @@ class Resources:
 
 
 class ResourceMonitor:
-    """Reads figures at each call, and keeps what a counter needs to never decrease.
+    """Reads the figures of containers, and keeps earlier figures so that no counter ever decreases.
 
-    The figures of storage come from the container's control group where that is accurate (io_source.py). Otherwise they are the sum
-    over the container's living threads, plus those of ended threads from the system call monitor (`ended_io`). Without that monitor
-    they are the sum over its processes. A process's figure includes its ended threads and the children that it has waited
-    for, but not the processes of `docker exec` that have ended.
+    Storage figures come from the container's control group if that group counts accurately (io_source.py). Otherwise, they are the
+    sum over the container's living threads and its ended threads. The system call monitor counts ended threads (`ended_io`).
+
+    Without the system call monitor, the figures are the sum over the container's processes. The figure of a process includes its
+    ended threads and the children that it has waited for. Ended processes of `docker exec` are missing.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class ResourceMonitor:
     ) -> None:
         """
         Arguments:
-            ended_io: returns the I/O of ended threads by container, without containers for which the kernel does not provide it.
+            ended_io: returns the I/O of ended threads by container. Containers without this figure are left out.
             proc: the proc file system.
-            choose: chooses the source of storage figures. It is called once, before the first reading.
+            choose: chooses the source of storage figures. It is called once, before the first figure is read.
         """
         self._ended_io = ended_io
         self._proc = proc
@@ -65,13 +66,14 @@ class ResourceMonitor:
         self.io_source = functools.cache(choose)
 
     def read(self, targets: list[Target]) -> dict[str, Resources]:
-        """Return figures by container, without containers that do not run."""
-        ended = self._ended_io()  # first: a thread that ends before its own figure is read is then in neither sum, not in both
+        """Return the figures by container. Containers that do not run are left out."""
+        # Ended threads are read first. A thread that ends meanwhile is then missing from both sums, but never counted twice.
+        ended = self._ended_io()
         figures = {target.name: self._read(target, ended.get(target.name)) for target in targets}
         return {target.name: figures[target.name] for target in targets if target.cgroup.exists()}
 
     def warnings(self, target: Target) -> list[str]:
-        """Return which figures of a running container cannot be read."""
+        """Return a warning for each figure of a running container that cannot be read."""
         warnings = []
         for what, ask in (("processor time", target.cgroup.cpu_seconds), ("memory in use", target.cgroup.memory_bytes)):
             try:
@@ -81,7 +83,7 @@ class ResourceMonitor:
         return warnings if target.cgroup.exists() else []
 
     def forget(self, name: str) -> None:
-        """Delete what is kept of a container."""
+        """Delete the kept figures of a container."""
         self._io.pop(name, None)
         self._runs.pop(name, None)
         self._sources.pop(name, None)
@@ -102,14 +104,14 @@ class ResourceMonitor:
         )
 
     def source(self, target: Target) -> str:
-        """Return the source of a container's storage figures. It stays the same during its monitoring, so no counter jumps."""
+        """Return the source of a container's storage figures. The source never changes during monitoring, so no counter jumps."""
         if target.name not in self._sources:
             source = self.io_source().name
             if source != PROC:
                 try:
                     target.cgroup.io()
                 except OSError:
-                    source = PROC  # its control group lacks the controller
+                    source = PROC  # the container's control group lacks the controller
             self._sources[target.name] = source
         return self._sources[target.name]
 
@@ -117,7 +119,8 @@ class ResourceMonitor:
         name, pids = target.name, target.pids()
         last = self._io.get(name, Io())
         if ended is None:
-            # After a restart, no process's figure includes what the container did before: a new control group starts from there.
+            # After a restart, the processes' figures leave out the I/O before the restart. A restart is recognised by a new control
+            # group. The last figure before the restart is then added to the sum.
             group = target.cgroup.identity()
             last_group, before = self._runs.get(name, (group, Io()))
             self._runs[name] = group, before if last_group == group else last
@@ -129,7 +132,7 @@ class ResourceMonitor:
 
 
 def _or_none(ask: Callable[[], _Figure]) -> _Figure | None:
-    """Return a figure, None if it cannot be read."""
+    """Return a figure; None if it cannot be read."""
     try:
         return ask()
     except OSError:

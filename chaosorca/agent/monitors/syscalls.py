@@ -1,4 +1,4 @@
-"""Monitors system calls: one set of eBPF programs counts and times the calls of all targets (bpf/syscalls.c)."""
+"""Monitors system calls. One set of eBPF programs counts and times the calls of all targets (bpf/syscalls.c)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_32_BIT, _OF_X32 = 1 << 31, 1 << 30
 _CODE_SEGMENT_AT = {"x86_64": 17 * 8}
 """The offset of the code segment in `struct pt_regs`, in bytes."""
 _GROUPS = 4096
-"""The kernel takes a control group's id modulo this number to look up whether it may be monitored; see bpf/syscalls.c."""
+"""The size of a table that tells the kernel which control groups may be monitored. Its index is a group's id modulo this size."""
 _FIGURES = "=QQ" + SLOTS * "Q"
 _LAYOUTS = {
     "monitored_cgroups": ("=Q", "=II"),
@@ -37,16 +37,16 @@ _LAYOUTS = {
     "ended_io": ("=I", "=QQQQ"),
     "dropped": ("=I", "=Q"),
 }
-"""The layouts of the maps in bpf/syscalls.c. The calls in flight are not among them, since only the kernel reads them."""
+"""The layouts of the maps in bpf/syscalls.c. The maps of calls in flight are left out, since only the kernel reads them."""
 _OWN_LAYOUTS = {"syscalls_plain": {"in_flight": ("=I", "=QQ6I")}}
-"""Further layouts by program. `in_flight` is here only to count its entries, because it can be full."""
+"""Further layouts by program. `in_flight` is listed only so that its entries can be counted, because this map can be full."""
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
-"""How many pairs of target and system call are counted at most and at least. In between, the map takes up to `_MEMORY` bytes."""
+"""The largest and the smallest capacity of the map `calls`. In between, the map takes up to `_MEMORY` bytes."""
 _PROGRAMS = ("syscalls", "syscalls_plain")
-"""The second is for kernels without type information (BTF)."""
+"""The second program is for kernels without type information (BTF)."""
 _COUNTING = ("on_sys_exit", "on_sys_enter")
-"""Functions that run at every system call of the host. They are attached only while calls of a target are counted."""
+"""eBPF functions that run at every system call of the host. They are attached only while the calls of any target are counted."""
 _log = logging.getLogger("chaosorca.agent")
 
 
@@ -57,7 +57,7 @@ class SyscallMonitor:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
-            capacities: the numbers of entries by map; the default depends on the number of processors.
+            capacities: the capacity of each map in entries. The default depends on the number of processors.
         """
         self._capacities = capacities
         self._code_segment_at = _CODE_SEGMENT_AT.get(arch, 0)
@@ -66,11 +66,11 @@ class SyscallMonitor:
         self._preparing = threading.Lock()  # guards the loading of `_program`
         self._program: Program | None = None
         self.io_of_ended_threads = False
-        self._lock = threading.Lock()  # guards all of the following; the maps are read and changed under it, too
+        self._lock = threading.Lock()  # guards all of the following, and all access to the maps
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
-        self._counted: set[str] = set()  # targets whose calls are counted; of the others only the I/O of ended threads is kept
-        self._version = self._published = 0  # the version of what is monitored, and the version that the kernel has
+        self._counted: set[str] = set()  # targets whose calls are counted; other targets have only the I/O of their ended threads
+        self._version = self._published = 0  # the version of the monitored control groups here and in the kernel
         self._epoch = 0  # how often counting has started
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
@@ -81,7 +81,7 @@ class SyscallMonitor:
         """Load the programs unless they are loaded already.
 
         Raises:
-            AgentError: the kernel refuses them.
+            AgentError: the kernel refuses the programs.
         """
         with self._preparing:
             if self._program is None:
@@ -93,14 +93,15 @@ class SyscallMonitor:
                 self._program = program
 
     def attach(self, target: Target, counting: bool = True) -> None:
-        """Start to count a target's calls, or register its current control groups.
+        """Start to monitor a target. If it is monitored already, register its current control groups.
 
         Arguments:
             target: the container.
-            counting: whether to count calls. If not, only the I/O of its ended threads is kept, which adds no cost to its calls.
+            counting: whether to count the target's calls. Otherwise, only the I/O of its ended threads is counted. This adds no
+                cost to its calls.
 
         Raises:
-            AgentError: the kernel refuses it. The I/O of its ended threads may be kept nevertheless.
+            AgentError: the kernel refuses to count the calls. The I/O of ended threads may be counted nevertheless.
         """
         ids = set(target.cgroup.ids())
         if ROOT_ID in ids or target.cgroup.unified is None:
@@ -128,15 +129,16 @@ class SyscallMonitor:
                 raise
 
     def suspend(self, name: str) -> None:
-        """Remove the control groups of a target that has ended. Its counts stay for its return."""
+        """Remove the control groups of a target that has ended. The target's counts are kept in case it restarts."""
         with self._lock:
             if self._cgroups.get(name):
                 self._set_cgroups(name, set())
-                with contextlib.suppress(AgentError):  # it concerns other targets, whose calls could not be counted before, either
+                # An error here concerns only other targets, whose calls were not counted before this call, either.
+                with contextlib.suppress(AgentError):
                     self._publish()
 
     def detach(self, name: str) -> None:
-        """Stop counting a target's calls, and delete its counts."""
+        """Stop monitoring a target, and delete its counts."""
         with self._lock:
             if name not in self._targets or self._program is None:
                 return
@@ -144,7 +146,8 @@ class SyscallMonitor:
             self._cgroups.pop(name, None)
             self._counted.discard(name)
             self._version += 1
-            with contextlib.suppress(AgentError):  # it concerns other targets, whose calls could not be counted before, either
+            # An error here concerns only other targets, whose calls were not counted before this call, either.
+            with contextlib.suppress(AgentError):
                 self._publish()
             number = self._targets.pop(name)
             self._untimed.pop(name, None)
@@ -154,15 +157,18 @@ class SyscallMonitor:
             self._program["ended_io"].delete(number)
 
     def marks(self) -> int | None:
-        """Return the id of the map in which a tracer marks threads whose call it times; None before the programs are loaded."""
+        """Return the id of the map `marks`; None before the programs are loaded.
+
+        In this map, a tracer marks the threads whose calls it times.
+        """
         return self._program["marks"].id() if self._program is not None else None
 
     def leave_timing_to_tracer(self, name: str, syscalls: tuple[str, ...], by_thread: bool = False) -> None:
-        """Leave the timing of calls to the target's tracer, which knows the delays that it injects.
+        """Leave the timing of some calls to the target's tracer, because the tracer knows the delays that it injects.
 
         Arguments:
-            name: the target.
-            syscalls: system calls that the tracer times.
+            name: the name of the target.
+            syscalls: the system calls that the tracer times.
             by_thread: whether the tracer also times the calls of threads that it marks.
         """
         with self._lock:
@@ -173,7 +179,7 @@ class SyscallMonitor:
                 return
             table = self._program["untimed"]
             before = self._untimed.get(name, set())
-            self._untimed[name] = before | numbers  # the entries that may exist if the map becomes full
+            self._untimed[name] = before | numbers  # the entries that may exist if the map overflows below
             for number in numbers:
                 table.put((self._targets[name], number), 1)
             for number in before - numbers:
@@ -183,11 +189,16 @@ class SyscallMonitor:
             self._publish()
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """Return calls by container, system call and errno (empty: success)."""
+        """Return the number of calls by container, system call and errno. The errno of success is empty."""
         return self.figures()[0]
 
     def figures(self) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str], Histogram]]:
-        """Return calls by container, system call and errno (empty: success), and latencies by container and system call."""
+        """Return the numbers and the latencies of calls.
+
+        Returns:
+            the number of calls by container, system call and errno, and the latencies by container and system call. The errno of
+            success is empty.
+        """
         with self._lock:
             names = self._names_of_targets()
             counts: dict[tuple[str, str, str], int] = {}
@@ -205,14 +216,17 @@ class SyscallMonitor:
             return counts, durations
 
     def ended_io(self) -> dict[str, Io]:
-        """Return the I/O of ended threads by container since its monitoring began; empty if the kernel has no type information."""
+        """Return the I/O of threads that have ended since monitoring began, by container.
+
+        The result is empty if the kernel has no type information (BTF).
+        """
         with self._lock:
             names = self._names_of_targets() if self.io_of_ended_threads else {}
             by_target = dict(self._entries_of("ended_io", names))
             return {name: Io(*by_target.get(target, ())) for target, name in names.items()}
 
     def program(self) -> Program | None:
-        """Return the loaded program, None before it is loaded."""
+        """Return the loaded program; None before it is loaded."""
         return self._program
 
     def _name(self, number: int) -> str:
@@ -225,9 +239,10 @@ class SyscallMonitor:
         return {number: name for name, number in self._targets.items()}
 
     def _entries_of(self, table: str, names: dict[int, str]) -> Iterator[tuple[Any, Any]]:
-        """Yield a map's entries of some targets, and delete the others.
+        """Yield a map's entries of the given targets, and delete its entries of other targets.
 
-        Calls in flight when the monitoring of their container stops are still counted at their exit, which creates such entries.
+        Entries of other targets occur because calls are counted at their exit. A call may exit after the monitoring of its
+        container has stopped.
         """
         if self._program is None:
             return
@@ -238,7 +253,7 @@ class SyscallMonitor:
                 self._program[table].delete(key)
 
     def _set_cgroups(self, name: str, ids: set[int], rewrite: bool = False) -> None:
-        """Register the control groups of a target. `_publish` then makes threads look their target up again."""
+        """Register the control groups of a target. They take effect at the next `_publish`."""
         if self._program is None:
             return
         before = self._cgroups.get(name, set())
@@ -256,7 +271,10 @@ class SyscallMonitor:
             self._version += 1
 
     def _publish(self) -> None:
-        """Give the kernel the control groups whose calls may be counted. Attach the programs while there are any."""
+        """Tell the kernel which control groups are monitored. Threads then look their targets up again.
+
+        Attach the programs if the calls of any control group are counted. Otherwise, detach the programs.
+        """
         if self._program is None or self._version == self._published:
             return
         monitored = [0] * _GROUPS
@@ -286,7 +304,7 @@ class SyscallMonitor:
 
 
 def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
-    """Load the first of the programs that this kernel accepts."""
+    """Load the first program in `_PROGRAMS` that this kernel accepts."""
     *better, last = _PROGRAMS
 
     def load(name: str) -> Program:
@@ -302,6 +320,6 @@ def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
 
 
 def _capacities(processors: int) -> dict[str, int]:
-    """Return the capacities of the per-CPU maps."""
+    """Return the capacities of the per-CPU maps in entries."""
     calls = min(_CALLS, max(_LEAST_CALLS, _MEMORY // (struct.calcsize(_FIGURES) * processors)))
     return {"calls": calls, "errors": 2 * calls}

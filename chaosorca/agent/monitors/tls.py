@@ -1,4 +1,4 @@
-"""Monitors HTTP inside TLS: uprobes on OpenSSL's library read the plaintext that processes of targets pass to it (bpf/tls.c)."""
+"""Monitors HTTP inside TLS. Uprobes on OpenSSL's library read the plaintext of targets' processes (bpf/tls.c)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from chaosorca.agent.targets.target import Target
 from chaosorca.model.errors import AgentError
 
 SWEEP = struct.Struct("=QQQ")
-"""`struct sweep` of bpf/http_exchange.h: two points in time in nanoseconds since boot, and the number of connections."""
+"""`struct sweep` of bpf/http_exchange.h: two times in nanoseconds since boot, and the number of connections."""
 _FOLDERS = ("lib", "usr/lib", "usr/lib/*", "usr/lib64", "usr/local/lib", "usr/local/lib64", "opt/*/lib")
-"""Where images install the library. Its files there are probed ahead, for processes that use it only for a moment."""
+"""The folders in which images install the library. The library is probed before it is used, since a process may use it only for a
+moment."""
 _ON_CALL, _ON_RETURN = "on_call", "on_return"
 _OFFSETS = {
     "SOCK_FAMILY": "skc_family",
@@ -44,7 +45,7 @@ _LAYOUTS = {
 }
 """The layouts of the maps in bpf/tls.c."""
 _COUNTED = ("tls_cgroups", "processes", "unprobed", "calls")
-"""The maps whose entries are counted at each scrape. `secured` is large, so `sweep` counts its entries."""
+"""The maps whose entries are counted at each scrape. The map `secured` is large, so its entries are counted only by `sweep`."""
 _GONE = (FileNotFoundError, ProcessLookupError)
 _log = logging.getLogger("chaosorca.agent")
 
@@ -56,21 +57,21 @@ class _Monitored:
     target: Target
     cgroups: set[int] = field(default_factory=set)
     processes: dict[int, tuple[int, frozenset[FileId]]] = field(default_factory=dict)
-    """By process its number of virtual pages when its mapped files were read, and its TLS libraries."""
+    """For each process, its number of virtual pages when its mapped files were last read, and its TLS libraries."""
     root_pid: int = 0
     """The process whose root directory was searched for libraries."""
     installed: frozenset[FileId] = frozenset()
-    """The TLS libraries in that root directory."""
+    """The TLS libraries in the root directory of `root_pid`."""
     problem: str = ""
-    """Why HTTPS of the target is not monitored, if it is not."""
+    """The reason why HTTPS of the target is not monitored; empty if it is monitored."""
 
     def files(self) -> set[FileId]:
-        """Return its TLS libraries."""
+        """Return the target's TLS libraries."""
         return {file for _, files in self.processes.values() for file in files} | self.installed
 
 
 class TlsProbes:
-    """Attaches probes to the TLS libraries of targets. Each file is probed once, since containers of one image share it."""
+    """Attaches probes to the TLS libraries of targets. Each file is probed only once, since containers of one image share files."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
@@ -79,17 +80,19 @@ class TlsProbes:
         self._poller: threading.Thread | None = None
         self._targets: dict[int, _Monitored] = {}
         self._identities = Identities()
-        self._attached: dict[FileId, Callable[[], None] | None] = {}  # by file what detaches the probes; None if it has none
+        self._attached: dict[
+            FileId, Callable[[], None] | None
+        ] = {}  # for each file, a function that detaches its probes; None if it has none
         self._problems: dict[FileId, str] = {}
 
     def prepare(self, http: Program) -> str:
         """Load the program.
 
         Arguments:
-            http: the program that parses packets; both share its maps.
+            http: the program that parses packets. The program of this object uses the same maps.
 
         Returns:
-            why HTTPS cannot be monitored; empty if it can.
+            the reason why HTTPS cannot be monitored; empty if it can.
         """
         if self._program is not None:
             return ""
@@ -111,7 +114,7 @@ class TlsProbes:
 
         Arguments:
             number: the target's number in the kernel.
-            target: the target, which replaces another of the same number.
+            target: the target. It replaces an earlier target of the same number.
         """
         with self._lock:
             if self._program is None:
@@ -139,23 +142,23 @@ class TlsProbes:
             self._detach_unused()
 
     def program(self) -> Program | None:
-        """Return the loaded program, None before that."""
+        """Return the loaded program; None before it is loaded."""
         return self._program
 
     def sweep(self, request: bytes) -> int:
-        """Give up on old requests, and return the number of connections.
+        """Give up on requests that are too old, and return the number of connections.
 
         Arguments:
-            request: packed as `SWEEP`.
+            request: the input of the eBPF program, packed by `SWEEP`.
         """
         return int(SWEEP.unpack(self._program.run("sweep_tls", request))[2]) if self._program else 0
 
     def entries(self) -> dict[str, int]:
-        """Return the number of entries by map, without those of connections, which `sweep` counts."""
+        """Return the number of used entries of each map. Connections are left out, because `sweep` counts them."""
         return {table: len(self._program[table]) for table in _COUNTED} if self._program else {}
 
     def problems(self, number: int) -> list[str]:
-        """Return why a target, or one of its libraries, is not monitored at present."""
+        """Return the reasons why a target or some of its libraries are not monitored at present."""
         with self._lock:
             monitored = self._targets.get(number)
             if monitored is None:
@@ -164,7 +167,7 @@ class TlsProbes:
             return [monitored.problem] * bool(monitored.problem) + sorted({self._problems[file] for file in files})
 
     def unprobed(self, number: int) -> list[str]:
-        """Return the names of a target's processes that have received TLS, but never called a probed library."""
+        """Return the names of a target's processes that have received TLS packets, but have never called a probed library."""
         if self._program is None:
             return []
         return sorted({_text(name) for (target, _process), name in self._program["unprobed"].entries() if target == number})
@@ -191,7 +194,7 @@ class TlsProbes:
                     _log.exception("cannot look for TLS libraries")
 
     def _update(self, number: int) -> None:
-        """Register a target's current control groups, and probe the libraries that its processes have loaded meanwhile."""
+        """Register a target's current control groups, and probe libraries that its processes have loaded since the last call."""
         monitored = self._targets[number]
         now = set(monitored.target.cgroup.ids()) - {ROOT_ID}
         self._update_cgroups(monitored, number, now)
@@ -205,7 +208,8 @@ class TlsProbes:
             found = self._installed(pids[0])
             self._attach_all(found)
             monitored.root_pid, monitored.installed = pids[0], frozenset(found)
-        # A process that loads a library grows. Reading its mapped files is expensive, and done only then.
+        # Reading the mapped files of a process is expensive. It is done only when the size of the process has changed, because a
+        # process that loads a library grows.
         sizes = {pid: procfs.virtual_pages(self._proc, pid) for pid in pids}
         for pid, size in sizes.items():
             if size != monitored.processes.get(pid, (0,))[0]:
@@ -255,7 +259,7 @@ class TlsProbes:
                 self._attached[file] = self._attach(library.path)
             except _GONE:
                 continue
-            except Exception as error:  # a file from a container can be malformed in any way
+            except Exception as error:  # a container's files may be malformed in any way
                 self._attached[file] = None
                 why = error.strerror if isinstance(error, OSError) else error
                 self._problems[file] = f"HTTPS by {library.name} is not monitored: the library cannot be probed: {why}"
@@ -264,7 +268,7 @@ class TlsProbes:
         """Attach probes to the functions of a library.
 
         Returns:
-            a function that detaches them; None if the library has none of the functions.
+            a function that detaches the probes; None if the library has none of the functions.
         """
         found = openssl.places(Elf(path.read_bytes()))
         if not found:
@@ -290,7 +294,7 @@ class TlsProbes:
         closers = [close for close in map(self._attached.pop, unused) if close is not None]
         for file in unused:
             self._problems.pop(file, None)
-        if closers:  # the kernel is slow at it, and callers hold locks
+        if closers:  # the kernel detaches slowly, and callers hold locks
             threading.Thread(target=lambda: [close() for close in closers], name="closer", daemon=True).start()
 
 
