@@ -76,13 +76,13 @@ enum { HTTP_ANSWERS = 1 /* this direction has the responses */, HTTP_CHUNKED = 2
 
 struct http_window {
     u64 now;
-    u32 at;             /* the offset in the piece of the next byte that is not in the window */
-    u32 end;            /* the end of the piece */
-    u32 from;           /* the offset in the window of the current line */
-    u32 searched;       /* the line does not end before this offset */
-    u32 to;             /* the end of the bytes in the window */
-    u32 busy;           /* a lock for users that share it */
-    u8 bytes[2 * 1024]; /* larger than needed: the verifier accepts an offset plus a masked length only if the sum is inside */
+    u32 at;                  /* the offset in the piece of the next byte that is not in the window */
+    u32 end;                 /* the end of the piece */
+    u32 from;                /* the offset in the window of the current line */
+    u32 searched;            /* the line does not end before this offset */
+    u32 to;                  /* the end of the bytes in the window */
+    u32 busy;                /* a lock for users that share it */
+    u8 bytes[2 * 1024 + 16]; /* more than is used: a bounded place plus a masked length plus a word stay inside, for the verifier */
 };
 
 #ifdef __bpf__
@@ -99,6 +99,16 @@ static inline void http_put_word(u8 *p, u64 word)
 {
     memcpy(p, &word, 8);
 }
+#endif
+
+/*
+ * Bound a place in a window by a constant, which changes no place. Before Linux 6.8 the verifier learns no bound from comparing two
+ * registers, and the compiler would drop a mask that it can prove to be needless.
+ */
+#ifdef __bpf__
+#define http_bound(place) asm volatile("%0 &= 1023" : "+r"(place))
+#else
+#define http_bound(place) ((place) &= 1023)
 #endif
 
 #ifdef __bpf__
@@ -375,11 +385,14 @@ static __always_inline enum http_event http_step(struct http_stream *s, struct h
         return HTTP_BROKEN; /* unreachable, for the verifier */
     if (searched < to) {
         u32 place = http_find_line_feed(w, searched);
+        http_bound(from);
+        http_bound(place);
         for (u32 i = 0; i < HTTP_LINES_AT_ONCE && place < to && place < searched + HTTP_SEARCH; i++) {
             if (phase != HTTP_HEADERS || http_matters(w->bytes + from))
                 break;
             from = searched = place + 1;
             place = http_find_line_feed(w, searched);
+            http_bound(place);
         }
         w->from = from;
         w->searched = searched + HTTP_SEARCH < to ? searched + HTTP_SEARCH : to;
