@@ -62,7 +62,7 @@ def test_the_cookie_of_a_jump_with_a_detour(site: Site, near: int, far: int, str
     assert (cookie >> 56 & 15, cookie >> 60) == (5, 8 | straight_is_far << 1)
 
 
-def test_the_group_of_a_site_is_its_number_or_why_it_has_none() -> None:
+def test_a_sites_group_is_its_number_or_why_it_has_none() -> None:
     code = FileCode((), "", None, range(100, 120))
     sites = [Site(110, 5, 257), Site(110, 5, None), Site(120, 5, None)]
     assert [group_of(site, code) for site in sites] == [257, ANY_NR, UNKNOWN_NR]

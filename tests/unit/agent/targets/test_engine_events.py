@@ -168,7 +168,7 @@ def test_a_recreated_container_is_described_as_the_engine_side_does(
     assert follower.new == [{"name": "web", "id": NEW, "pid": 4242, "host_network": on_host, "shared_network": shared}]
 
 
-def test_only_starts_and_renamings_are_asked_for_from_before_the_first_look_on(
+def test_starts_and_renamings_are_requested_from_before_the_connection(
     engine: FakeEngine, start: Callable[[Follower], EngineEvents]
 ) -> None:
     begin = time.time()
@@ -230,9 +230,7 @@ def test_a_container_that_cannot_be_taken_over_ends_nothing(
     assert engine.streams() == 1
 
 
-def test_a_stream_that_ends_is_opened_again_and_nothing_that_happened_meanwhile_is_missed(
-    engine: FakeEngine, start: Callable[[Follower], EngineEvents]
-) -> None:
+def test_no_event_is_missed_when_the_stream_is_reopened(engine: FakeEngine, start: Callable[[Follower], EngineEvents]) -> None:
     follower = Follower(web=OLD)
     engine.answers["web"] = inspected("web", OLD)
     events = start(follower)
