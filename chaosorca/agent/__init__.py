@@ -1,4 +1,4 @@
 """What runs inside the agent's container: the monitors, the injectors, the exporter, and the control server.
 
-It is copied into the agent's image with `chaosorca.model`, and imports nothing else of the package.
+This package is copied into the agent's image together with `chaosorca.model`. It imports nothing else from `chaosorca`.
 """

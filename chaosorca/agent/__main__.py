@@ -85,7 +85,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, end)
     logging.info("ready")
     server.serve_forever(poll_interval=0.1)
-    # The kernel undoes the rest when the process ends.
+    # When the process ends, the kernel detaches everything else.
     parts.faults.stop("the agent was ended")
 
 

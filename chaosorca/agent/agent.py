@@ -34,17 +34,17 @@ class Retirement:
         self._since = time.monotonic()
 
     def admit(self) -> None:
-        """Refuse work of a retired agent.
+        """Raise an error if the agent is retired.
 
         Raises:
-            AgentError: it is retired.
+            AgentError: the agent is retired.
         """
         if time.monotonic() - self._since < timeouts.RETIRED_FOR:
             raise AgentError("the agent is being removed because it had nothing to do: try again")
 
 
 class Agent:
-    """One per Docker host: a facade of its parts. Each public method is an operation of the server and returns JSON."""
+    """The facade of the agent's parts. Each public method is an operation of the server and returns JSON."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Agent:
     ) -> None:
         """
         Arguments:
-            monitoring, faults, choice, collector, events, doctor, retirement: its parts.
-            own: its control group, if it has one.
+            monitoring, faults, choice, collector, events, doctor, retirement: the agent's parts.
+            own: the agent's control group, if it has one.
         """
         self._monitoring = monitoring
         self._faults = faults
@@ -86,7 +86,7 @@ class Agent:
         return {**started, "warnings": started["warnings"] + self._events.warnings()}
 
     def stop_monitoring(self, container: str) -> dict[str, Any]:
-        """Stop monitoring the container of a name. It is not an error if that container is not monitored."""
+        """Stop monitoring the container with this name. It is not an error if no such container is monitored."""
         stopped = self._monitoring.stop(container)
         self._faults.forget_counts(container)
         return {"stopped": [container] if stopped else []}
@@ -123,7 +123,14 @@ class Agent:
         run: str | None = None,
         fault_id: str | None = None,
     ) -> dict[str, Any]:
-        """End the active faults that match a container (name or id), system calls, a run and an id. Without arguments, end all."""
+        """End the active faults that match all given arguments. Without arguments, end all faults.
+
+        Arguments:
+            container: a container's name or id.
+            syscalls: system calls; a fault on one of them matches.
+            run: the id of a run.
+            fault_id: the id of a fault.
+        """
         stopped = self._faults.stop("it was stopped", container, syscalls, run, fault_id)
         return {"stopped": [record.to_json() for record in stopped]}
 

@@ -19,7 +19,7 @@ _log = logging.getLogger("chaosorca.agent")
 
 
 def answer(agent: Agent, line: bytes) -> dict[str, Any]:
-    """Carry out a request and return the answer. No request can raise."""
+    """Carry out a request and return the answer. An exception becomes an error answer."""
     try:
         request = json.loads(line)
         operation, arguments = request["do"], request.get("with", {})

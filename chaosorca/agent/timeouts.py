@@ -3,7 +3,7 @@
 # Injectors
 
 ANSWER_WITHIN = 0.5
-"""A tracer that works answers a command within this time."""
+"""A working tracer answers a command within this time."""
 
 TRACER_HUNG_AFTER = 2.0
 """A tracer that leaves a command unanswered for this long is replaced."""
@@ -110,7 +110,7 @@ TLS_LIBRARIES_POLLED_EVERY = 0.5
 # Doctor
 
 DOCTOR_ANSWER_WITHIN = 5.0
-"""A process or server that the doctor tries something on answers within this time."""
+"""A process or server that the doctor uses in a trial answers within this time."""
 
 DOCTOR_REQUEST_SEEN_WITHIN = 2.0
 """The HTTP monitor shows the doctor's own request within this time."""

@@ -1,4 +1,4 @@
-"""Finds the system calls that a program or library for x86-64 makes by the C library's function `syscall()`.
+"""Finds the system calls that a program or library for x86-64 makes through the C library's function `syscall()`.
 
 A uprobe on that function fires at every call of the function, whatever the system call's number. Such a uprobe is expensive, since
 the kernel emulates none of the function's instructions. The uprobe is needed only if a program may make a faulted call in this way.

@@ -52,7 +52,7 @@ def _constant(code: Code, instruction: Instruction) -> int | None:
 
 
 def _pushed(code: Code, pop: Instruction) -> int | None:
-    """Return the number that a `pop` loads, if a `push` just before pushes a constant; None otherwise."""
+    """Return the number that a `pop` loads, if a `push` just before it pushes a constant; None otherwise."""
     before = code.into(pop.address)
     while len(before) == 1 and not code.changes(before[0], "rsp") and "sp" not in before[0].operands:
         before = code.into(before[0].address)
@@ -71,7 +71,7 @@ def copied_from(instruction: Instruction) -> str | None:
 
 
 def loaded_from(instruction: Instruction) -> tuple[str | None, int]:
-    """Return where in memory an instruction loads a number from: the address register and the displacement.
+    """Return the address register and the displacement of the number in memory that an instruction loads.
 
     Return None and 0 if the instruction does not load a number from memory.
     """

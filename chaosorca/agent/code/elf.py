@@ -1,4 +1,4 @@
-"""Reads from an ELF file for x86-64 what it says about its code: load addresses, bounds of functions, and symbols.
+"""Reads facts about the code of an ELF file for x86-64: load addresses, bounds of functions, and symbols.
 
 The bounds of functions come from the tables for stack unwinding (`.eh_frame_hdr`, `.eh_frame`). Stripped files have these tables,
 too. The formats are defined by the generic ABI (gABI) and the Linux Standard Base. The pointer encodings are those of DWARF.
@@ -35,7 +35,7 @@ _SYMBOLS, _STRINGS, _RELOCATIONS, _DYNAMIC_SYMBOLS = 2, 3, 4, 11
 _SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1, relative pointers of 4 bytes; linkers write only this kind
 _LONG_FUNCTION = 4096  # bytes; the average function of every compiler is shorter
 _SETS_RAX = (b"\x48", b"\xb8")  # mov $number,%rax; mov $number,%eax
-_RELATIVE = 0x10  # to the pointer's own address
+_RELATIVE = 0x10  # the pointer is relative to its own address
 _POINTER_SIZES = {0x00: 8, 0x02: 2, 0x03: 4, 0x04: 8, 0x0A: 2, 0x0B: 4, 0x0C: 8}
 
 
@@ -200,7 +200,7 @@ class Elf:
                 yield from self._symbols(section, sections)
 
     def relocations(self) -> Iterator[tuple[int, int, Symbol]]:
-        """Return the addresses that the dynamic linker fills in, each with its type (R_X86_64_*) and symbol."""
+        """Return the addresses that the dynamic linker fills in, each with its relocation type (R_X86_64_*) and symbol."""
         sections = self.sections()
         for section in sections:
             if section.kind != _RELOCATIONS or section.link >= len(sections):
@@ -249,7 +249,7 @@ class Elf:
 
     @functools.cached_property
     def _parts(self) -> list[tuple[int, int, int]]:
-        """For each range of code: its first address, the address just after it, and the difference of address and offset."""
+        """For each range of code, the first address, the address just after the range, and the address minus the file offset."""
         return [(part.address, part.end, part.address - part.offset) for part in self.code]
 
     def distances(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
@@ -338,7 +338,7 @@ class Elf:
             return 0, 0
 
     def _encoding(self, at: int) -> tuple[int, bool]:
-        """Return the pointer encoding of a common information entry, and whether it describes returns from signal handlers."""
+        """Return the pointer encoding of a common information entry, and whether it is for returns from signal handlers."""
         end = self.data.index(b"\0", at + 9)
         augmentation = self.data[at + 9 : end]
         if not augmentation.startswith(b"z"):

@@ -19,7 +19,7 @@ from chaosorca.agent.code.elf import CALL, JUMP, Elf, Range
 
 _COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7]")  # jmp *, except *n(%rip)
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
-_NEAR = 130  # bytes that a short jump reaches, including the bytes of the jump
+_NEAR = 130  # the reach of a short jump in bytes, including the jump itself
 _ENDS = {"jmp", "ljmp", "ret", "retf", "iret", "iretd", "iretq", "hlt", "ud2", "int3", "sysret", "sysexit", ".byte"}
 # After some of these instructions, the thread is elsewhere or signals are delayed. The kernel refuses uprobes on the others.
 UNSUITABLE = {
@@ -52,13 +52,13 @@ _LONG = 1024  # bytes; in a longer function, only a part is disassembled first, 
 
 
 def _register_names() -> dict[str, str]:
-    """Return a table of register names: names of 32-bit and 64-bit registers to names of 64-bit registers."""
+    """Return a table that maps the names of 32-bit and 64-bit registers to the names of 64-bit registers."""
     names = {f"{letter}{rest}": f"r{rest}" for rest in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp") for letter in "re"}
     return names | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in ("", "d")}
 
 
 def _part_names() -> dict[str, str]:
-    """Return a table of register names: names of 8-bit and 16-bit registers to names of 64-bit registers."""
+    """Return a table that maps the names of 8-bit and 16-bit registers to the names of 64-bit registers."""
     old = {f"{letter}{part}": f"r{letter}x" for letter in "abcd" for part in "xlh"}
     pointers = {f"{name}{part}": f"r{name}" for name in ("si", "di", "bp", "sp") for part in ("", "l")}
     return old | pointers | {f"r{number}{width}": f"r{number}" for number in range(8, 16) for width in "wb"}
@@ -196,8 +196,8 @@ class Code:
     def _converged(self, lowest: int, first: int) -> int:
         """Return an address at which an instruction begins.
 
-        This is `first` if `lowest` is not above it. Otherwise, it is the lowest address at which decodings from different offsets
-        converge, from `lowest` on.
+        The result is `first` if `lowest` is not above `first`. Otherwise, decodings from different offsets after `lowest` are
+        compared. The result is then the lowest address at which most of them converge.
         """
         if lowest <= first:
             return first
@@ -267,7 +267,7 @@ class Code:
     def may_be_data(self, address: int) -> bool:
         """Return whether an address may hold data. A uprobe on data could change a table of constants.
 
-        An address may hold data if it is in no described function although the file describes its functions. Functions in assembly
+        An address may hold data if the file describes functions, but none that contains the address. Functions in assembly
         may lack descriptions, but described functions call them. Code that is called in this way is not data.
         """
         if not self.file.describes_functions or self.function(address) is not None:
@@ -309,7 +309,7 @@ class Code:
         return end == address
 
     def begins_function(self, address: int) -> bool:
-        """Return whether a function begins at an address. Control may come there from unknown callers."""
+        """Return whether a function begins at an address. A function may have unknown callers."""
         bounds = self.function(address)
         return bounds is not None and bounds[0] == address
 
@@ -328,8 +328,8 @@ class Code:
     def computes_jumps(self, address: int) -> bool:
         """Return whether the function that contains an address has a computed jump, such as one by a jump table.
 
-        All parts of the function are searched. A distant part (`.cold`) has its own description, and jumps into the middle of the
-        main part.
+        All parts of the function are searched. A distant part (`.cold`) has its own description, and it jumps into the middle of
+        the main part.
         """
         function = self.function(address)
         others = self._linked.get(function[0], ()) if function else ()

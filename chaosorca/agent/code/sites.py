@@ -1,4 +1,4 @@
-"""Finds the breakpoint sites of a program or library for x86-64. These are instructions for uprobes, shortly before system calls.
+"""Finds the breakpoint sites of a program or library for x86-64: instructions for uprobes, shortly before system calls.
 
 A uprobe on `syscall` itself is too late. The kernel delays signals while it single-steps a probed instruction, so the thread would
 stop after the call. A uprobe on the instruction just before stops the thread with its instruction pointer on `syscall`.
@@ -36,9 +36,9 @@ _EMULATED = re.compile(
 )
 _CONDITIONAL = re.compile(rb"[\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf2\xf3]*(?:[\x70-\x7f]|\x0f[\x80-\x8f])")
 _SIZE_OF_CALL = 5
-_FAR = 16  # the most instructions between an emulated one and the call
-_FAR_BYTES = 64  # the most bytes between the two
-_MOST_SITES = 8  # per system call
+_FAR = 16  # the most instructions between an emulated instruction and the call
+_FAR_BYTES = 64  # the most bytes between an emulated instruction and the call
+_MOST_SITES = 8  # sites of one system call
 _OF_A_LIBRARY = 8  # the fewest detours that call the same function; only C libraries have so many
 _DISTANCES = range(-0x8000, 0x8000)
 _MMAP = 9
@@ -71,12 +71,12 @@ class Site:
     held_at: int | None = None
     """If not None, the register holds an address instead. The number is in the 4 bytes at this displacement from the address."""
     to_next: int | None = None
-    """The distance from the uprobe to the next instruction of a stopped thread in bytes. None if that is the `syscall` itself."""
+    """The distance in bytes from the uprobe to the instruction pointer of a stopped thread. None if it points to the `syscall`."""
     condition: int | None = None
-    """The condition that must hold when the instruction begins for control to reach the call. None if control always reaches it.
+    """Control reaches the call only if this condition holds when the instruction begins. None if control always reaches the call.
     Condition codes range from 0 to 15, as in the low four bits of the opcode of `jcc` (Intel SDM, appendix B.1.4.7)."""
     detour: int | None = None
-    """The distance from the uprobe to the next instruction if the condition does not hold, in bytes. From there, the thread reaches
+    """The distance in bytes from the uprobe to the next instruction if the condition does not hold. From there, the thread reaches
     another `syscall` of the same call, at most `DETOUR` bytes away. None if the site has no such detour."""
 
     @property
@@ -148,7 +148,7 @@ def _sites(code: Code, address: int) -> Iterator[Site | str]:
 
 
 def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tuple[Site, ...]:
-    """Return the earlier sites on the paths to a system call whose last instruction is `last`.
+    """Return the earlier sites on the paths that lead through the instruction `last` to a system call.
 
     The result is empty if `last` is emulated itself, or if other code may jump between the sites and the call.
     """
@@ -230,7 +230,7 @@ def _is_conditional(code: Code, jump: Instruction) -> bool:
 
 
 def _early_site(code: Code, one: Instruction, following: int, address: int, number: int) -> Site | None:
-    """Return the site at an emulated instruction after which control runs straight from `following` to a system call.
+    """Return the site at an emulated instruction. Control then runs straight from `following` to a system call.
 
     Return None if the instruction is unsuitable.
     """
@@ -278,12 +278,13 @@ def _site(code: Code, last: Instruction, address: int, number: int | None) -> Si
 
 
 def _unsuitable(code: Code, last: Instruction) -> str | None:
-    """Return why a uprobe on an instruction would not stop a thread before the next instruction; None if it would."""
+    """Return why a uprobe on an instruction cannot stop a thread before the next instruction; None if it can."""
     if last.name in UNSUITABLE:
         return f"the instruction before it is {last.name}, after which a uprobe does not stop the thread"
     if last.mnemonic.startswith("rep"):
         return "the instruction before it has a repeat prefix, and each repetition would be a stop"
-    if last.name == "nop" and last.size == _SIZE_OF_CALL:  # Linux does so since 6.18, and the thread would stop in the callee
+    if last.name == "nop" and last.size == _SIZE_OF_CALL:
+        # Linux 6.18 and later put a call here, and the thread would stop in the callee.
         return "the instruction before it is a no-operation of 5 bytes, which the kernel may replace by a call"
     beginning = code.bytes_of(last)
     prefixes = beginning[: len(beginning) - len(beginning.lstrip(_PREFIXES))]

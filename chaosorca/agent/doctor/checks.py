@@ -137,7 +137,7 @@ def lockdown(text: str | None) -> Finding:
 
 
 def type_information(offsets: dict[str, int]) -> Finding:
-    """Check whether the kernel has type information (BTF). Without BTF there are no offsets."""
+    """Check whether the kernel has type information (BTF). Without BTF, `offsets` is empty."""
     if offsets:
         return ok("BTF", "the kernel has type information")
     return no(

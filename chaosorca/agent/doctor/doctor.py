@@ -88,7 +88,7 @@ class Doctor:
             return [*self._checks(own), *self._trials(own)]
 
     def _checks(self, own: Target | None) -> Iterator[Finding]:
-        """Yield the findings of files."""
+        """Yield the findings from files."""
         me = self._proc / "self"
         try:
             security = checks.read_security()
@@ -108,7 +108,7 @@ class Doctor:
         yield checks.control_groups(own.cgroup if own else None)
 
     def _trials(self, own: Target | None) -> Iterator[Finding]:
-        """Yield the findings of trials."""
+        """Yield the findings from trials."""
         for name, todo, trial in (
             ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
             ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),

@@ -24,7 +24,7 @@ class Layout:
         return self._struct.pack(value) if self._is_number else self._struct.pack(*value)
 
     def unpack(self, data: bytes) -> Any:
-        """Return the value of some bytes."""
+        """Return the value that some bytes represent."""
         return next(self.unpack_all(data))
 
     def unpack_all(self, data: bytes) -> Iterator[Any]:

@@ -139,7 +139,7 @@ def check(result: int) -> int:
 
 
 def exists(result: int) -> bool:
-    """Return whether a map has an entry, by the result of a look-up.
+    """Return whether a look-up in a map has found an entry.
 
     Raises:
         OSError: the result is an error other than ENOENT.

@@ -46,7 +46,7 @@ class Program:
             attach_types: the expected attach type of each function whose section does not imply it, as the kernel's number.
             maps_of: a loaded program. Its maps replace the maps of the same names.
             directory: the directory of `NAME.o`.
-            capacities: the maximum number of entries of each map for which the source has another number.
+            capacities: the maximum number of entries by map. All other maps keep the number in the source.
             later: functions in sections `raw_tp/...` that `attach` attaches later.
 
         Raises:
@@ -115,7 +115,7 @@ class Program:
         }
 
     def dropped(self) -> int:
-        """Return how many events found a map full; see `DROPS` in bpf/common.h."""
+        """Return how many updates found a map full; see `DROPS` in bpf/common.h."""
         return int(self["dropped"].get(0))
 
     def attach(self, function: str) -> int:
@@ -133,8 +133,8 @@ class Program:
             function: the function's name.
             path: the file.
             offset: the instruction's offset in the file, in bytes.
-            cookie: what `bpf_get_attach_cookie()` returns there.
-            at_return: run the program when the function that begins at the offset returns.
+            cookie: the value of `bpf_get_attach_cookie()` at the instruction.
+            at_return: run the program at the return of the function that begins at the offset.
 
         Raises:
             OSError: the kernel refuses it.
@@ -185,7 +185,7 @@ class Program:
             ctypes.memmove(begin + offset, value.to_bytes(size, "little", signed=value < 0), size)
 
     def _constants(self) -> dict[str, tuple[int, int]]:
-        """Return the offset and the size of each constant in the section of constants, in bytes."""
+        """Return the offset and the size in bytes of each constant in the section of constants."""
         types = pointer(libbpf().bpf_object__btf(self._object))
         number = check(libbpf().btf__find_by_name_kind(types, _CONSTANTS.encode(), _DATA_SECTION))
         section = pointer(libbpf().btf__type_by_id(types, number))

@@ -1,4 +1,4 @@
-"""Attaches eBPF programs to instructions of files. With uprobe_multi (Linux 6.6), one call attaches to all of them."""
+"""Attaches eBPF programs to instructions of files. With uprobe_multi (Linux 6.6), one call covers many instructions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Uprobes:
         """Load the program.
 
         Arguments:
-            load: loads the program. Its argument is the expected attach type by function.
+            load: loads the program. Its argument maps functions to their expected attach types.
             functions: the functions to attach.
             one_by_one: use a perf event for each instruction, as kernels before Linux 6.6 require.
 
@@ -45,13 +45,13 @@ class Uprobes:
         self.program = load({})
 
     def attach(self, function: str, path: Path, places: Sequence[tuple[int, int]], at_return: bool = False) -> Callable[[], None]:
-        """Attach a function to instructions of a file. If one of them fails, the function is attached to none.
+        """Attach a function to instructions of a file: either to all of them or, after an error, to none.
 
         Arguments:
             function: the function's name.
             path: the file.
             places: the offset of each instruction in the file, with its cookie.
-            at_return: run the program when the functions that begin at the offsets return.
+            at_return: run the program at the returns of the functions that begin at the offsets.
 
         Returns:
             a function that detaches from all instructions.
@@ -72,7 +72,7 @@ class Uprobes:
 def supports_uprobe_multi(program: int) -> bool:
     """Return whether this kernel attaches a program to many instructions in one call.
 
-    A kernel with uprobe_multi refuses to attach to a directory with EBADF. An older kernel refuses it with another error.
+    The function tries to attach to a directory. A kernel with uprobe_multi returns EBADF. An older kernel returns another error.
     """
     try:
         os.close(attach_uprobes(program, "/", [0], [0]))
@@ -89,7 +89,7 @@ def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[in
         path: the file.
         offsets: the instructions' offsets in the file, in bytes.
         cookies: the value of `bpf_get_attach_cookie()` at each instruction.
-        at_return: run the program when the functions that begin at the offsets return.
+        at_return: run the program at the returns of the functions that begin at the offsets.
 
     Returns:
         a descriptor. Closing it detaches the program.

@@ -46,7 +46,7 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
             self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
-            """Log nothing, since every scrape would be a line."""
+            """Log nothing, since every scrape would add a line."""
 
     class Server(http.server.ThreadingHTTPServer):
         request_queue_size = 128  # with the default of 5, some of many simultaneous connections wait for seconds

@@ -1,7 +1,7 @@
 """Shows each new series to each client of `/metrics` as 0 first.
 
 Prometheus's `rate()` does not know the value of a counter before its first sample. Without a first 0, `rate()` would miss the first
-calls of a new series. A client therefore gets a new series as 0, and its value from the next scrape on. A client that scrapes
+calls of a new series. A client therefore first gets a new series as 0. The next scrape returns the value. A client that scrapes
 for the first time gets the values of all series that an earlier client has seen, because those series are not new.
 """
 

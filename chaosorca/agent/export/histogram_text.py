@@ -45,7 +45,7 @@ class Histograms:
 
 @functools.lru_cache(maxsize=4096)
 def _line_starts(name: str, labels: tuple[str, ...], key: tuple[str, ...]) -> list[str]:
-    """Return the text in front of each number of a histogram: of the buckets, the count and the sum."""
+    """Return the text before each number of a histogram, in the order of buckets, count and sum."""
     own = "".join(f'{label}="{_escaped(value)}",' for label, value in zip(labels, key, strict=True))
     buckets = [f'{name}_bucket{{{own}le="{bound}"}} ' for bound in [*map(str, SLOT_BOUNDS), "+Inf"]]
     return [*buckets, f"{name}_count{{{own[:-1]}}} ", f"{name}_sum{{{own[:-1]}}} "]

@@ -1,4 +1,4 @@
-"""The check of a fault's `abort_when`, from the agent's own counters."""
+"""Checks a fault's condition `abort_when` by the agent's own counters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AbortCheck:
             a sentence once the condition has held for its whole duration, else None.
         """
         self._samples.append((now, requests))
-        # The newest sample is compared with the latest one that is at least a window old.
+        # The newest sample is compared with the latest sample that is at least a window old.
         while len(self._samples) > 2 and self._samples[1][0] <= now - WINDOW:
             self._samples.popleft()
         begin, earlier = self._samples[0]

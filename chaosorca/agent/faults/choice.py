@@ -1,4 +1,4 @@
-"""Which injector a fault gets, and the session that it opens."""
+"""Chooses the injector of a fault, and opens a session with it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Choice:
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
             arming: the uprobes that arm threads.
-            marks: returns the id of the map of marked threads, which the monitoring does not time; None while there is no map.
+            marks: returns the id of the map of threads whose calls the kernel does not time; None while there is no such map.
             proc: the proc file system.
         """
         self._arch = arch

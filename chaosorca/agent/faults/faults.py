@@ -40,7 +40,7 @@ class Monitored(Protocol):
         """Return how often a container made each system call; None where its calls are not monitored."""
 
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Leave durations to the tracer: those of all calls in `by_call`, and with `by_thread` those of marked threads."""
+        """Let the tracer time all calls in `by_call` and, if `by_thread` is true, the calls of marked threads."""
 
 
 class Faults:
@@ -69,11 +69,11 @@ class Faults:
         self._proc = proc
         self._tracees = Tracees(proc)
         self.changing = threading.RLock()
-        """Serialises starts, stops and ticks. It is not the monitoring's lock: no fault's end waits for a program to load."""
+        """Serialises starts, stops and ticks. The monitoring has its own lock, so no fault's end waits for a program to load."""
         self._listing = threading.Lock()  # guards `_injections`, for readers that must not wait for `changing`
         self._injections: list[Injection] = []
-        self._counting = threading.Lock()  # guards `Injection.fired`, which several tracers' readers count
-        self._processed: dict[str, frozenset[int]] = {}  # the processes of the last tick, by container; the faults' loop owns it
+        self._counting = threading.Lock()  # guards `Injection.fired`, which several threads update
+        self._processed: dict[str, frozenset[int]] = {}  # the processes of the last tick, by container; only `run` uses it
         self._called_off: deque[str] = deque(maxlen=_HISTORY)
 
     def start(self, target: Target, fault: Fault, fault_id: str, run: str, injector: str, seed: int) -> tuple[FaultRecord, int]:
@@ -84,7 +84,7 @@ class Faults:
             fault: the fault.
             fault_id: the id of the fault.
             run: the id of the run that starts it.
-            injector: `uprobe`, `ptrace`, `strace`, or `auto` for the cheapest that can do it.
+            injector: `uprobe`, `ptrace`, `strace`, or `auto` for the cheapest injector that can inject the fault.
             seed: the seed of the random decisions.
 
         Returns:
@@ -119,7 +119,7 @@ class Faults:
         """End the active faults that match all criteria. A criterion that is None matches every fault.
 
         Arguments:
-            reason: why, for the record.
+            reason: the reason, for the records of the faults.
             container: a container's name or id.
             syscalls: system calls; a fault on one of them matches.
             run: the id of a run.
@@ -133,7 +133,7 @@ class Faults:
         """
         with self.changing:
             if fault_id is not None:
-                self._called_off.append(fault_id)  # the request to start it may still be on its way
+                self._called_off.append(fault_id)  # the request to start this fault may arrive later
             ended = [
                 injection
                 for injection in self._active()
@@ -191,14 +191,14 @@ class Faults:
                     pids = target.pids()
                     processed[target.name] = frozenset(pids)
                     self._supervise(injections, pids)
-                except (AgentError, OSError) as error:  # the other containers are supervised all the same
+                except (AgentError, OSError) as error:  # the loop still supervises the other containers
                     for injection in injections:
                         injection.warn(f"it is not being followed: {error}")
             self._processed = processed
             self._drop_oldest()
 
     def replace_target(self, target: Target) -> None:
-        """Move the active faults of the target's name to this target. The next tick attaches its processes."""
+        """Move the active faults of the target's name to this target. The next tick attaches the faults to its processes."""
         with self.changing:
             for injection in self.active_on(target.name):
                 injection.target = target
@@ -325,7 +325,7 @@ class Faults:
         warnings.review(injection, probed, made, lambda: self._monitored.calls_of(container) or {})
 
     def _calls_made_by(self, container: str) -> Counter[str] | None:
-        """Return all calls of a container so far, injected calls included; None if its calls are not monitored."""
+        """Return how often a container made each system call, injected calls included; None if its calls are not monitored."""
         counted = self._monitored.calls_of(container)
         return None if counted is None else Counter(counted) + self._ledger.calls_of(container)
 
@@ -335,7 +335,7 @@ class Faults:
 
     def _end(self, injection: Injection, reason: str) -> None:
         others = [one for one in self.active_on(injection.target.name) if one is not injection]
-        with contextlib.suppress(OSError):  # an unreadable /proc does not keep a fault from ending
+        with contextlib.suppress(OSError):  # the fault ends even if /proc is unreadable
             self._review(injection)
         if others:
             injection.session.remove(injection.key)
@@ -365,7 +365,7 @@ class Faults:
                         break
             self._ledger.add_injected(container, calls.syscall, "+".join(calls.effects), calls.count)
         if calls.returned and calls.replaced:
-            # They never entered the kernel, so the kernel has neither counted nor timed them.
+            # Replaced calls never entered the kernel, so the kernel has neither counted nor timed them.
             self._ledger.add_calls(container, calls.syscall, calls.error, calls.count)
         if calls.returned and calls.timed:
             self._ledger.add_durations(container, calls.syscall, calls.durations)

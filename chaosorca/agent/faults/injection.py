@@ -37,21 +37,21 @@ class Backoff:
 
 @dataclass
 class Injection:
-    """A fault on one target. The agent keeps it after its end, until there are too many.
+    """A fault on one target. The agent keeps ended injections until there are too many.
 
     Attributes:
         key: the fault's number in its session.
         begins: seconds since 1970.
         deadline: the end of its duration, on the monotonic clock.
         not_attached: the reason for each process that the fault does not reach.
-        traced_by_others: the processes in `not_attached` that a foreign tracer has.
-        backoff: the schedule of retries. The first fault of a container keeps it for all faults of the container.
+        traced_by_others: the processes in `not_attached` that a foreign tracer traces.
+        backoff: the schedule of retries. All faults of a container share the schedule of the first one.
         fired: injected calls by system call.
         ended: seconds since 1970; None while it is active.
         foreseen: the warnings at the start of the fault.
         warnings: the current warnings.
         calls_before: the container's calls before the fault began; None where calls are not monitored.
-        coverage: for each faulted system call, the calls since then, and the number that a probe has seen.
+        coverage: for each faulted system call, the calls since the fault began, and the calls that a probe has seen.
     """
 
     id: str
@@ -81,7 +81,7 @@ class Injection:
         return self.ended is None
 
     def warn(self, *warnings: str) -> None:
-        """Replace the current warnings. The warnings of the start stay in front."""
+        """Replace the current warnings. The warnings from the start of the fault stay first."""
         self.warnings = list(dict.fromkeys([*self.foreseen, *warnings]))
 
     def record(self) -> FaultRecord:

@@ -1,4 +1,4 @@
-"""The ledger of calls that the kernel programs do not count or time: the tracers report them."""
+"""The ledger of the calls that only the tracers report, because the kernel programs do not count or time them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from chaosorca.model.record import Coverage
 from chaosorca.model.syscall_table import siblings
 
 _FEW, _SMALL_SHARE = 20, 0.01
-"""So many calls, or this share of them, may be unprobed without a warning. Calls in flight are counted on one side only."""
+"""This number or share of calls may be unprobed without a warning: probes and kernel do not count a call at the same time."""
 
 
 def foreseen(fault: Fault, pids: list[int], calls: Mapping[str, int], proc: Path) -> list[str]:
@@ -24,7 +24,7 @@ def foreseen(fault: Fault, pids: list[int], calls: Mapping[str, int], proc: Path
     Arguments:
         fault: the fault.
         pids: the processes of its target.
-        calls: the calls that the target was seen to make, by system call.
+        calls: the target's calls that the monitoring has counted, by system call.
         proc: the proc file system.
     """
     return [

@@ -25,7 +25,7 @@ from chaosorca.agent.linux.proc import FileId
 from chaosorca.model.errors import AgentError
 
 SIGNALS = (23, 28)
-"""SIGURG and SIGWINCH. By default, both are ignored. A thread that blocks SIGURG is sent SIGWINCH, unless it handles SIGWINCH."""
+"""SIGURG and SIGWINCH. By default, both are ignored. A thread that blocks SIGURG gets SIGWINCH, unless it handles SIGWINCH."""
 
 _OFFSETS = {
     "TASK_PID": ("task_struct", "pid"),
@@ -197,7 +197,7 @@ class Arming:
         self._program["untraced"].delete_those(lambda key: key[0] == number)
 
     def register_tracer(self, pid: int) -> None:
-        """Register a tracer: until it ends, the program may arm the threads that it traces."""
+        """Register a tracer. The program may arm the threads of this tracer until the tracer ends."""
         self._program["tracers"].put(pid, 1)
 
     def forget(self, number: int) -> None:
@@ -224,7 +224,7 @@ class Arming:
         """Attach probes to all sites of these system calls in the files that processes execute.
 
         Arguments:
-            user: the number of the probes' user, which `release` needs. Several users may share a probe.
+            user: a number that identifies the user of the probes; pass it to `release`. Several users may share a probe.
             pids: the processes.
             numbers: the numbers of the system calls.
 

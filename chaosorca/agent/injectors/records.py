@@ -31,7 +31,7 @@ class Records:
         Arguments:
             names: the names of system calls by number.
             on_calls: receives the calls that a fault was injected into.
-            on_event: receives the kind, rule and thread of each record of another kind, after this object has processed it.
+            on_event: receives the kind, rule and thread of each other record, after this object has processed the record.
         """
         self._names = names
         self._on_calls = on_calls

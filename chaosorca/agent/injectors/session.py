@@ -54,7 +54,7 @@ class Restarts:
         self._latest: deque[float] = deque(maxlen=_RESTARTS)
 
     def note(self, now: float, error: str = "") -> str | None:
-        """Count one replacement. Return the reason to give up if there were too many lately; None otherwise.
+        """Count one replacement. Return the reason to give up after too many recent replacements; None otherwise.
 
         Arguments:
             now: the time of the monotonic clock, in seconds.

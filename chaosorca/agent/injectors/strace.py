@@ -1,7 +1,7 @@
 """The injector `strace`: each fault runs its own strace(1).
 
 strace traces and prints only the calls of the faulted system calls. It marks injected calls with `(INJECTED)` or `(DELAYED)`. It
-prints arguments raw. This needs no reads of the target's memory, and no argument can look like a mark.
+prints arguments raw. It therefore reads no memory of the target, and no argument can look like a mark.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
 @dataclass(frozen=True)
 class Line:
-    """A finished call in strace's output, as the program experienced it. Its duration leaves out a delay at the exit."""
+    """A finished call in strace's output, as the program experienced it. The duration leaves out a delay at the exit."""
 
     syscall: str
     error: str
@@ -220,7 +220,7 @@ class Strace:
 
 
 class StraceSession:
-    """One fault on a container; see `session.Session`. Each call of `attach` starts one strace for its processes."""
+    """One fault on a container; see `session.Session`. Each call of `attach` starts one strace for the given processes."""
 
     injector = "strace"
     timing = "by call"

@@ -57,7 +57,7 @@ class Tracer:
         on_calls: Callable[[int, int, int, int, list[int]], None],
         on_event: Callable[[int, int, int, int], None],
     ) -> None:
-        """Start the tracer. The calling thread must live as long as the agent: when it ends, the kernel kills the tracer.
+        """Start the tracer. The kernel kills it when the calling thread ends, so that thread must live as long as the agent.
 
         Threads of this object call `on_calls` and `on_event`.
 
@@ -168,7 +168,7 @@ class Tracer:
 
     def stop(self) -> None:
         """Wait until the tracer has ended after the command `detach`. Kill it if it does not end in time."""
-        # The tracer detaches soon. It may have so many records, however, that reading them takes the agent longer.
+        # The tracer detaches soon, but the agent may need longer to read the tracer's many records.
         reads, within = -1, timeouts.TRACER_ENDS_WITHIN
         while self.alive() and reads != self._reads:
             reads = self._reads
@@ -186,7 +186,7 @@ class Tracer:
                 return
 
     def _restore_priority(self) -> None:
-        """Give the tracer its share of the processors.
+        """Restore the tracer's normal priority.
 
         The tracer lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors
         busy, a tracer of low priority would not run for seconds, and could not even end.

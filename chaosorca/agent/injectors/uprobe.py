@@ -50,7 +50,7 @@ class UprobeSession:
         Arguments:
             arming: attaches the probes, and passes the rules to the kernel.
             cgroups: returns the current ids of the target's control groups.
-            others: see `PtraceSession`.
+            numbers, on_calls, spawner, marks, proc, program: see `PtraceSession`.
 
         Raises:
             AgentError: the program could not be loaded, or the tracer could not be started. All resources are released.
@@ -78,7 +78,7 @@ class UprobeSession:
         self._prober = threading.Thread(target=self._probe_new_code, name="prober", daemon=True)
         try:
             self._prober.start()
-        except RuntimeError:  # the kernel has no room for another thread
+        except RuntimeError:  # the kernel refuses another thread
             self._pool.stop()
             raise
 
@@ -108,7 +108,7 @@ class UprobeSession:
         reasons = self._pool.attach(pids, within)
         if not self._traced:  # earlier calls were not missed, because none could be hit yet
             self._arming.reset_untraced(self._number)
-        self._traced = self._traced | set(pids)  # a new set, since the prober may be iterating over the old one
+        self._traced = self._traced | set(pids)  # a new set, since the prober may still be iterating over the old set
         self._probe(pids)
         self._stop_blocked_at_calls(pids)
         return reasons
@@ -229,7 +229,7 @@ class UprobeSession:
             if self._blocks_signals(pid, tid):
                 self._arming.set_syscall_stops(tid, True)
                 self._stopped_at_calls.add(tid)
-        for tid in self._stopped_at_calls:  # the successor of a replaced tracer needs the whole list again
+        for tid in self._stopped_at_calls:  # a tracer that replaces another one needs the whole list
             self._pool.send(f"syscall-stops {tid}")
 
     def _blocks_signals(self, pid: int, tid: int) -> bool:

@@ -13,7 +13,7 @@ _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
 _STRUCT = 4
 _MAGIC = 0xEB9F
-# Bytes after a type record, by kind: (fixed, for each member).
+# The number of bytes after a type record, by kind: a fixed number, and a number for each member.
 _EXTRA = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12), 17: (4, 0), 19: (0, 12)}
 
 

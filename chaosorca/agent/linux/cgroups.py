@@ -18,7 +18,7 @@ ROOT_ID = 1
 """The id of the root of the unified hierarchy, which contains the processes of the whole host."""
 _CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
 _DEVICES = Path("/sys/dev/block")
-_LINKS_OF_A_LEAF = 2  # its name and its own "."; a file system that does not count links of directories reports 1
+_LINKS_OF_A_LEAF = 2  # its name and its own "."; file systems that do not count links of directories report 1
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _is_stacked(device: Path) -> bool:
 
 
 def _tree(root: Path) -> list[Path]:
-    """Return a directory and its subdirectories. This runs often, so a link count without subdirectories saves the read."""
+    """Return a directory and its subdirectories. A directory whose link count shows no subdirectories is not read."""
     found = [root] if root.is_dir() else []
     for path in found:
         with contextlib.suppress(OSError):  # removed meanwhile

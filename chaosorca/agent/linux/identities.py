@@ -23,12 +23,12 @@ class Identities:
         """Return the identity of a file: its inode number, and the time of its last change in nanoseconds.
 
         Containers of one image see the same file on different devices, but with the same inode and time. A change of owner, mode or
-        links also changes the time. A probed file then keeps its identity, unless it is on an overlay: there the change may
-        copy the file, and the copy shows the same inode number.
+        links also changes the time. A probed file keeps its identity after such a change, unless it is on an overlay. On
+        an overlay, the change may copy the file, and the copy has the same inode number.
 
         Arguments:
             path: the file.
-            has_probes: tells whether the file of an identity has probes.
+            has_probes: returns whether the file with an identity has probes.
 
         Raises:
             OSError: the file cannot be examined.

@@ -30,7 +30,7 @@ class PacketSocket:
         since no thread of the agent may continue in a container's namespace.
 
         Arguments:
-            network_namespace: a file as /proc/PID/ns/net.
+            network_namespace: a file such as /proc/PID/ns/net.
             device: the device's name in that namespace.
             filter_fd: the descriptor of an eBPF socket filter.
 
@@ -41,7 +41,7 @@ class PacketSocket:
         with open("/proc/thread-self/ns/net") as own, open(network_namespace) as other:
             _enter_network(other.fileno())
             try:
-                # Protocol 0 receives nothing, so no packet arrives before the filter is attached.
+                # A socket with protocol 0 receives nothing, so no packet arrives before the filter is attached.
                 self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
             finally:
                 try:
@@ -64,7 +64,7 @@ class PacketSocket:
             raise
 
     def is_current(self) -> bool:
-        """Return whether the name still belongs to the same device."""
+        """Return whether the device's name still belongs to the same device."""
         try:
             return self._device_index() == self._index
         except OSError:

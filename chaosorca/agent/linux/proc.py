@@ -32,7 +32,7 @@ class CodeFile:
 
 @dataclass(frozen=True)
 class Io:
-    """Bytes to and from the storage layer, and operations: device requests or system calls, depending on the source."""
+    """Bytes read and written, and operations. Depending on the source, an operation is a device request or a system call."""
 
     read: int = 0
     written: int = 0

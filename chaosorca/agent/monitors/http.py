@@ -271,7 +271,7 @@ class HttpMonitor:
             )
 
     def warnings(self, name: str) -> list[str]:
-        """Return a warning for each part of a target's HTTP that is not monitored, or has not been since monitoring began."""
+        """Return a warning for each part of a target's HTTP that is not monitored now, or was not monitored earlier."""
         with self._lock:
             monitored = self._targets.get(name)
             if monitored is None:
@@ -287,7 +287,7 @@ class HttpMonitor:
         return warnings
 
     def give_up_on_old(self) -> None:
-        """Give up on requests and connections that are too old. This is done every few seconds at most.
+        """Give up on requests and connections that are too old. At most one sweep runs every few seconds.
 
         A request that has waited too long is counted as unanswered. A TLS connection whose plaintext was never seen is counted as
         unparsed.
@@ -308,9 +308,9 @@ class HttpMonitor:
                 for role in range(len(_ROLES)):
                     begun, _, swept_before = before[number].by_role[role]
                     _, ended, swept = after.by_role[role]
-                    # The sweep finds each request in flight whose connection exists. All other requests in flight are lost. Their
-                    # number is a lower bound, because requests begin and end during the sweep: `begun` leaves out those that begin,
-                    # and `ended` includes those that end.
+                    # The sweep finds each request in flight whose connection exists. All other requests in flight are lost. The
+                    # number of lost requests is a lower bound: `begun` leaves out requests that begin during the sweep, and
+                    # `ended` includes requests that end during the sweep.
                     lost = begun - ended - (swept - swept_before)
                     self._lost[number, role] = max(self._lost[number, role], lost)
 

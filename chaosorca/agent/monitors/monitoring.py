@@ -136,7 +136,7 @@ class Monitoring:
         return list(self._targets.values())
 
     def monitors(self) -> dict[str, set[str]]:
-        """Return the monitors by container, for containers that are down too."""
+        """Return the monitors of each container, including containers that are down."""
         return dict(self._monitors)
 
     def is_monitored(self, container: str) -> bool:
@@ -144,7 +144,7 @@ class Monitoring:
         return container in self._targets
 
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Leave durations of a container's calls to the tracer. A later start of the monitoring keeps this.
+        """Leave durations of a container's calls to the tracer. A later start of the monitoring keeps this setting.
 
         Arguments:
             container: its name.
@@ -184,7 +184,7 @@ class Monitoring:
         """Load the programs. No lock is held, so that scrapes continue meanwhile.
 
         Returns:
-            why system calls cannot be monitored; empty if they can. `_attach` reports the other monitors.
+            why system calls cannot be monitored; empty if they can. `_attach` reports errors of the other monitors.
         """
         unprepared = ""
         if {"syscalls", "resources"} & set(monitors):
@@ -234,7 +234,7 @@ class Monitoring:
         if target.host_network and "http" in refused:
             _warn_of_refused(target, wanted, {"http": refused["http"]})
             wanted.discard("http")
-        # A refused monitor is attached again in the next round.
+        # The next round tries again to attach a refused monitor.
         self._problems[target.name] = [why for monitor, why in refused.items() if monitor in wanted]
 
     def _apply_timing(self, container: str) -> None:

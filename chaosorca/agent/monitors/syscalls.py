@@ -42,7 +42,7 @@ _OWN_LAYOUTS = {"syscalls_plain": {"in_flight": ("=I", "=QQ6I")}}
 """Further layouts by program. `in_flight` is listed only so that its entries can be counted, because this map can be full."""
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
-"""The largest and the smallest capacity of the map `calls`. In between, the map takes up to `_MEMORY` bytes."""
+"""The largest and the smallest capacity of the map `calls`. Between these limits, the map takes up to `_MEMORY` bytes."""
 _PROGRAMS = ("syscalls", "syscalls_plain")
 """The second program is for kernels without type information (BTF)."""
 _COUNTING = ("on_sys_exit", "on_sys_enter")
@@ -133,7 +133,7 @@ class SyscallMonitor:
         with self._lock:
             if self._cgroups.get(name):
                 self._set_cgroups(name, set())
-                # An error here concerns only other targets, whose calls were not counted before this call, either.
+                # An error here concerns only other targets. Their calls were not counted before, either.
                 with contextlib.suppress(AgentError):
                     self._publish()
 
@@ -146,7 +146,7 @@ class SyscallMonitor:
             self._cgroups.pop(name, None)
             self._counted.discard(name)
             self._version += 1
-            # An error here concerns only other targets, whose calls were not counted before this call, either.
+            # An error here concerns only other targets. Their calls were not counted before, either.
             with contextlib.suppress(AgentError):
                 self._publish()
             number = self._targets.pop(name)
@@ -179,7 +179,7 @@ class SyscallMonitor:
                 return
             table = self._program["untimed"]
             before = self._untimed.get(name, set())
-            self._untimed[name] = before | numbers  # the entries that may exist if the map overflows below
+            self._untimed[name] = before | numbers  # the entries that may exist if an update below finds the map full
             for number in numbers:
                 table.put((self._targets[name], number), 1)
             for number in before - numbers:

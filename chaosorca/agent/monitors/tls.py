@@ -57,7 +57,7 @@ class _Monitored:
     target: Target
     cgroups: set[int] = field(default_factory=set)
     processes: dict[int, tuple[int, frozenset[FileId]]] = field(default_factory=dict)
-    """For each process, its number of virtual pages when its mapped files were last read, and its TLS libraries."""
+    """For each process, its size in virtual pages when its mapped files were last read, and its TLS libraries."""
     root_pid: int = 0
     """The process whose root directory was searched for libraries."""
     installed: frozenset[FileId] = frozenset()
@@ -76,7 +76,7 @@ class TlsProbes:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._uprobes: Uprobes | None = None
-        self._lock = threading.RLock()  # guards all of the following; `HttpMonitor` takes `_changing` before it
+        self._lock = threading.RLock()  # guards all of the following; `HttpMonitor` takes `_changing` before this lock
         self._poller: threading.Thread | None = None
         self._targets: dict[int, _Monitored] = {}
         self._identities = Identities()

@@ -1,6 +1,7 @@
 """The Docker Engine's events: which containers were started or renamed.
 
-The agent reads them by the engine's API (`GET /events`, `GET /containers/NAME/json`) over a Unix socket, with the standard library.
+The agent reads them over a Unix socket through the engine's API (`GET /events`, `GET /containers/NAME/json`). The client uses
+only the standard library.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _log = logging.getLogger("chaosorca.agent")
 
 
 def name_in_event(line: bytes) -> str | None:
-    """Return the container's name in a line of the engine's events, None if the line has none."""
+    """Return the container's name in a line of the engine's events, None if the line does not contain a name."""
     try:
         name = json.loads(line)["Actor"]["Attributes"]["name"]
     except (ValueError, KeyError, TypeError):
@@ -48,9 +49,9 @@ class EngineEvents:
         """
         Arguments:
             followed: returns the ids of all targets by name.
-            on_new: takes a container with a target's name and another id, as `Container.to_json` returns it.
+            on_new: receives a container with a target's name and another id, as `Container.to_json` returns it.
             path: the engine's socket.
-            own_id: a container that the engine must have, default the agent's. This excludes the socket of another engine.
+            own_id: the id of a container that the engine must have; by default the agent's. It excludes another engine's socket.
             pause: seconds between two connections.
         """
         self._followed = followed
@@ -78,7 +79,7 @@ class EngineEvents:
             time.sleep(self._pause)
 
     def problem(self) -> str:
-        """Return why no events are followed, empty while they are."""
+        """Return why no events are followed; empty while events are followed."""
         self._tried.wait(timeouts.ENGINE_FIRST_TRY_WITHIN)
         return self._problem
 
@@ -94,7 +95,7 @@ class EngineEvents:
 
     def _follow(self) -> None:
         """Follow events while one connection lasts."""
-        # The events of the last second are included, so that none is lost between the connection and the first look.
+        # The events of the last second are included, so that no event is lost before the stream opens.
         query = urlencode({"filters": json.dumps(_EVENTS), "since": int(time.time()) - 1})
         if self._get(f"/containers/{self._own_id}/json") is None:
             raise EngineError("it belongs to another Docker Engine")
@@ -114,7 +115,7 @@ class EngineEvents:
                     self._check(started)
 
     def _check(self, name: str) -> None:
-        """Check which container has a name now. It may be another one than in the event."""
+        """Check which container has a name now. It can differ from the container in the event."""
         inspected = self._get(f"/containers/{quote(name)}/json")
         # The engine also finds a container whose id begins with this text.
         if inspected is None or inspected["Name"] != f"/{name}" or self._followed().get(name) in (None, {inspected["Id"]}):

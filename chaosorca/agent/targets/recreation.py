@@ -1,4 +1,4 @@
-"""The move of faults and monitoring to a container that was re-created under the same name."""
+"""Moves faults and monitoring to a container that was re-created under the same name."""
 
 from __future__ import annotations
 

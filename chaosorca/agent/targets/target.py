@@ -58,7 +58,7 @@ class Target:
                 return question(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            except PermissionError as error:  # the kernel's answer for an exiting process without memory, too
+            except PermissionError as error:  # also raised for an exiting process without memory
                 refused = error
         raise refused or ProcessLookupError(f"container {self.name!r} has no process")
 
@@ -74,8 +74,8 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
     """Find a container by its first process.
 
     Arguments:
-        container: its `name`, which its series carry; its full `id`; its first process's `pid` in the host's pid namespace;
-            whether it uses the host's network (`host_network`) or another container's (`shared_network`).
+        container: its `name`, its full `id`, and its first process's `pid` in the host's pid namespace. `host_network` and
+            `shared_network` say whether the container uses the network of the host or of another container.
         proc: the proc file system.
 
     Raises:
@@ -86,7 +86,7 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
         cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS), container["id"])
     if cgroup is None:
-        # The kernel shows an ending process in the host's control groups of version 1.
+        # With version 1, an ending process appears in the host's control groups.
         if _is_ending(proc, pid):
             raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again")
         raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart")
