@@ -15,7 +15,7 @@ _ACTIVITIES = {
 
 def discover(discover_system: bool = True) -> Any:
     """List the activities of this extension, for `chaos discover chaostoolkit-orca`."""
-    import chaoslib.discovery as chaoslib  # not at the top: the agent imports this module without Chaos Toolkit
+    import chaoslib.discovery as chaoslib  # not imported at the top, because the agent runs without Chaos Toolkit
 
     result = chaoslib.initialize_discovery_result("chaostoolkit-orca", __version__, "chaosorca")
     for function, modules in _ACTIVITIES.items():

@@ -1,4 +1,4 @@
-"""The `chaosorca` command calls the same functions as the experiments do.
+"""The `chaosorca` command. It calls the same functions as experiments do.
 
 Exit codes: 0 done, 1 failed, 2 wrong use. Results go to standard output. Progress, warnings and errors go to standard error.
 """
@@ -147,7 +147,7 @@ def fault() -> None:
 @click.option("--dry-run", is_flag=True, help="Check the fault and report what it would be attached to, without attaching it.")
 @click.pass_obj
 def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
-    """Make system calls of all processes of a container fail or slow."""
+    """Make system calls of all processes in a container fail, or delay them."""
     started = start_fault(container=name, configuration=configuration, **options)
     what = f"{', '.join(started['effects'])} on {', '.join(started['syscalls'])}"
     what = f"placebo of {what}" if options["placebo"] else what
@@ -272,7 +272,7 @@ def debug_maps(configuration: dict[str, Any], program: str | None) -> None:
 
 
 def main() -> None:
-    """Run the command and exit with its code; no error shows a traceback."""
+    """Run the command, and exit with its code. Errors are shown without a traceback."""
     for handler in logger.handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
     logger.setLevel(logging.INFO)
@@ -314,7 +314,7 @@ def _remove_unused(configuration: dict[str, Any]) -> None:
 
 
 def _ensure_prometheus(configuration: dict[str, Any]) -> None:
-    """Start Prometheus on its usual port or a free one, unless a Prometheus is configured or runs."""
+    """Start Prometheus on its usual port or on a free one, unless a Prometheus is configured or already runs."""
     client = connect(configuration)
     if configuration.get("prometheus_base_url") or prometheus.is_running(client):
         return

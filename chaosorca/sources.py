@@ -15,7 +15,7 @@ from chaosorca.model.record import FaultRecord
 
 
 def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
-    """Return a client of the configured Prometheus (`prometheus_base_url`), else of our own Prometheus.
+    """Return a client of the configured Prometheus (`prometheus_base_url`). If none is configured, use our own Prometheus.
 
     Raises:
         PrometheusError: no Prometheus is configured, and our own does not run.
@@ -26,7 +26,7 @@ def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
 
 
 def series_name(container: str, configuration: Mapping[str, Any] | None) -> str:
-    """Return the name of a container in Prometheus. It is found by name, id or prefix of the id.
+    """Return the name that a container has in Prometheus. The container is given by its name, its id or a prefix of the id.
 
     If the container was removed, or no Docker Engine answers, return the given name, since the series still exist.
     """

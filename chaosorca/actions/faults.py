@@ -45,7 +45,8 @@ def start_fault(
     secrets: dict = None,
 ) -> dict:
     """
-    Make system calls of all processes of a running container fail or slow, until the fault is stopped or its duration is over.
+    Make system calls of all processes in a running container fail, or delay them. The fault lasts until it is stopped or its
+    duration is over.
 
     Arguments:
         syscall: system calls, families ("open*") and classes ("%file", "%network", as in strace), separated by commas.
@@ -56,19 +57,19 @@ def start_fault(
         signal: a signal that the thread receives as it enters the call, by name, as in "SIGUSR1".
         delay_enter: how long a call is delayed before the kernel executes it, with a unit, as in "100ms".
         delay_exit: how long a call is delayed after the kernel has executed it, with a unit.
-        when: which calls of each thread to inject, as strace counts them: "3", "3+", "1+3", "2..9", "2..9+2".
+        when: which calls of each thread are hit, counted as in strace: "3", "3+", "1+3", "2..9", "2..9+2".
         probability: the share of calls to inject, drawn at random from the calls that `when` selects; above 0, up to 1.
         max_faults: the fault ends after this number of injected calls of the whole container; 0: no limit.
-        process: only processes whose command line contains this text, checked at each call.
-        path: only calls on this file, as the container sees it, by any path, link or descriptor.
+        process: only processes whose command line contains this text. The command line is checked at each call.
+        path: a path inside the container. Only calls on this file are hit, whichever path, link or descriptor they use.
         duration: how long the fault lasts, with a unit. The agent keeps this clock: the fault ends even if this process has died.
         injector: "uprobe" (our own tracer, woken only for the calls to inject), "ptrace" (the same tracer, woken at every call),
-            "strace" (one fault at a time, and not every kind), or "auto" for the cheapest that can inject the fault on this host.
+            "strace" (only one fault at a time, and not every kind), or "auto" for the cheapest that can inject the fault here.
         placebo: attach to the same processes for the same system calls, but inject nothing. Tracing alone slows a program down, so
             a fair comparison needs a placebo.
         dry_run: check the fault, and report the containers and processes that it would be attached to. Nothing is attached.
         abort_when: end the fault when this condition holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
-            "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9". The agent evaluates it by its own counters.
+            "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9". The agent decides by its own counters.
 
     The seed of the random decisions is `chaosorca_seed` of the configuration, or a random number.
 
@@ -79,7 +80,7 @@ def start_fault(
 
     Raises:
         ActivityFailed: an argument is invalid, the container is protected, the container has a fault on one of these system calls,
-            or no process could be attached. No part of the fault stays then.
+            or no process could be attached. Then no part of the fault stays.
     """
     is_placebo, is_dry_run = as_bool(placebo, "placebo"), as_bool(dry_run, "dry_run")
     check_selection(container, label)
@@ -137,7 +138,7 @@ def start_fault(
             "seed": seed,
         }
     except BaseException:
-        # Also on Ctrl-C and SIGTERM: the caller does not get the fault's id, so the fault must not stay.
+        # Ctrl-C and SIGTERM lead here too. The caller does not get the fault's id, so the fault must not stay.
         with contextlib.suppress(OrcaError):
             agent.stop_fault(fault_id=fault_id)
             retire_agent(client)
@@ -153,7 +154,7 @@ def stop_fault(
     secrets: dict = None,
 ) -> dict:
     """
-    End the faults of a container, those of other runs included. If there is no fault, the action succeeds.
+    End the faults of a container, including those of other runs. If there is no fault, the action succeeds.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -171,7 +172,7 @@ def stop_fault(
     syscalls = list(expand_syscalls(syscall, _architecture(client))) if syscall is not None else None
     agent = find_agent(client)
     if agent is None:
-        retire_agent(client)  # its container may have exited
+        retire_agent(client)  # the container of an exited agent may still exist
         return {"stopped": []}
     ids = selected_ids(client, container, label, [(one.container, one.container_id) for one in reversed(agent.faults())])
     return {"stopped": [one.to_json() for each in ids for one in agent.stop_fault(container=each, syscalls=syscalls)]}
@@ -180,7 +181,7 @@ def stop_fault(
 @activity
 def stop_all_faults(configuration: dict = None, secrets: dict = None) -> dict:
     """
-    End all faults of this Docker Engine, those of other runs included. If there is no fault, the action succeeds.
+    End all faults of this Docker Engine, including those of other runs. If there is no fault, the action succeeds.
 
     Returns:
         the same as `stop_fault`.

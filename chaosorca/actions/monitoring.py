@@ -26,7 +26,7 @@ def start_monitoring(
 ) -> list:
     """
     Start to monitor running containers from the outside. Monitors that already run are kept. A monitor that does not work for a
-    container is left out with a warning, unless none works.
+    container is left out with a warning. If no monitor works, the action fails.
 
     Arguments:
         container: the container's name, id or id's prefix.

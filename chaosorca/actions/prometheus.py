@@ -22,7 +22,7 @@ def start_prometheus(
     Start Prometheus in a container of its own. It scrapes the agent, and listens on 127.0.0.1 only. If it already runs, it is kept.
 
     Arguments:
-        port: the port on 127.0.0.1; 0: a free port, which the other actions and probes find by themselves.
+        port: the port on 127.0.0.1; 0 for a free port, which the other actions and probes find by themselves.
         scrape_interval: the time between scrapes, with a unit, as in "1s".
         image: an image of Prometheus to use instead of the one that chaosorca builds.
 

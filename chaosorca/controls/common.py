@@ -22,7 +22,7 @@ def is_dry(experiment: Mapping[str, Any] | None) -> bool:
 
 
 def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None) -> list[str]:
-    """Return the containers that the experiment's activities of this extension name, in order."""
+    """Return the containers that are named in the experiment's activities of this extension, in order."""
     hypothesis = experiment.get("steady-state-hypothesis") or {}
     activities = [*hypothesis.get("probes", []), *experiment.get("method", []), *experiment.get("rollbacks", [])]
     found: dict[str, None] = {}
@@ -36,7 +36,7 @@ def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, 
 
 
 def as_names(value: object, what: str) -> list[str] | None:
-    """Return the names in a list, or in text separated by commas; None for None.
+    """Return the names in a list, or in text separated by commas. For None, return None.
 
     Raises:
         InvalidActivity: the value is neither a list nor text.
@@ -78,7 +78,7 @@ def logging_errors(doing: str, function: Callable[[], object]) -> None:
         function: what to call.
 
     Raises:
-        InterruptExecution: SIGTERM, which is not an error of the control.
+        InterruptExecution: SIGTERM has arrived, which is not an error of the control.
     """
     try:
         function()

@@ -6,7 +6,7 @@ Arguments:
     directory: the directory for the files; default: `chaosorca-results/<title>-<UTC>/`. No file is overwritten.
     containers: the containers to export; default: all that were monitored during the experiment.
     metrics: some of cpu, http, latency, io, mem, netr, nets, syscall; default: all.
-    step: the least time between rows, with a unit; default: "1s".
+    step: the shortest time between rows, with a unit; default: "1s".
     window: the time over which rates are smoothed, with a unit. Without it, each row covers one scrape interval.
     report: whether to write `report.html`, a page with all results; default: true.
 """

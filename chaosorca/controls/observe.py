@@ -2,7 +2,7 @@
 
 Arguments:
     containers: the containers to monitor; default: the containers that the experiment's activities name.
-    label: instead, a label (key=value) that selects running containers.
+    label: instead of containers, a label (key=value) that selects running containers.
     keep: leave Prometheus and monitoring running afterwards; default: false.
 """
 

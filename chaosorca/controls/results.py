@@ -45,7 +45,7 @@ def collect(run: Run, arguments: Mapping[str, Any]) -> None:
         for metric in metrics:
             table = tables.read_table(prometheus, name, metric, run.began, end, step, window)
             before = run.tables.get((name, metric))
-            if before is None or len(table.times) >= len(before.times):  # a Prometheus started meanwhile has fewer rows
+            if before is None or len(table.times) >= len(before.times):  # a Prometheus that was started meanwhile has fewer rows
                 run.tables[name, metric] = table
 
 
@@ -86,7 +86,7 @@ def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table
 
 
 def new_directory(given: Any, title: str) -> Path:
-    """Return a directory that is new or empty. Without a given one, its name contains the experiment's title and the time.
+    """Return a directory that is new or empty. If none is given, the name contains the experiment's title and the time.
 
     Raises:
         InvalidArgument: the given value is not a path.
@@ -115,7 +115,7 @@ def check_directory(value: Any) -> Path:
 
 
 def check_metrics(value: Any) -> list[str] | None:
-    """Return the names of `metrics`; None for none given.
+    """Return the names in the argument `metrics`; None if it is empty.
 
     Raises:
         InvalidArgument: a metric does not exist.

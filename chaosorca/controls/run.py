@@ -102,7 +102,7 @@ class Run:
             module = str(provider.get("module", ""))
             if module.startswith(_PACKAGE) and control.get("scope") != "before":
                 arguments = provider.get("arguments") or {}
-                if self.configuration or self.secrets:  # as Chaos Toolkit does it
+                if self.configuration or self.secrets:  # Chaos Toolkit substitutes under the same condition
                     arguments = substitute(arguments, self.configuration, self.secrets)
                 found.append(Task(module.removeprefix(_PACKAGE), arguments if isinstance(arguments, dict) else {}))
         return found
@@ -127,7 +127,7 @@ def run_of(experiment: Mapping[str, Any] | None, configuration: Any = None, secr
 
 
 def current_run() -> Run | None:
-    """Return the current run, None if there is none."""
+    """Return the current run; None if there is none."""
     return _CURRENT.get()
 
 

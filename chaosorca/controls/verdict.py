@@ -23,7 +23,7 @@ def judge(run: Run, journal: dict[str, Any], min_injected: Any = 1) -> None:
         min_injected: the number of calls that each fault must have hit.
 
     Raises:
-        InvalidArgument: `min_injected` is not a number from 0.
+        InvalidArgument: `min_injected` is not a whole number, or it is out of bounds.
     """
     if "chaosorca" in journal:
         return
@@ -44,7 +44,7 @@ def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord],
         least: the number of calls that each fault must have hit. A placebo need not hit any.
 
     Returns:
-        a sentence for each fault that did not start, was not attached to a process, or hit fewer calls.
+        a sentence for each fault that did not start, was not attached to a process, or hit fewer calls than `least`.
     """
     reasons = []
     for run in [run for run in journal.get("run") or [] if isinstance(run, dict)]:
@@ -94,6 +94,6 @@ def check_min_injected(value: Any) -> int:
     """Return `min_injected` as a number.
 
     Raises:
-        InvalidArgument: it is not a number from 0.
+        InvalidArgument: the value is not a whole number, or it is out of bounds.
     """
     return as_int(value, "min_injected", 0, 2**31)

@@ -1,4 +1,6 @@
-"""The `verify` control marks an experiment as failed if a fault did not happen. A service would otherwise seem to withstand it.
+"""The `verify` control marks an experiment as failed if a fault did not happen.
+
+Otherwise the service would seem to withstand the fault.
 
 Before the experiment, it tries every `start_fault` of the method as a dry run. If one cannot work, it interrupts the experiment
 before anything starts. After the experiment, it sets the journal's status to `failed` if a fault was not attached to every process

@@ -1,4 +1,4 @@
-"""The work that the controls share. The first control that is called does each part, once."""
+"""The work that the controls share. Each part is done once, by the first control that is called."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from chaosorca.engine.client import connect
 from chaosorca.engine.run_id import RUN_ID
 
 _AT_END = ("cleanup", "verify", "export")
-"""The controls that share the work at the end. `observe` does its own."""
+"""The controls that share the work at the end. `observe` does its own work."""
 
 
 def configure_control(
     experiment: Any = None, configuration: Any = None, secrets: Any = None, event_registry: Any = None, **kwargs: Any
 ) -> None:
-    """Begin the run, and register for its events. Chaos Toolkit calls this function for each control before everything else."""
+    """Begin the run, and register for its events. Chaos Toolkit calls this function for each control before any other function."""
     run = run_of(experiment, configuration, secrets)
     if event_registry is not None and not run.has_handler:
         event_registry.register(_Events(run))
@@ -78,7 +78,7 @@ def finish(run: Run, journal: Any, *own: Task) -> None:
 def end_faults(run: Run) -> None:
     """End the faults that this process has started, and remove the agent if it is idle. Errors are logged.
 
-    After an interruption, `cleanup_control` repeats it.
+    After an interruption, `cleanup_control` calls this function again.
     """
     cleanup = Task("cleanup", {})
     if run.is_dry or cleanup in run.done:
@@ -112,7 +112,7 @@ class _Events(RunEventHandler):  # type: ignore[misc]
         if experiment.get("controls") and self._run.global_tasks():
             try:
                 before_rollbacks(self._run)
-            except InterruptExecution as error:  # Chaos Toolkit discards what a handler raises
+            except InterruptExecution as error:  # Chaos Toolkit discards the errors of a handler
                 self._journal["status"] = "interrupted"
                 logger.critical(str(error))
 

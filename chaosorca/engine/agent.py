@@ -117,7 +117,7 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
         _remove(container)
     try:
         return _start(client, image)
-    except BaseException:  # Ctrl-C as well
+    except BaseException:  # including Ctrl-C
         left = _container(client)
         if left is not None:
             _remove(left)
@@ -127,7 +127,7 @@ def ensure_agent(client: docker.DockerClient, configuration: Mapping[str, Any] |
 
 @contextlib.contextmanager
 def temporary_agent(client: docker.DockerClient, configuration: Mapping[str, Any] | None) -> Iterator[Agent]:
-    """Give the running agent. If no agent runs, start one and remove it at the end.
+    """Yield the running agent. If no agent runs, start one and remove it at the end.
 
     Raises:
         AgentError: the agent is paused, the agent has another version, or a new agent does not become ready.
@@ -203,7 +203,7 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
             return container
         except docker.errors.APIError as error:
             if error.status_code == 409:
-                break  # another start was faster
+                break  # another client has started the agent in the meantime
             if socket is None:
                 raise
             logger.debug("the agent could not be started with the engine's socket %s: %s", socket, error)

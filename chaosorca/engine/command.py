@@ -27,9 +27,9 @@ class Ended(NamedTuple):
 def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
     """Run a command in a container. Wait without a timeout until the command ends.
 
-    The Docker client's own `exec_run` loses output that arrives together with the headers of the answer (docker-py's issues 2042
-    and 3332). A buffered reader has already consumed that output, but `exec_run` reads directly from the socket. This function
-    reads everything through the buffered reader.
+    docker-py's `exec_run` loses output that arrives together with the headers of the engine's answer (its issues 2042 and 3332).
+    The buffered reader of the headers has already consumed that output, but `exec_run` then reads from the socket itself. This
+    function reads everything through the buffered reader.
 
     Raises:
         docker.errors.APIError: the engine refuses the command. Callers convert this error with `engine_errors`.

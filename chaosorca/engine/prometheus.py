@@ -185,7 +185,7 @@ def _url(container: DockerContainer) -> str:
 def _wait_until_ready(url: str, container: DockerContainer) -> None:
     """Wait until Prometheus answers and lists the agent as a target.
 
-    Prometheus lists the target only five seconds after its first answer.
+    Prometheus answers five seconds before it lists the target.
     """
     end = time.monotonic() + _READY_WITHIN
     while True:

@@ -1,4 +1,4 @@
-"""The id of this run. Each client process is a run. A run ends only the faults that the same run has started."""
+"""The id of this run. Each client process is a run. At its end, a run ends only the faults that it has started."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ BASELINE = 30.0
 STEADY_INTERVALS = 3
 """How many consecutive intervals with requests must be in the steady state. One good interval among bad ones is not a recovery."""
 SIGNIFICANCE = 0.001
-"""The significance level of the binomial test. A number of failed requests that is less probable is not steady."""
+"""The significance level of the binomial test. Requests are not steady if their number of failures is less probable than this."""
 DETECTABLE = 0.2
 """The requests after a fault must be enough to reveal an increase of the failure ratio by this much."""
 EXTRA_WAIT = 60.0
@@ -205,7 +205,7 @@ def time_to_recover(
 
     Arguments:
         prometheus, container, requests, failed: see `read_intervals`.
-        fault: when the fault began and ended, in seconds since 1970. The clock must agree with Prometheus's clock.
+        fault: when the fault began and ended, in seconds since 1970, by a clock that agrees with Prometheus's clock.
         within: the longest permitted time to recover, in seconds.
         sleep: a function that waits for a number of seconds.
 

@@ -6,7 +6,7 @@
   number from 0 to 1.
 - `request_rate` is the number of requests per second whose status is in OF. Without OF, all requests count. BOUND is a number of
   requests per second.
-- `latency` is the quantile OF of the latency. OF is 0.95 by default. BOUND is a duration.
+- `latency` is a quantile of the latency. OF says which quantile, by default 0.95. BOUND is a duration.
 
 Each measure covers the last second. The condition must hold throughout DURATION, which is 5s by default.
 """

@@ -11,7 +11,7 @@ def status_regex(status: object) -> str:
     """Convert a list of statuses to a regular expression for the label `code`.
 
     Arguments:
-        status: codes, classes and `none` (no answer), separated by commas. A single code may be a number.
+        status: codes, classes and `none` (no answer), separated by commas. A single code may also be given as a number.
 
     Raises:
         InvalidArgument: an item of the list is not a code, a class or `none`.

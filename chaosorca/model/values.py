@@ -28,13 +28,13 @@ def as_number(value: object, what: str, least: float, most: float) -> float:
     Raises:
         InvalidArgument: the value is not a number, or is out of bounds.
     """
-    text = str(value) if not isinstance(value, bool) else "nan"
+    text = "" if isinstance(value, bool) else str(value)
     try:
         number = float(text if text.isascii() and "_" not in text else "")  # float() also accepts underscores and non-ASCII digits
     except ValueError:
         raise InvalidArgument(f"{what} {value!r} is not a number") from None
     if not least <= number <= most:
-        raise InvalidArgument(f"{what} {value!r} is not a number from {least} to {most}")
+        raise InvalidArgument(f"{what} {value!r} is not between {least} and {most}")
     return number
 
 
@@ -45,9 +45,9 @@ def as_int(value: object, what: str, least: int, most: int) -> int:
         InvalidArgument: the value is not a whole number, or is out of bounds.
     """
     if isinstance(value, bool) or not re.fullmatch(r"\s*[-+]?[0-9]{1,40}(\.0+)?\s*", str(value)):
-        as_number(value, what, least, most)  # has its own message if the value is not a number at all
+        as_number(value, what, least, most)  # raises a different error if the value is not a number at all
         raise InvalidArgument(f"{what} {value!r} is not a whole number")
     number = int(str(value).split(".")[0])  # a float would round large numbers
     if not least <= number <= most:
-        raise InvalidArgument(f"{what} {value!r} is not a number from {least} to {most}")
+        raise InvalidArgument(f"{what} {value!r} is not between {least} and {most}")
     return number

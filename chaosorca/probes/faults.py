@@ -17,12 +17,12 @@ def faults_injected(
     secrets: dict = None,
 ) -> int:
     """
-    Count the system calls that the latest fault of a container has hit, whether it is active or has ended.
+    Count the system calls that the latest fault of a container has hit. This fault may be active or ended.
 
     Arguments:
         container: the container's name, id or id's prefix.
         syscall: only calls of this system call.
-        fault: the fault with this id, as `start_fault` returned it, instead of the latest one.
+        fault: the id of a fault, as returned by `start_fault`; default: the latest fault.
 
     Returns:
         the number of calls; 0 for a fault that has not fired.

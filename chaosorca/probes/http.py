@@ -29,7 +29,7 @@ def request_rate(
 
     Arguments:
         container: the container's name, id or id's prefix.
-        status: only requests with these codes and classes, as in "200" or "4xx,5xx,none"; "none": never answered.
+        status: only requests with these codes and classes, as in "200" or "4xx,5xx,none"; "none" means no answer.
         role: "server" for requests to the container, "client" for requests that it makes.
         window: the time over which the rate is averaged, with a unit.
 
@@ -97,7 +97,7 @@ def latency(
         container: the container's name, id or id's prefix.
         quantile: the quantile, from 0 to 1; Prometheus's histogram_quantile() interpolates it between powers of two.
         role: "server" or "client", as in `request_rate`.
-        window: the time over which it is measured, with a unit.
+        window: the time over which the latency is measured, with a unit.
 
     Returns:
         seconds.
@@ -124,9 +124,9 @@ def time_to_recover(
     """
     Measure how long a container takes to recover from its latest fault. The probe waits until the container has recovered.
 
-    The probe compares two shares of failed requests: over three scrape intervals, and over the 30 seconds before the fault.
-    The container has recovered when both are the same. A binomial test at a level of 0.001 decides whether they are. The test
-    needs enough requests to detect a share that is larger by 0.2. With too few requests, the probe waits up to one minute longer.
+    The probe compares the share of failed requests in three scrape intervals with the share in the 30 seconds before the fault.
+    The container has recovered when the first share is not larger. A binomial test at a level of 0.001 decides this. The
+    test needs enough requests to detect an increase by 0.2. With too few requests, the probe waits up to one minute longer.
 
     Faults that overlap or follow each other within 30 seconds count as one. A fault that never fired is ignored if another one
     fired. A request that is never answered counts as failed when its connection ends, or after a minute.
@@ -138,11 +138,12 @@ def time_to_recover(
         within: how long the recovery may take, with a unit.
 
     Returns:
-        seconds from the fault's end. The error is at most one scrape interval, or two if a status occurs for the first time.
+        seconds from the fault's end. The error is at most one scrape interval, or two scrape intervals if a status
+        occurs for the first time.
 
     Raises:
-        ActivityFailed: the container did not recover in time; no fault has ended, one is active, or none fired; no request ended
-            before or after the fault; the container is not monitored, or its last sample is older than three scrapes.
+        ActivityFailed: the container did not recover in time; no fault has ended, a fault is active, or no fault fired; no request
+            ended before or after the fault; the container is not monitored, or its last sample is older than three scrapes.
     """
     code, limit = "~" + status_regex(status), parse_seconds(within, "within")
     _role(role)

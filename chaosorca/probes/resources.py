@@ -14,7 +14,7 @@ _MISSING = "the agent could not read it, or it is a network figure of a containe
 @activity
 def cpu_usage(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much processor time a container uses, including what tracing costs its processes, without the tracer's own time.
+    Measure how much processor time a container uses. The cost of tracing to its processes counts; the tracer's own time does not.
 
     Arguments:
         container: the container's name, id or id's prefix.

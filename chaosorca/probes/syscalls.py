@@ -63,7 +63,7 @@ def syscall_latency(
         container: the container's name, id or id's prefix.
         syscall: the system call, by its full name.
         quantile: the quantile, from 0 to 1; Prometheus's histogram_quantile() interpolates it between powers of two.
-        window: the time over which it is measured, with a unit.
+        window: the time over which the latency is measured, with a unit.
 
     Returns:
         seconds.

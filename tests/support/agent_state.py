@@ -1,4 +1,4 @@
-"""What the running agent says of itself: its status and its metrics."""
+"""The status and the metrics of the running agent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def last_fault() -> dict[str, Any]:
 
 
 def scrape() -> dict[str, float]:
-    """Return the agent's metrics, read twice because a new series is 0 the first time."""
+    """Read the agent's metrics twice, and return the second result. A new series is 0 in the first result."""
     address = docker.from_env().containers.get(AGENT).attrs["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
     for _ in range(2):
         with urllib.request.urlopen(f"http://{address}:{METRICS_PORT}/metrics") as answer:

@@ -1,4 +1,4 @@
-"""Hand-assembled code in small ELF files, and the sites that are found in it."""
+"""Hand-assembled code in small ELF files, and the sites that `find_sites` finds in this code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chaosorca.agent.code.elf import Elf
 from chaosorca.agent.code.sites import Site, Sites, find_sites
 
 CODE = 0x1000  # offset of the code in the file
-MOVED = 0x400000  # what addresses are higher than offsets
+MOVED = 0x400000  # address minus offset in the file
 
 SYSCALL = "0f 05"
 RET = "c3"
@@ -35,11 +35,11 @@ def elf(
 
     Arguments:
         text: the code.
-        functions: the first and last offset in it of each function that the file describes.
+        functions: where each described function begins and ends, as offsets in the code.
         table: whether the file has the sorted table of functions.
         signals: whether the functions return from signal handlers.
         machine: the number of the architecture.
-        named: offsets that have symbols.
+        named: the offsets in the code that have symbols.
     """
     described = functions or []
     size = len(text)
@@ -94,7 +94,7 @@ def elf(
 
 
 def found(text: bytes, functions: list[tuple[int, int]] | None = None, **how: Any) -> Sites:
-    """Return the sites of this code by offsets in it. It is one function unless `functions` says otherwise."""
+    """Return the sites of some code, with offsets in the code. The whole code is one function by default."""
     sites = find_sites(Elf(elf(text, [(0, len(text))] if functions is None else functions, **how)))
     return Sites(
         tuple(replace(site, offset=site.offset - CODE) for site in sites.sites),
@@ -105,5 +105,5 @@ def found(text: bytes, functions: list[tuple[int, int]] | None = None, **how: An
 
 
 def early(offset: int, to_syscall: int, nr: int, to_next: int, condition: int | None = None) -> Site:
-    """Return a site that is not on the instruction just before the call."""
+    """Return a site that is earlier than the instruction just before the system call."""
     return Site(offset, to_syscall, nr, None, None, to_next, condition)

@@ -1,4 +1,4 @@
-"""The constants, structures and eBPF maps of C sources, read without a compiler. It understands what the agent's C consists of."""
+"""The constants, structures and eBPF maps of C sources, read without a compiler. It reads only the C that the agent uses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ _FIELD = re.compile(r"\s*((?:const )?(?:struct |enum )?\w+) ([^;{}]+);")
 
 @dataclass(frozen=True)
 class Structure:
-    """A structure's fields: offset, and the codes of `struct` for its numbers in the order of their offsets."""
+    """The layout of a structure.
+
+    Attributes:
+        offsets: the offset of each field, by name.
+        numbers: the code of each number in the module `struct`, by offset.
+        size, alignment: in bytes.
+    """
 
     offsets: dict[str, int]
     numbers: dict[int, str]
@@ -71,11 +77,11 @@ class CSource:
                 try:
                     self.constants[name] = self.value(expression)
                 except (SyntaxError, NameError, TypeError):
-                    continue  # a macro that is no number
+                    continue  # a macro that is not a number
         return self.constants
 
     def structure(self, name: str) -> Structure:
-        """Return a structure by its tag, or the one of a variable without a tag."""
+        """Return the structure with this tag. If there is no such tag, return the structure of the variable with this name."""
         tagged = re.search(rf"\bstruct {name}\s*\{{", self.text)
         start = tagged.end() if tagged else self._start_of_variable(name)
         return self._layout(self.text[start : _end_of_block(self.text, start)], is_union=False)
@@ -117,7 +123,7 @@ class CSource:
                 yield parts[1], self.value(parts[2]) if parts[2] else 1, type_
 
     def type(self, name: str) -> Structure:
-        """Return a type: a number or a structure."""
+        """Return the layout of a type, which is a number or a structure."""
         name = name.strip()
         if name.startswith("struct "):
             return self.structure(name.removeprefix("struct "))
@@ -125,7 +131,7 @@ class CSource:
         return Structure({}, {0: _CODES[name]}, size, size)
 
     def maps(self) -> dict[str, tuple[Structure, Structure]]:
-        """Return the types of the keys and values of all eBPF maps, by name."""
+        """Return the type of the keys and the type of the values of each eBPF map, by the map's name."""
         found = {}
         for kind, text in _MAPS.findall(self.text):
             words = [word.strip() for word in text.split(",")]
@@ -134,15 +140,15 @@ class CSource:
             name, *types, _entries = words
             if kind in ("ARRAY", "PROGRAMS"):
                 types = ["u32", *(types or ["u32"])]
-            if name not in ("map", "name"):  # the macros' own definitions
+            if name not in ("map", "name"):  # not in the definitions of the macros themselves
                 found[name] = (self.type(types[0]), self.type(types[1]))
         return found
 
 
 def same_layout(type_: Structure, format_: str) -> bool:
-    """Return whether a format of `struct` has the same size, and numbers of the same kind at the same offsets.
+    """Return whether a type and a format of `struct` have the same size, and the same kinds of numbers at the same offsets.
 
-    Bytes that the format skips (`x`) or leaves together (`s`) may contain anything.
+    Bytes that the format skips (`x`) or reads as a string (`s`) may contain any type.
     """
     numbers: dict[int, str] = {}
     opaque: set[int] = set()

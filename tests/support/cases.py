@@ -1,4 +1,4 @@
-"""Faults of every kind, each with the calls that it hits and what a program sees of it."""
+"""Faults of every kind. Each has the calls that it hits and the effects that a program sees."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Case:
     """A fault, and its expected effect.
 
     Attributes:
-        steps: the system calls that each worker makes one after the other.
+        steps: the system calls that each worker makes, one after the other.
         fault: the fault.
-        hits: which of each worker's ten calls it hits.
-        result: what these return; None: the same as without a fault.
-        delay: how many seconds these are held.
-        signals: how many signals come with each.
+        hits: which of the ten calls of each worker are hit.
+        result: the result of the hit calls; None for the same result as without a fault.
+        delay: how many seconds the hit calls are held.
+        signals: how many signals arrive with each hit call.
         misses: steps that the fault does not target.
         early: whether threads and children exist before the fault begins.
         threads: the number of threads, in programs with a libc.
@@ -108,6 +108,6 @@ CASES = {
     ),
     "sockets": Case(("socket", "read"), on("%network", error="EAFNOSUPPORT"), result=-97, misses=("read",)),
     "memory": Case(("mmap",), on("mmap", error="ENOMEM", when="2+2"), (2, 4, 6, 8, 10), -12, early=True),
-    # Without threads: a SIGCHLD from one thread's child restarts another thread's clone, which counts as one more call.
+    # This case has no threads. The SIGCHLD of one thread's child would restart the clone of another thread, as a further call.
     "children": Case(("fork",), on("fork*", error="EAGAIN", when="2+3"), (2, 5, 8), -11, early=True, threads=0),
 }

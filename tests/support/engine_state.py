@@ -1,4 +1,4 @@
-"""What chaosorca has on a Docker Engine: containers, networks and volumes with its label."""
+"""The containers, networks and volumes with chaosorca's label on a Docker Engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def remove_leftovers(client: docker.DockerClient) -> None:
 
 
 def check_leftovers(client: docker.DockerClient) -> None:
-    """Assert that nothing of chaosorca is left; remove it in any case, for the next test."""
+    """Assert that nothing of chaosorca is left. Remove any leftovers, so that they do not affect the next test."""
     left = leftovers(client)
     remove_leftovers(client)
     assert left == [], f"left behind: {left}"

@@ -27,6 +27,6 @@ def chaos(web: Web, directory: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file, with their times."""
+    """Return the rows of a CSV file. Timestamps become `datetime` objects."""
     with path.open(newline="") as lines:
         return [{**row, "timestamp": datetime.fromisoformat(row["timestamp"])} for row in csv.DictReader(lines)]

@@ -1,4 +1,4 @@
-"""A snapshot with one value of everything, and its samples as a parser of Prometheus's text format reads them."""
+"""A snapshot with a value for every metric, and the samples that a parser of Prometheus's text format reads from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def histogram(*seconds: float) -> Histogram:
 
 
 def full_snapshot() -> Snapshot:
-    """A snapshot with one value of everything."""
+    """A snapshot with a value for every metric."""
     return Snapshot(
         monitored=[("web", "http"), ("web", "syscalls")],
         syscalls={("web", "openat", ""): 5, ("web", "openat", "EACCES"): 2},
@@ -50,7 +50,7 @@ class Registry:
         self._collected = list(collected)
 
     def collect(self) -> Any:
-        """The families."""
+        """The families of metrics."""
         return self._collected
 
 
@@ -60,7 +60,7 @@ def text_of(collected: Any) -> str:
 
 
 def values_of(collected: Any) -> dict[str, float]:
-    """The value of each sample by its name and sorted labels, without buckets."""
+    """The values of all samples except buckets, by the sample's name and sorted labels."""
     return {
         f"{sample.name}{{{','.join(f'{key}={value}' for key, value in sorted(sample.labels.items()))}}}": sample.value
         for family in text_string_to_metric_families(text_of(collected))

@@ -13,7 +13,7 @@ START = 1_700_000_000.0
 
 
 class FakeMap:
-    """Behaves like `chaosorca.agent.ebpf.table.Table`, with room for a number of entries."""
+    """Behaves like `chaosorca.agent.ebpf.table.Table`, with room for a limited number of entries."""
 
     def __init__(self, room: int | None = None) -> None:
         self.content: dict[Any, Any] = {}
@@ -26,7 +26,7 @@ class FakeMap:
         self.content[key] = value
 
     def delete(self, key: Any) -> None:
-        """Delete an entry, if it exists."""
+        """Delete an entry if it exists."""
         self.content.pop(key, None)
 
     def delete_those(self, chosen: Callable[[Any], bool]) -> None:

@@ -1,4 +1,4 @@
-"""A perl program that waits at one place until a test resumes it."""
+"""A Perl program that waits at a chosen place until a test resumes the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOLD = "$SIG{USR2} = sub { $go = 1 }; select(undef, undef, undef, 0.05) until $g
 
 
 def resume(container: Container) -> None:
-    """Resume a container's program that waits at `HOLD`."""
+    """Resume the program of a container, which waits at `HOLD`."""
     container.reload()
     status = Path(f"/proc/{container.attrs['State']['Pid']}/status")
 

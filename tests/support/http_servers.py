@@ -1,4 +1,4 @@
-"""The containers of tests/integration/http and https: make requests from inside, and read what was counted of them."""
+"""The containers of tests/integration/http and https: make requests from inside, and read the metrics about these requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GET = "GET {} HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def run(container: Container, *command: str) -> str:
-    """Run a command in a container; return its output."""
+    """Run a command in a container, and return its output."""
     ended = run_command(container, command)
     assert ended.exit_code == 0, ended
     return ended.output.decode()
@@ -37,13 +37,13 @@ def address(container: Container, network: str = "bridge") -> str:
 
 
 def ask(container: Container, *requests: str, port: int = NGINX, host: str = "127.0.0.1", **how: Any) -> list[float]:
-    """Make requests on one connection, from inside a container; return how many seconds each took."""
+    """Make requests on one connection, from inside a container. Return how many seconds each request took."""
     asked = {"host": host, "port": port, "requests": requests, **how}
     return json.loads(run(container, "python3", "/client.py", json.dumps(asked)))
 
 
 def figures(container: Container, metric: str, *labels: str) -> Counter[tuple[str, ...]]:
-    """The values of a metric of a container by some of its labels."""
+    """The values of a container's metric, by the values of some labels."""
     found: Counter[tuple[str, ...]] = Counter()
     for series, value in scrape().items():
         if series.startswith(metric + "{") and f'container="{container.name}"' in series:
@@ -52,7 +52,7 @@ def figures(container: Container, metric: str, *labels: str) -> Counter[tuple[st
 
 
 def in_flight(container: Container) -> dict[str, int]:
-    """Requests that wait for their answers, by role."""
+    """The number of requests that wait for their answers, by role."""
     return {role: count for (role,), count in figures(container, "chaosorca_http_requests_in_flight", "role").items()}
 
 

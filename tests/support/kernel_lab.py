@@ -18,12 +18,12 @@ from pathlib import Path
 TOOLS = ("qemu-system-x86_64", "cpio", "bpftool", "busybox", "apt-get", "dpkg-deb")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 BOOT_WITHIN = 580.0
-"""Seconds for a boot, on a loaded machine too."""
+"""The longest time for a boot in seconds. It is enough on a loaded machine."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A series of kernels. `versions` is a regular expression of the versions in it, and `suite` the Debian suite that has them."""
+    """A series of kernels. `versions` is a regular expression for its versions. `suite` is the Debian suite with these versions."""
 
     suite: str
     versions: str
@@ -82,10 +82,10 @@ def newest(packages: Iterable[str], series: Series) -> str:
 
 
 def results(console: str) -> dict[str, str]:
-    """Return for each program why the kernel refuses it, empty if it loads it.
+    """Return why the kernel refused each program. The reason is empty for a program that was loaded.
 
     Raises:
-        ValueError: the guest did not reach its end.
+        ValueError: the guest did not run to its end.
     """
     lines = [line.strip() for line in console.replace("\r", "").splitlines() if line.startswith("LAB ")]
     if "LAB end" not in lines:
@@ -107,7 +107,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 class Mirror:
-    """Debian's kernels, from the mirror that this machine uses. Its lists and packages are kept apart from the machine's own."""
+    """Debian's kernels, from the mirror that this machine uses. Their lists and packages are kept apart from the machine's own."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -166,10 +166,10 @@ def make_initramfs(programs: Path, initramfs: Path) -> None:
 
 
 def boot(kernel: Path, initramfs: Path) -> Mapping[str, str]:
-    """Boot a kernel with an initramfs of `make_initramfs`; return its `results`.
+    """Boot a kernel with an initramfs of `make_initramfs`, and return the `results` of the programs.
 
     Raises:
-        ValueError: it did not boot to its end in time.
+        ValueError: the guest did not run to its end in time.
     """
     command = [
         *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults"),

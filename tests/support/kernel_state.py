@@ -1,4 +1,4 @@
-"""What the kernel holds of chaosorca: eBPF programs, their links, and breakpoints in the code of processes."""
+"""Objects of chaosorca in the kernel: eBPF programs, their links, and breakpoints in the code of processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def programs() -> dict[int, str]:
-    """Return the names of chaosorca's programs by id. A probe keeps its program, so without programs there are no probes."""
+    """Return the names of chaosorca's programs by id. Each probe keeps its program loaded, so no programs means no probes."""
     sources = (ROOT / "chaosorca" / "agent" / "bpf").glob("*.[ch]")
     ours = {name[: _NAME_BYTES - 1] for path in sources for name in _FUNCTION.findall(path.read_text())}
     found = {}
@@ -35,18 +35,18 @@ def programs() -> dict[int, str]:
 
 
 def links(function: str, but: Collection[int] = ()) -> set[int]:
-    """Return the ids of the links of one of chaosorca's functions; `at_site` has one for each file and system call with probes.
+    """Return the ids of the links of one of chaosorca's functions. `at_site` has one link for each probed system call of each file.
 
     Arguments:
-        function: its name.
-        but: ids of programs to leave out, such as those of another engine's agent.
+        function: the function's name.
+        but: ids of programs to leave out, such as the programs of another engine's agent.
     """
     wanted = {id_ for id_, name in programs().items() if name == function and id_ not in but}
     return {id_ for id_, info in _all(_NEXT_LINK, _OPEN_LINK) if struct.unpack_from("=III", info)[2] in wanted}
 
 
 def breakpoints(pids: Collection[int]) -> list[str]:
-    """Return the places where processes' code has a breakpoint and its file has none: these are uprobes."""
+    """Return the places of uprobes in processes. There the code in memory has a breakpoint, but the file has none."""
     return [f"a breakpoint in process {pid} at {place}" for pid in pids for place in _changed_code(pid)]
 
 
@@ -71,12 +71,12 @@ def _changed_code(pid: int) -> Iterator[str]:
 def _all(following: int, opening: int) -> Iterator[tuple[int, bytes]]:
     """Yield the id of each program or link, and the kernel's information about it."""
     id_ = 0
-    with contextlib.suppress(FileNotFoundError):  # there is no further one
+    with contextlib.suppress(FileNotFoundError):  # there are no more
         while True:
             request = ctypes.create_string_buffer(struct.pack("=III", id_, 0, 0), 12)
             _bpf(following, request)
             _, id_, _ = struct.unpack("=III", request.raw)
-            with contextlib.suppress(FileNotFoundError):  # it has gone in the meantime
+            with contextlib.suppress(FileNotFoundError):  # this one has gone in the meantime
                 yield id_, _info(opening, id_)
 
 

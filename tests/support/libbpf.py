@@ -1,4 +1,4 @@
-"""A libbpf that keeps the entries of one map in this process."""
+"""A fake libbpf that keeps the entries of one map in this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class FakeLibrary:
         """
         Arguments:
             bucket: how many entries each bucket has.
-            batch_error: the error of each read in batches, 0 for none.
-            update_error: the error of each update, 0 for none.
+            batch_error: the error of each read of a batch; 0 for none.
+            update_error: the error of each update; 0 for none.
         """
         self.entries: dict[bytes, bytes] = {}
         self.bucket = bucket
@@ -41,7 +41,7 @@ class FakeLibrary:
         return 0 if self.entries.pop(key, None) is not None else -errno.ENOENT
 
     def bpf_map_get_next_key(self, fd: int, before: bytes | None, following: Any) -> int:
-        """Return the key after another; the first key if that one does not exist."""
+        """Return the key after a given key. If the given key does not exist, return the first key."""
         keys = list(self.entries)
         at = keys.index(before) + 1 if before in self.entries else 0
         if at == len(keys):
@@ -50,7 +50,7 @@ class FakeLibrary:
         return 0
 
     def bpf_map_lookup_batch(self, fd: int, begin: Any, end: Any, keys: Any, values: Any, count: Any, _: Any) -> int:
-        """Read the next entries."""
+        """Read the next batch of entries."""
         if self.batch_error:
             return -self.batch_error
         room = count._obj.value

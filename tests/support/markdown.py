@@ -1,4 +1,4 @@
-"""Read Markdown as far as checking it needs: headings, links, and paths in code."""
+"""Read the parts of Markdown that the tests check: headings, links, and paths in code."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Document:
     """A Markdown file.
 
     Attributes:
-        path: its path in the repository.
-        text: its content.
+        path: the file's path in the repository.
+        text: the file's content.
     """
 
     path: str
@@ -38,10 +38,10 @@ class Document:
 
 
 def slugs(text: str) -> set[str]:
-    """Return the anchors of a document: those that GitHub makes of its headings, and explicit ones.
+    """Return the anchors of a document: those that GitHub creates from headings, and those in HTML.
 
-    GitHub's rule: lower case, no punctuation but hyphens and underscores, a hyphen for each space; the second heading with the same
-    anchor gets `-1`, the third `-2`.
+    GitHub converts a heading to lower case, removes all punctuation except hyphens and underscores, and turns spaces into hyphens.
+    The second heading with the same anchor gets `-1`, and the third gets `-2`.
     """
     found: set[str] = set(_ANCHOR.findall(text))
     seen: Counter[str] = Counter()
@@ -81,9 +81,9 @@ def broken_links(document: Document, files: Collection[str], anchors: dict[str, 
 
 
 def paths(text: str, roots: Collection[str]) -> list[str]:
-    """Return what looks like a path of the repository in a document's code.
+    """Return the words in a document's code that look like paths of the repository.
 
-    In inline code these are names of source files, and paths that begin with a root; in code blocks paths that begin with a root.
+    In code blocks, these are the paths that begin with a root. In inline code, names of source files count as well.
     """
     found = [word for block in _FENCE.finditer(text) for word in _words(block[0]) if word.partition("/")[0] in roots]
     for span in _CODE.finditer(_FENCE.sub("", text)):
@@ -92,7 +92,7 @@ def paths(text: str, roots: Collection[str]) -> list[str]:
 
 
 def missing_paths(document: Document, files: Collection[str], roots: Collection[str]) -> list[str]:
-    """Return a sentence for each path in code that no file or folder of the repository has, from its root or from some folder."""
+    """Return a sentence for each path in code that does not exist in the repository, neither in its root nor in any folder."""
     existing = {f"/{one}" for one in (*files, *folders_of(files))}
     return [
         f"{document.path}: the path {path} does not exist"
@@ -102,7 +102,7 @@ def missing_paths(document: Document, files: Collection[str], roots: Collection[
 
 
 def folders_of(files: Collection[str]) -> set[str]:
-    """Return all folders of files, and the repository's root as `.`."""
+    """Return all folders that contain the files, including the repository's root as `.`."""
     found = {"."}
     for file in files:
         while file := dirname(file):

@@ -1,7 +1,7 @@
-"""A container whose program records the result of each of its system calls (see inside/), and faults on it.
+"""A container whose program records the results of its own system calls (see inside/), and faults on this container.
 
-Program and test map the same file, the board (inside/board.h). They communicate without system calls that a fault could hit, so the
-counts contain exactly the calls of a round.
+The program and the test map the same file, the board (inside/board.h). So they communicate without system calls, which a fault
+could hit. The counts therefore contain exactly the calls of a round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.support.web import tracers_of
 
 INJECTORS = ("strace", "ptrace", "uprobe")
 PROGRAMS = ("dynamic", "static", "musl", "bare")
-"""Linked dynamically and statically with glibc, with musl, and without a libc: the last has no threads."""
+"""The programs are linked with glibc (dynamically or statically), with musl, or without a libc. `bare` has no threads."""
 
 REAL = 1
 """The recorded result of a step that returned a descriptor, a process or memory."""
@@ -46,7 +46,7 @@ NORMAL = {
     "readlinkat": -22,
     "getpriority": 20,
 }
-"""The recorded results of steps without a fault, where these are not 0. `getppid` is 0 in the first process, 1 in its children."""
+"""The recorded results of steps without a fault, unless they are 0. `getppid` is 0 in the first process and 1 in its children."""
 
 _SIZE, _WORKERS_AT, _WORKER_HEAD, _STEPS = 64 << 20, 16384, 512, 48
 _HEADER, _TEXTS, _STEP = struct.Struct("4i"), struct.Struct("10i128s64s64s"), struct.Struct("24s104s128s")
@@ -61,8 +61,8 @@ class Step:
 
     Attributes:
         name: the system call.
-        file: the file that its descriptor is opened on, before the fault begins; a path is relative to this.
-        path: its path.
+        file: the file whose descriptor the call gets. The file is opened before the fault begins. `path` is relative to it.
+        path: the path that the call gets.
     """
 
     name: str
@@ -76,15 +76,16 @@ class Round:
 
     Attributes:
         steps: the system calls, one after the other.
-        repeats: how often each worker makes all of them; 0: until `Observer.end_round`.
-        alone: whether the first process makes them, before all others.
-        threads: how many of its threads make them.
-        children: how many forked children make them, after all others.
+        repeats: how often each worker repeats all steps; 0 to repeat them until `Observer.end_round`.
+        alone: whether the first process makes the calls, before all other workers.
+        threads: how many threads of the first process make the calls.
+        children: how many forked children make the calls, after all other workers.
         early: whether threads and children exist before the fault begins.
-        recorded: how many calls of each worker are recorded one by one; None: all.
+        recorded: how many calls of each worker are recorded one by one; None for all calls.
         pause: seconds between the forks.
         directory: the working directory.
-        become: texts in the command lines of even and odd children, which execute themselves with it and make the calls once more.
+        become: the texts for even and odd children. Each child executes itself with its text in the command line, and
+            repeats the calls.
     """
 
     steps: Sequence[Step | str]
@@ -107,15 +108,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Worker:
-    """What one thread recorded.
+    """The records of one thread.
 
     Attributes:
         role: `alone` (the first process's first thread), `thread`, `child`, or `executed`.
-        calls: the number of its calls.
-        signals: the number of signals that its handler counted.
+        calls: the number of the thread's calls.
+        signals: the number of signals that the thread's handler counted.
         tally: the number of calls by result; -errno for failed calls.
         results, seconds: the results and durations of the recorded calls, in order.
-        steps: the number of steps of a repeat.
+        steps: the number of steps in each repeat.
     """
 
     role: str
@@ -127,7 +128,7 @@ class Worker:
     steps: int = 1
 
     def of(self, step: int) -> Worker:
-        """Return the same for one of the steps, by its place."""
+        """Return the records of one step, which is given by its place."""
         results = self.results[step :: self.steps]
         seconds = self.seconds[step :: self.steps]
         return Worker(self.role, len(results), self.signals, Counter(results), results, seconds)
@@ -141,7 +142,7 @@ class Observer:
         Arguments:
             client, image: the engine and the image.
             program: one of `PROGRAMS`.
-            text: a text for its command line.
+            text: a text for the program's command line.
             options: further options of `docker run`.
         """
         self.program = program
@@ -159,7 +160,7 @@ class Observer:
             detach=True,
             **options,
         )
-        # Before that the signal that begins a round would be lost.
+        # The program would miss the signal that begins a round if it came earlier.
         self._wait(lambda: self._state()[2] == _READY, 10)
 
     @property
@@ -169,7 +170,7 @@ class Observer:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a round."""
+        """Whether the observer waits for a round."""
         return self._state()[1] == self._number
 
     def remove(self) -> None:
@@ -179,7 +180,7 @@ class Observer:
         shutil.rmtree(self.directory)
 
     def prepare(self, round_: Round) -> None:
-        """Have the program prepare a round, before the fault begins."""
+        """Let the program prepare a round before the fault begins."""
         assert self.idle, "the previous round is not over"
         steps = [step if isinstance(step, Step) else Step(step) for step in round_.steps]
         recorded = round_.repeats * len(steps) if round_.recorded is None else round_.recorded
@@ -207,16 +208,16 @@ class Observer:
         self._signal()
 
     def end_round(self) -> None:
-        """End a round without a number of repeats."""
+        """End a round whose `repeats` is 0."""
         struct.pack_into("i", self._board, _HEADER.size + 4, 1)
 
     def result(self, within: float = 60) -> list[Worker]:
-        """Wait for the end of the round; return what the workers recorded."""
+        """Wait for the end of the round, and return what the workers recorded."""
         self._wait(lambda: self.idle, within)
         return self.so_far()
 
     def run(self, within: float = 60) -> list[Worker]:
-        """Make the round; return what the workers recorded."""
+        """Run the round, and return what the workers recorded."""
         self.begin()
         return self.result(within)
 
@@ -225,11 +226,11 @@ class Observer:
         return [self._worker(place, role) for place, role in enumerate(self._round.roles)]
 
     def strays(self) -> int:
-        """Return the number of signals that came between calls, since the start of the container."""
+        """Return how many signals have arrived between two calls since the start of the container."""
         return self._state()[3]
 
     def tracers(self) -> set[int]:
-        """Return the ids of the processes that trace its threads; {0} if there are none."""
+        """Return the ids of the processes that trace the container's threads. Return {0} if there are none."""
         return tracers_of(self.container)
 
     def _worker(self, place: int, role: str) -> Worker:
@@ -267,7 +268,7 @@ class Observer:
 
 
 class Observers:
-    """The observers of a module's tests. Each is started on first use."""
+    """The observers of a module's tests. Each observer is started on its first use."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
@@ -280,12 +281,13 @@ class Observers:
 
         Arguments:
             program: one of `PROGRAMS`.
-            text: a text for its command line.
-            confined: True: Docker's own seccomp profile; a text: this profile; False: none. The kernel applies it after a tracer.
+            text: a text for the program's command line.
+            confined: True for Docker's own seccomp profile, False for none, or the JSON text of another profile. The
+                kernel applies a profile after a tracer has seen the call.
         """
         key = (program, text, confined)
         observer = self._running.get(key)
-        if observer is not None and not observer.idle:  # a test has failed in the middle of a round
+        if observer is not None and not observer.idle:  # a test failed in the middle of a round
             self._running.pop(key).remove()
             observer = None
         if observer is None:
@@ -295,7 +297,7 @@ class Observers:
         return observer
 
     def remove(self) -> None:
-        """Remove all of them."""
+        """Remove all observers."""
         for observer in self._running.values():
             observer.remove()
 
@@ -315,7 +317,7 @@ class Started:
 
 @contextmanager
 def fault_on(observer: Observer, injector: str, **fault: Any) -> Iterator[Started]:
-    """Start a fault on an observer, and stop it in any case."""
+    """Start a fault on an observer. Stop the fault at the end, even after an error."""
     started = start_fault(container=observer.name, injector=injector, **fault)
     try:
         assert started["injector"] == injector
@@ -331,7 +333,7 @@ def fault_on(observer: Observer, injector: str, **fault: Any) -> Iterator[Starte
 def observe(
     observer: Observer, injector: str, round_: Round, within: float = 60, **fault: Any
 ) -> tuple[list[Worker], dict[str, int]]:
-    """Make a round under a fault.
+    """Run a round under a fault.
 
     Returns:
         what the workers recorded, and the number of injected calls by system call.
@@ -351,7 +353,7 @@ def can(injector: str, fault: dict[str, Any]) -> bool:
 
 
 def normal(step: str, role: str) -> int:
-    """Return the recorded result of a step without a fault, in a worker of a role."""
+    """Return the result that a worker with this role records for a step without a fault."""
     if step == "getppid":
         return 1 if role in ("child", "executed") else 0
     return NORMAL.get(step, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Proxy:
-    """The engine's socket at another path. It can be made to hang up or to hold answers back."""
+    """The engine's socket at another path. A test can make the proxy hang up or refuse connections."""
 
     def __init__(self, path: Path, engine: str) -> None:
         self.configuration = {"chaosorca_docker_host": f"unix://{path}"}
@@ -21,18 +21,18 @@ class Proxy:
         self._listening.listen()
         self.refuses = False
         self.gathers = False
-        """Whether the headers of an upgraded connection arrive together with the following data, as for a slow client."""
+        """Whether the headers of an upgraded connection arrive together with the data after them, as they do for a slow client."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def hang_up(self) -> None:
-        """End all connections; while it refuses, new ones end at once."""
+        """End all connections. While `refuses` is set, new connections end at once."""
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         self._open.clear()
 
     def close(self) -> None:
-        """End all connections, and accept no more."""
+        """End all connections, and accept no new ones."""
         self._listening.close()
         self.hang_up()
 

@@ -1,4 +1,4 @@
-"""Records of faults, each given by what is unusual about it."""
+"""Records of faults. A test gives only the fields that differ from the usual record."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ _USUAL = FaultRecord(
 
 
 def fault_record(**changed: Any) -> FaultRecord:
-    """Return the record of a fault that fired nine times and was stopped after 5.5 seconds, with some fields changed."""
+    """Return a record with some changed fields. By default, the fault fired nine times and was stopped after 5.5 seconds."""
     return replace(_USUAL, **changed)

@@ -1,8 +1,8 @@
 """A second Docker Engine beside the machine's own, for tests that stop and start the daemon itself.
 
-It shares nothing with the first one. It has its own containerd, control group, directories and socket. It also has its own network
-namespace, so that it does not remove the first engine's `docker0` as a leftover. There is only one at a time, always in the same
-place. So it cleans up what an earlier one left when it was killed.
+The second engine shares nothing with the first one. It has its own containerd, control group, directories and socket. Its own
+network namespace prevents it from removing the first engine's `docker0` as a leftover. Only one second engine runs at a time,
+always in the same directory. Each one first removes the leftovers of an earlier one that was killed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 import docker
 import requests
 
-BASE = Path("/var/tmp/chaosorca-second-engine")  # not /tmp, which may be in memory: the images need half a gigabyte
+BASE = Path("/var/tmp/chaosorca-second-engine")  # not in /tmp, which may be in memory, because the images need half a gigabyte
 _CGROUP = "chaosorca-second-engine"
 _STARTS_WITHIN, _STOPS_WITHIN = 30.0, 40.0
 
 
 class SecondEngine:
-    """The daemon, which can be stopped and started; its containerd stays."""
+    """A daemon that can be stopped and started. Its containerd keeps running."""
 
     host = f"unix://{BASE}/docker.sock"
     configuration: dict[str, Any] = {"chaosorca_docker_host": host}  # noqa: RUF012
@@ -75,7 +75,7 @@ class SecondEngine:
             self._daemon = None
 
     def load(self, images: Sequence[str]) -> None:
-        """Copy images from the machine's own engine; shared layers are copied once."""
+        """Copy images from the machine's own engine. Shared layers are copied only once."""
         with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
             subprocess.run(
                 ["docker", "--host", self.host, "load", "--quiet"], stdin=save.stdout, stdout=subprocess.DEVNULL, check=True
@@ -99,7 +99,7 @@ class SecondEngine:
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f'[grpc]\naddress = "{BASE}/containerd.sock"\n'
         )
-        # The network namespace belongs to containerd, and so outlives the daemon.
+        # The network namespace belongs to containerd, so it outlives the daemon.
         process = _start(["unshare", "--net", "containerd", "--config", f"{BASE}/containerd.toml"], "containerd.log")
         self._wait_for((BASE / "containerd.sock").exists, process, "containerd.log")
         return process
@@ -122,7 +122,7 @@ class SecondEngine:
 
 @contextlib.contextmanager
 def second_engine(images: Sequence[str], live_restore: bool = False) -> Iterator[SecondEngine]:
-    """Run a second engine with images of the first one; remove everything of it afterwards."""
+    """Run a second engine with images of the first one. Remove all parts of the second engine afterwards."""
     with _only_one():
         _clean_up()
         BASE.mkdir(parents=True)
@@ -151,7 +151,7 @@ def _only_one() -> Iterator[None]:
 
 def _start(command: list[str], log: str) -> subprocess.Popen[bytes]:
     with (BASE / log).open("ab") as output:
-        # It has its own session, so that Ctrl-C ends the test and not the daemon.
+        # The process has its own session, so that Ctrl-C ends the test and not the daemon.
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
@@ -165,7 +165,7 @@ def _end(process: subprocess.Popen[bytes], within: float) -> None:
 
 
 def _clean_up() -> None:
-    """End all processes, including those of an earlier test that was killed, and remove everything."""
+    """End all processes of the second engine, including those of an earlier test that was killed. Remove all its files."""
     end = time.monotonic() + 10
     while (pids := _processes()) and time.monotonic() < end:
         for pid in pids:
@@ -181,7 +181,7 @@ def _clean_up() -> None:
 
 
 def _processes() -> list[int]:
-    """Return the ids of the daemons and shims, which have our directory in their command lines, and of the containers."""
+    """Return the ids of the containers' processes, and of daemons and shims with our directory in their command lines."""
     found: set[int] = set()
     for group in _cgroups():
         with contextlib.suppress(OSError):
@@ -199,7 +199,7 @@ _DAEMONS = {"dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim
 
 
 def _cgroups() -> list[Path]:
-    """Return the control groups of the containers, of cgroup v2 or of v1's hierarchies, the deepest first."""
+    """Return the control groups of the containers in cgroup v2 or in the hierarchies of v1. The deepest groups come first."""
     root = Path("/sys/fs/cgroup")
     tops = [root / _CGROUP, *(root / one.name / _CGROUP for one in root.iterdir() if one.is_dir())]
     return [
@@ -208,6 +208,6 @@ def _cgroups() -> list[Path]:
 
 
 def _mounts() -> list[str]:
-    """Return the mounts below our directory, the deepest first."""
+    """Return the mounts below our directory. The deepest mounts come first."""
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return sorted((point for point in points if point.startswith(f"{BASE}/")), reverse=True)

@@ -1,4 +1,4 @@
-"""What every message for a user is."""
+"""The rules for messages to users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def is_a_sentence(message: str) -> bool:
-    """Whether a message is one line for a user, with nothing of the program's inside in it."""
+    """Whether a message is one line for a user, and shows nothing of the program's internals."""
     return (
         len(message.splitlines()) == 1
         and message.isprintable()

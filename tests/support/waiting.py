@@ -9,7 +9,7 @@ from typing import Any
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> float:
-    """Wait until a condition holds; return how many seconds it took."""
+    """Wait until a condition holds. Return how many seconds it took."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > seconds:
@@ -19,7 +19,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> float:
 
 
 def becomes(read: Callable[[], Any], expected: Any, seconds: float = 5.0) -> None:
-    """Wait until a value is the expected one; assert that it is."""
+    """Wait until a value is the expected one. Fail if it does not become so in time."""
     with contextlib.suppress(AssertionError):
         wait_for(lambda: read() == expected, seconds)
     assert read() == expected

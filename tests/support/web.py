@@ -26,7 +26,7 @@ class Web:
         return str(self.container.name)
 
     def get(self, path: str = "") -> int:
-        """Return the status code of a request, 0 if there was no answer."""
+        """Make a request. Return the status code, or 0 if there was no answer."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=5) as answer:
                 return int(answer.status)
@@ -36,22 +36,22 @@ class Web:
             return 0
 
     def pids(self) -> list[int]:
-        """Return the ids of its processes, as the host numbers them."""
+        """Return the ids that the container's processes have on the host."""
         return host_pids(self.container)
 
     def tracers(self) -> set[int]:
-        """Return the ids of the processes that trace its threads; {0} if there are none."""
+        """Return the ids of the processes that trace the container's threads. Return {0} if there are none."""
         return tracers_of(self.container)
 
 
 def host_pids(container: Container) -> list[int]:
-    """Return the ids of a container's processes, as the host numbers them."""
+    """Return the ids that a container's processes have on the host."""
     top = container.top()
     return sorted(int(process[top["Titles"].index("PID")]) for process in top["Processes"])
 
 
 def tracers_of(container: Container) -> set[int]:
-    """Return the ids of the processes that trace a container's threads; {0} if there are none."""
+    """Return the ids of the processes that trace a container's threads. Return {0} if there are none."""
     found = set()
     for pid in host_pids(container):
         for status in Path(f"/proc/{pid}/task").glob("*/status"):

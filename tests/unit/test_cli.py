@@ -43,7 +43,7 @@ WRONG = [
     ("--nonsense", "No such option"),
     ("prom nonsense", "No such command 'nonsense'"),
     ("prom start --port http", "port 'http' is not a number"),
-    ("prom start --port 65536", "port '65536' is not a number from 0 to 65535"),
+    ("prom start --port 65536", "port '65536' is not between 0 and 65535"),
     ("prom start --scrape-interval 1", "scrape_interval '1' has no unit"),
     ("prom start extra", "unexpected extra argument"),
     ("monit start", "Missing option '--name'"),

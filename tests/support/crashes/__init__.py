@@ -1,1 +1,1 @@
-"""The crash matrix: what can happen to a fault that is in force, and what must be true afterwards."""
+"""The crash matrix: the events that can happen to a fault in force, and what must be true after each event."""

@@ -14,7 +14,7 @@ from tests.support.crashes.round import LATEST_MOMENT, Round
 from tests.support.waiting import wait_for
 
 _MOST_BETWEEN = 0.005
-"""Seconds between two kills that belong together, at most."""
+"""The longest time between two kills that belong together, in seconds."""
 
 
 def kill_chaos(how: signal.Signals) -> Callable[[Round], None]:
@@ -66,7 +66,7 @@ def signal_tracer(how: signal.Signals) -> Callable[[Round], None]:
 
 
 def kill_tracer_and_agent(tracer_first: bool) -> Callable[[Round], None]:
-    """Kill the tracers and the agent, within milliseconds."""
+    """Kill the tracers and the agent within milliseconds of each other."""
 
     def trigger(one: Round) -> None:
         agent = one.agent()
@@ -74,7 +74,7 @@ def kill_tracer_and_agent(tracer_first: bool) -> Callable[[Round], None]:
         pids = [*sorted(one.target.tracers() - {0}), int(agent.attrs["State"]["Pid"])]
         one.measure_from_now()
         for pid in pids if tracer_first else reversed(pids):
-            with contextlib.suppress(ProcessLookupError):  # a tracer ends with its agent
+            with contextlib.suppress(ProcessLookupError):  # the tracer has already ended together with its agent
                 os.kill(pid, signal.SIGKILL)
             one.pause(_MOST_BETWEEN)
 
@@ -127,7 +127,7 @@ def restart_daemon(one: Round) -> None:
 
 
 EVENTS = (
-    # name, trigger, what becomes of the fault, states of the agent
+    # name, trigger, effect on the fault, allowed states of the agent
     Event("chaos-SIGKILL", kill_chaos(signal.SIGKILL), EXPIRES, ("runs", "dead", "gone"), duration=3, by_chaos=True),
     Event("chaos-SIGTERM", kill_chaos(signal.SIGTERM), ENDS, ("gone",), by_chaos=True),
     Event("chaos-SIGINT", kill_chaos(signal.SIGINT), ENDS, ("gone",), by_chaos=True),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.support.crashes.round import Round
 
 LONG = 60.0
-"""A duration that no round waits for, in seconds."""
+"""A duration in seconds. No round waits until it is over."""
 
 ENDS = "ends"
 EXPIRES = "stays in force until its duration is over"
@@ -21,7 +21,7 @@ STAYS = "stays in force until it is stopped"
 
 
 class Engine(Protocol):
-    """A Docker Engine, as a round needs it."""
+    """The parts of a Docker Engine that a round needs."""
 
     configuration: dict[str, Any]
 
@@ -41,11 +41,11 @@ class FirstEngine:
     configuration: dict[str, Any] = field(default_factory=dict)
 
     def start(self, live_restore: bool) -> None:
-        """Refuse."""
+        """Refuse to start the daemon."""
         raise NotImplementedError("the machine's own daemon is not restarted")
 
     def stop(self) -> None:
-        """Refuse."""
+        """Refuse to stop the daemon."""
         raise NotImplementedError("the machine's own daemon is not stopped")
 
 
@@ -54,16 +54,16 @@ class Event:
     """Something that happens while a fault is in force, and what must be true afterwards.
 
     Attributes:
-        name: its name.
-        trigger: makes it happen.
-        fault: `ENDS`, `EXPIRES` or `STAYS`.
-        agent: the allowed states of the agent's container: `runs`, `dead` (exists, does not run), `gone`.
+        name: the event's name.
+        trigger: a function that makes the event happen.
+        fault: what happens to the fault: `ENDS`, `EXPIRES` or `STAYS`.
+        agent: the allowed states of the agent's container: `runs`, `dead` (exists, but does not run), `gone`.
         restarted: whether the target has new processes.
-        duration: the fault's, in seconds.
-        grace: how many seconds after its duration the tracer ends by itself.
-        by_chaos: whether `chaos run` starts the fault; then the event may come before the fault.
-        live_restore: for a second engine: whether that has live-restore; None: the event happens on the first engine.
-        full_load: whether the target gets as many requests as it answers.
+        duration: the fault's duration in seconds.
+        grace: how many seconds after the fault's duration the tracer ends by itself.
+        by_chaos: whether `chaos run` starts the fault. The event may then happen before the fault begins.
+        live_restore: whether the second engine has live-restore; None if the event happens on the first engine.
+        full_load: whether the target gets as many requests as it can answer.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Outcome:
     """The result of a round.
 
     Attributes:
-        event, effect: what was played.
+        event, effect: the name of the event, and the effect of the fault.
         complaints: what was wrong.
         injector: the expected injector of the fault.
         seconds: the time until everything was as expected.

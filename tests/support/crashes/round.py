@@ -31,19 +31,19 @@ from tests.support.project import BIN
 from tests.support.waiting import wait_for
 
 SYSCALL = "writev"
-"""nginx sends its answers by it, and does not need it to start: it can restart under the fault."""
+"""nginx sends answers by this system call, but starts without it. So nginx can restart under the fault."""
 
 DELAY = 0.04
 EFFECTS = {
     "error": {"error": "EACCES"},  # nginx closes the connection without an answer
     "delay": {"delay_enter": f"{DELAY * 1000:.0f}ms"},
-    "signal": {"signal": "SIGURG"},  # nginx ignores it; SIGWINCH would end its workers
+    "signal": {"signal": "SIGURG"},  # nginx ignores SIGURG; SIGWINCH would end its workers
 }
 TRACERS = {"strace", "orca-tracer"}
 INJECTORS = ("auto", "uprobe", "ptrace")
 
 ALLOWED = 2.0
-"""Seconds within which everything must be as the table of events says."""
+"""How many seconds after an event everything must be as the table of events says."""
 LATEST_MOMENT = 1.0
 
 _CHAOS_BEGINS_WITHIN, _CHAOS_PAUSES, _CHAOS_ENDS_WITHIN = 30.0, 4.0, 12.0
@@ -64,7 +64,7 @@ class Round:
         self.complaints: list[str] = []
         self.chaos: subprocess.Popen[bytes] | None = None
         self.measured_from: float | None = None
-        self.ends_by: float | None = None  # when the duration is over, if the fault was seen to begin
+        self.ends_by: float | None = None  # when the fault's duration is over; None if its beginning was not seen
         self.old_tracers: set[int] = set()
         self._directory = directory
         self._agents: set[str] = set()
@@ -75,7 +75,7 @@ class Round:
         self._asked, self.injector = injector, cheapest() if injector == "auto" else injector
 
     def play(self) -> Outcome:
-        """Start the fault, trigger the event at a random moment, and check what becomes of everything."""
+        """Start the fault, trigger the event at a random moment, and check the result."""
         outcome = Outcome(self.event.name, self.effect, self.complaints, self.injector)
         try:
             with _load(self.target, self.event.full_load):
@@ -99,7 +99,7 @@ class Round:
         return outcome
 
     def agent(self) -> Any:
-        """Return the agent's container, None if there is none."""
+        """Return the agent's container; None if there is none."""
         try:
             found = self.engine.client.containers.get(AGENT)
         except docker.errors.NotFound:
@@ -113,7 +113,7 @@ class Round:
         self.agent().kill("SIGSTOP")
 
     def measure_from_now(self) -> None:
-        """Measure from now on, and not from the end of the event: for events whose effect must be undone while they last."""
+        """Measure the recovery from now on. This is for events whose effect must be undone before the event itself ends."""
         self.measured_from = time.monotonic()
 
     def pause(self, most: float = LATEST_MOMENT) -> None:
@@ -137,14 +137,14 @@ class Round:
             self.complaints.append(f"the target was still traced {released - self.measured_from:.1f} s after {how.name} of chaos")
 
     def _chaos_lost_the_signal(self) -> bool:
-        """Return whether Chaos Toolkit lost the signal and completed: it does if a control runs at that moment."""
+        """Return whether Chaos Toolkit ignored the signal and completed. This happens if the signal arrives during a control."""
         with contextlib.suppress(OSError, ValueError):
             journal = json.loads((self._directory / "journal.json").read_text())
             return journal["status"] == "completed" and all(run["status"] == "succeeded" for run in journal["run"])
         return False
 
     def not_in_force(self) -> list[str]:
-        """Return why the fault does not act on the whole target, or why the target does not serve under it."""
+        """Return why the fault does not act on the whole target, or why the target's answers are not the expected ones."""
         tracers = self.target.tracers()
         if not tracers or 0 in tracers:
             return ["not every thread of the target is traced"]
@@ -167,7 +167,7 @@ class Round:
         return self._not_released() or self._not_ended(self.event.agent)
 
     def not_clean(self) -> list[str]:
-        """Return what is left behind after everything was stopped."""
+        """Return what is left after everything was stopped."""
         left = (
             self._not_released() or self._not_ended(("gone",)) or [f"left behind: {one}" for one in leftovers(self.engine.client)]
         )
@@ -186,7 +186,7 @@ class Round:
             self._check_injector(started["injector"])
         else:
             self._start_chaos(arguments)
-            if self.rng.random() < 0.5:  # in half of the rounds the event comes at any moment of the start
+            if self.rng.random() < 0.5:  # in half of the rounds, the event happens at a random moment while `chaos` starts
                 self.pause(2.0)
                 return
             wait_for(lambda: 0 not in (self.target.tracers() or {0}), _CHAOS_BEGINS_WITHIN)
@@ -221,7 +221,7 @@ class Round:
             )
 
     def _expire(self, triggered: float) -> float:
-        """Check that the fault stays in force and expires; return when its duration was over."""
+        """Check that the fault stays in force and then expires. Return when its duration was over."""
         if self.ends_by is None:
             # `chaos` died before the fault was seen. The agent may begin it a moment later.
             ends_by = triggered + 1.0 + self.event.duration
@@ -235,7 +235,7 @@ class Round:
         return ends_by
 
     def _stop(self) -> float:
-        """Stop everything as a user does; return the seconds until nothing was left."""
+        """Stop everything as a user does. Return the number of seconds until nothing was left."""
         begin = time.monotonic()
         self._thaw()
         stop_fault(container=self.target.name, configuration=self.engine.configuration)
@@ -245,7 +245,7 @@ class Round:
         return time.monotonic() - begin
 
     def _expect(self, check: Callable[[], list[str]], within: float = ALLOWED) -> None:
-        """Wait until a check has no complaint; after the time allowed, note its complaints."""
+        """Wait until a check has no complaints. If the allowed time is over, record them."""
         begin = time.monotonic()
         while complaints := check():
             if time.monotonic() > begin + within:
@@ -298,7 +298,7 @@ class Round:
                 agent.kill("SIGCONT")
 
     def _clean_up(self) -> None:
-        """Undo the effects of the event in any case; after a failed round also remove everything by force."""
+        """Undo the effects of the event. After a failed round, also remove everything by force."""
         if self.chaos is not None:
             self.chaos.kill()
             self.chaos.wait()
@@ -324,7 +324,7 @@ def cheapest() -> str:
 
 @contextlib.contextmanager
 def _load(target: Target, is_full: bool) -> Iterator[None]:
-    """Make requests to the target: some per second or as many as it answers, for as long as a round takes at most."""
+    """Make requests to the target during a round: some per second, or as many as it can answer."""
     over = threading.Event()
 
     def run() -> None:
@@ -344,7 +344,7 @@ def _load(target: Target, is_full: bool) -> Iterator[None]:
 
 
 def _processes_of_containers(ids: set[str]) -> list[tuple[int, str]]:
-    """Return the pids and names of running processes in the control groups of containers, which may be gone themselves."""
+    """Return the pids and names of running processes in the control groups of containers. The containers may be gone."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """The target of a round: an nginx that is examined from outside.
 
-Requests go to 127.0.0.1 in its own network namespace. So they work the same on any engine, and also while the daemon is down.
+Requests go to 127.0.0.1 in the network namespace of the nginx. So requests work on any engine, even while the daemon is down.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Target:
 
     @property
     def container(self) -> Any:
-        """Its container, looked up now."""
+        """The target's container, as the engine describes it now."""
         return self._engine.client.containers.get(self.name)
 
     def refresh(self) -> int:
-        """Look up its first process again, which a restart changes; return its id, 0 if there is none."""
+        """Look up the first process, which changes with a restart. Return its id, or 0 if there is no process."""
         self.pid = int(self.container.attrs["State"]["Pid"])
         return self.pid
 
     def remove(self) -> None:
-        """Remove its container, if that exists."""
+        """Remove the target's container, if it exists."""
         with contextlib.suppress(docker.errors.NotFound):
             self.container.remove(force=True, v=True)
 
     def get(self) -> tuple[int, float]:
-        """Make a request; return its status code, 0 if there was no answer, and how many seconds it took."""
+        """Make a request. Return the status code, or 0 without an answer, and the duration in seconds."""
         begin = time.monotonic()
         try:
             with _network_of(self.pid), _opener.open("http://127.0.0.1/", timeout=1) as answer:
@@ -64,7 +64,7 @@ class Target:
         return status, time.monotonic() - begin
 
     def processes(self) -> set[tuple[int, str]]:
-        """Return the ids and start times of its processes."""
+        """Return the ids and start times of the target's processes."""
         found = set()
         for pid in processes_in_pid_namespace_of(self.pid):
             with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ class Target:
         return found
 
     def threads(self) -> Iterator[tuple[int, str, int]]:
-        """Yield the id, the state (R, S, T, t, …) and the tracer's id (0: none) of each thread."""
+        """Yield each thread's id, state (R, S, T, t, …) and tracer. The tracer is a process id, or 0 for no tracer."""
         for pid in processes_in_pid_namespace_of(self.pid):
             for status in Path(f"/proc/{pid}/task").glob("*/status"):
                 with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ class Target:
                         yield int(fields["Pid"]), fields["State"][0], int(fields["TracerPid"])
 
     def tracers(self) -> set[int]:
-        """Return the ids of the processes that trace it; 0 is among them if a thread is not traced."""
+        """Return the ids of the processes that trace the target. The set contains 0 if a thread is not traced."""
         return {tracer for _, _, tracer in self.threads()}
 
 

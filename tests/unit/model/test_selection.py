@@ -131,8 +131,8 @@ def test_effects(arguments: dict, text: str, effects: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"retval": -1}, "retval -1 is not a number from 0 to"),
-        ({"retval": 2**63}, "is not a number from 0 to"),
+        ({"retval": -1}, "retval -1 is not between 0 and"),
+        ({"retval": 2**63}, "is not between 0 and"),
         ({"retval": "1.5"}, "retval '1.5' is not a whole number"),
         ({"retval": "many"}, "retval 'many' is not a number"),
         ({"retval": True}, "retval True"),

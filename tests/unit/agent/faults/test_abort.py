@@ -42,13 +42,13 @@ def test_conditions(text: str, canonical: str, measured: str, status: str, quant
         ("error_ratio > 0.5 during 10s", "is not a condition"),
         ("error_ratio > 0.5 for", "is not a condition"),
         ("error_rati > 0.5", "abort_when has no measure 'error_rati': did you mean 'error_ratio'"),
-        ("error_ratio > 2", "is not a number from 0 to 1"),
+        ("error_ratio > 2", "is not between 0 and 1"),
         ("error_ratio > half", "is not a number"),
         ("error_ratio > 0.5 for 10", "has no unit"),
         ("error_ratio(5x) > 0.5", "status '5x' is not an HTTP code"),
-        ("request_rate < -1", "is not a number from 0 to"),
+        ("request_rate < -1", "is not between 0 and"),
         ("latency > 0.2", "abort_when's latency '0.2' has no unit"),
-        ("latency(2) > 1s", "abort_when's quantile '2' is not a number from 0 to 1"),
+        ("latency(2) > 1s", "abort_when's quantile '2' is not between 0 and 1"),
     ],
 )
 def test_what_is_no_condition(text: object, says: str) -> None:
