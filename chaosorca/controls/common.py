@@ -17,11 +17,17 @@ from chaosorca.model.nearest import nearest
 
 
 def is_dry(experiment: Mapping[str, Any] | None) -> bool:
-    """Return whether the experiment is a dry run. Chaos Toolkit then skips the activities, but still calls the controls."""
-    return bool((experiment or {}).get("dry"))
+    """Return whether Chaos Toolkit skips the actions of an experiment. It calls the controls all the same.
+
+    With `--dry=pause` and `--dry=probes` it runs the actions.
+    """
+    dry = (experiment or {}).get("dry")
+    return bool(dry) and getattr(dry, "value", dry) not in ("pause", "probes")
 
 
-def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None) -> list[str]:
+def named_containers(
+    experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None, secrets: Mapping[str, Any] | None = None
+) -> list[str]:
     """Return the containers that are named in the experiment's activities of this extension, in order."""
     hypothesis = experiment.get("steady-state-hypothesis") or {}
     activities = [*hypothesis.get("probes", []), *experiment.get("method", []), *experiment.get("rollbacks", [])]
@@ -29,7 +35,7 @@ def named_containers(experiment: Mapping[str, Any], configuration: Mapping[str, 
     for activity in activities:
         provider = activity.get("provider") or {}
         if str(provider.get("module", "")).startswith("chaosorca."):
-            container = substitute(provider.get("arguments") or {}, configuration, None).get("container")
+            container = substitute(provider.get("arguments") or {}, configuration, secrets).get("container")
             if container:
                 found[str(container)] = None
     return list(found)
@@ -89,3 +95,10 @@ def logging_errors(doing: str, function: Callable[[], object]) -> None:
     except Exception as error:
         logger.error("%s failed: %s: %s", doing, type(error).__name__, error)
         logger.debug("%s failed", doing, exc_info=True)
+
+
+def interruption(control: str, error: Exception) -> InterruptExecution:
+    """Log an unforeseen error of a control, and return the interruption of the experiment for it."""
+    logger.error("%s: %s: %s", control, type(error).__name__, error)
+    logger.debug("%s failed", control, exc_info=error)
+    return InterruptExecution(f"the {control} control failed with {type(error).__name__}: {error}")

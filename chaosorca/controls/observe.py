@@ -16,7 +16,7 @@ from logzero import logger
 
 from chaosorca.actions.monitoring import start_monitoring, stop_monitoring
 from chaosorca.actions.prometheus import start_prometheus, stop_prometheus
-from chaosorca.controls.common import as_names, check_arguments, logging_errors, named_containers
+from chaosorca.controls.common import as_names, check_arguments, interruption, logging_errors, named_containers
 from chaosorca.controls.run import Run, current_run, run_of
 from chaosorca.controls.work import configure_control, finish
 from chaosorca.engine.client import connect
@@ -59,11 +59,18 @@ def before_experiment_control(
     if run.is_dry:
         return
     try:
-        _start(run, as_names(containers, "containers") or ([] if label else named_containers(context, configuration)), label)
+        names = as_names(containers, "containers") or ([] if label else named_containers(context, configuration, secrets))
+        _start(run, names, label)
     except (OrcaError, ChaosException) as error:
         logger.error("observe: %s", error)
         _stop(run)
         raise InterruptExecution(f"the observe control cannot do its work: {error}") from error
+    except InterruptExecution:
+        _stop(run)
+        raise
+    except Exception as error:  # an experiment must not continue unobserved
+        _stop(run)
+        raise interruption("observe", error) from error
     except BaseException:
         _stop(run)
         raise

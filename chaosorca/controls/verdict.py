@@ -31,8 +31,13 @@ def judge(run: Run, journal: dict[str, Any], min_injected: Any = 1) -> None:
     for reason in reasons:
         logger.error("verify: %s", reason)
     if reasons:
-        journal["status"] = "failed"
-        journal["chaosorca"] = {"failed": reasons}
+        fail(journal, *reasons)
+
+
+def fail(journal: dict[str, Any], *reasons: str) -> None:
+    """Mark a journal as failed, with the reasons."""
+    journal["status"] = "failed"
+    journal["chaosorca"] = {"failed": list(reasons)}
 
 
 def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord], least: int) -> list[str]:

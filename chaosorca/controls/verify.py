@@ -19,7 +19,7 @@ from chaoslib.exceptions import ActivityFailed, InterruptExecution
 from logzero import logger
 
 from chaosorca.actions.faults import start_fault
-from chaosorca.controls.common import check_arguments
+from chaosorca.controls.common import check_arguments, interruption
 from chaosorca.controls.run import Task, run_of
 from chaosorca.controls.verdict import check_min_injected, start_faults
 from chaosorca.controls.work import before_rollbacks, configure_control, finish
@@ -48,11 +48,15 @@ def before_experiment_control(
     try:
         check_min_injected(min_injected)
         for activity in start_faults(context.get("method", [])):
-            arguments = substitute(activity["provider"].get("arguments") or {}, configuration, None)
+            arguments = substitute(activity["provider"].get("arguments") or {}, configuration, secrets)
             start_fault(**{**arguments, "dry_run": True, "configuration": configuration})
     except (ActivityFailed, ValueError, TypeError) as error:
         logger.error("verify: %s", error)
         raise InterruptExecution(f"a fault of this experiment cannot work: {error}") from error
+    except InterruptExecution:
+        raise
+    except Exception as error:  # an experiment must not continue unverified
+        raise interruption("verify", error) from error
 
 
 def after_method_control(

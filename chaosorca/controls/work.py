@@ -13,7 +13,7 @@ from logzero import logger
 from chaosorca.controls.common import logging_errors
 from chaosorca.controls.results import collect, export
 from chaosorca.controls.run import Run, Task, forget_run, run_of
-from chaosorca.controls.verdict import judge, stopped_faults
+from chaosorca.controls.verdict import fail, judge, stopped_faults
 from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.engine.run_id import RUN_ID
@@ -67,12 +67,23 @@ def finish(run: Run, journal: Any, *own: Task) -> None:
         end_faults(run)
     for task in pending:
         if task.control == "verify":
-            logging_errors("control verify", partial(judge, run, journal, **task.arguments))
+            logging_errors("control verify", partial(_judge, run, journal, task.arguments))
             run.done.append(task)
     for task in pending:
         if task.control == "export":
             logging_errors("control export", partial(export, run, journal, task.arguments))
             run.done.append(task)
+
+
+def _judge(run: Run, journal: dict[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Judge the faults of an experiment. A verdict that cannot be reached is a failure."""
+    try:
+        judge(run, journal, **arguments)
+    except InterruptExecution:
+        raise
+    except Exception as error:
+        fail(journal, f"the faults could not be judged: {error or type(error).__name__}")
+        raise
 
 
 def end_faults(run: Run) -> None:

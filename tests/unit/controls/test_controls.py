@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from chaoslib.exceptions import InterruptExecution
+from chaoslib.types import Dry
 
 from chaosorca.controls import cleanup, export, observe, results, verdict, verify
 from chaosorca.controls.common import as_names, is_dry, named_containers
@@ -72,7 +73,18 @@ def test_names_are_given_as_a_list_or_as_text(value: Any, names: list[str] | Non
 
 
 @pytest.mark.parametrize(
-    ("experiment", "dry"), [(None, False), ({}, False), ({"dry": ""}, False), ({"dry": "activities"}, True), ({"dry": True}, True)]
+    ("experiment", "dry"),
+    [
+        (None, False),
+        ({}, False),
+        ({"dry": ""}, False),
+        ({"dry": "activities"}, True),
+        ({"dry": True}, True),
+        ({"dry": Dry.ACTIONS}, True),
+        ({"dry": Dry.ACTIVITIES}, True),
+        ({"dry": Dry.PAUSE}, False),
+        ({"dry": Dry.PROBES}, False),
+    ],
 )
 def test_a_dry_run_is_recognised(experiment: Any, dry: bool) -> None:
     assert is_dry(experiment) is dry

@@ -16,10 +16,11 @@ import pytest
 from chaoslib.control import cleanup_global_controls, load_global_controls
 from chaoslib.exceptions import InterruptExecution
 from chaoslib.experiment import run_experiment
+from chaoslib.types import Dry
 
 from chaosorca.actions import faults as fault_actions
 from chaosorca.actions import prometheus as prometheus_actions
-from chaosorca.controls import observe, results, work
+from chaosorca.controls import observe, results, verdict, work
 from chaosorca.controls import run as run_module
 from chaosorca.engine import agent, prometheus
 from chaosorca.exceptions import PrometheusError
@@ -249,3 +250,42 @@ def test_arguments_may_be_secrets(engine: FakeEngine, tmp_path: Path) -> None:
         secrets={"s": {"where": "there"}},
     )
     assert run_of_it.tasks() == [run_module.Task("export", {"directory": "there"})]
+
+
+@pytest.mark.parametrize("dry", [Dry.PAUSE, Dry.PROBES])
+def test_a_run_that_skips_only_pauses_or_probes_is_cleaned_up(dry: Dry, engine: FakeEngine) -> None:
+    given = {**experiment(*CONTROLS), "dry": dry}
+    run(given)
+    assert [one.active for one in engine.records] == [False]
+
+
+def test_a_verdict_that_cannot_be_reached_is_a_failure(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("stopped")
+
+    monkeypatch.setattr(verdict, "failures", broken)
+    journal = run(experiment(*CONTROLS))
+    assert (journal["status"], journal["chaosorca"]) == ("failed", {"failed": ["the faults could not be judged: 'stopped'"]})
+
+
+@pytest.mark.parametrize(("control", "part"), [("observe", "_start"), ("verify", "start_faults")])
+def test_an_unforeseen_error_before_the_experiment_interrupts_it(
+    control: str, part: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the credential helper is missing")
+
+    monkeypatch.setattr(f"chaosorca.controls.{control}.{part}", broken)
+    journal = run(experiment(*CONTROLS))
+    assert (journal["status"], engine.records) == ("interrupted", [])
+
+
+def test_the_container_of_a_fault_may_be_a_secret(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCA_TEST_WHO", "web")
+    given = experiment(*CONTROLS)
+    given["secrets"] = {"own": {"who": {"type": "env", "key": "ORCA_TEST_WHO"}}}
+    for one in given["method"]:
+        one["provider"]["secrets"] = ["own"]
+        one["provider"]["arguments"]["container"] = "${who}"
+    journal = run(given)
+    assert len(engine.records) == 1, journal
