@@ -25,6 +25,7 @@ from chaosorca.engine.agent import find_agent, retire_agent
 from chaosorca.engine.client import connect
 from chaosorca.exceptions import AgentError, InvalidArgument, OrcaError, PortTaken
 from chaosorca.metrics import measure, tables
+from chaosorca.model.counted import counted
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.record import FaultRecord
 from chaosorca.model.times import iso
@@ -153,9 +154,9 @@ def fault_start(configuration: dict[str, Any], /, name: str | None, **options: A
     what = f"placebo of {what}" if options["placebo"] else what
     for one in started["containers"]:
         if options["dry_run"]:
-            click.echo(f"a fault on {one['name']}: {what}, would be attached to {one['attached']} processes")
+            click.echo(f"a fault on {one['name']}: {what}, would be attached to {_processes(one['attached'])}")
         else:
-            attached = f"attached to {one['attached']} processes, ends {started['ends']}"
+            attached = f"attached to {_processes(one['attached'])}, ends {started['ends']}"
             click.echo(f"fault {started['fault']} on {one['name']}: {what}, {attached}")
     for warning in started["warnings"]:
         click.echo(f"warning: {warning}", err=True)
@@ -226,7 +227,7 @@ def metric_command(
         click.echo(text, nl=False)
     else:
         try:
-            output.write_text(text)
+            output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise OrcaError(f"cannot write {output}: {error.strerror}") from error
 
@@ -301,8 +302,12 @@ def _fail(message: str, code: int) -> None:
 
 def _describe(one: FaultRecord) -> str:
     missing = len(one.not_attached)
-    attached = f", {missing} processes not attached" if missing else ""
+    attached = f", {_processes(missing)} not attached" if missing else ""
     return f"fault {one.id} on {one.container}: {one.text} by {one.injector}, {one.state}{attached}"
+
+
+def _processes(number: int) -> str:
+    return counted(number, "process", "processes")
 
 
 def _remove_unused(configuration: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from chaosorca.controls.common import as_names
 from chaosorca.controls.run import Run
 from chaosorca.exceptions import InvalidArgument, OrcaError
 from chaosorca.metrics import events, tables
+from chaosorca.model.counted import counted
 from chaosorca.model.duration import parse_seconds
 from chaosorca.model.values import as_bool
 from chaosorca.report.page import report
@@ -66,7 +67,7 @@ def export(run: Run, journal: Mapping[str, Any], arguments: Mapping[str, Any]) -
     title = str(run.experiment.get("title", "experiment"))
     happened = events.fault_events(faults) + events.journal_events(journal)
     directory = write_results(new_directory(arguments.get("directory"), title), run.tables, happened)
-    logger.info("export: wrote %d CSV files to %s", len(run.tables) + 1, directory)
+    logger.info("export: wrote %s to %s", counted(len(run.tables) + 1, "CSV file"), directory)
     if as_bool(arguments.get("report", True), "report"):
         page = directory / "report.html"
         text = report(journal, title, run.tables, faults, _window(arguments))
@@ -80,8 +81,8 @@ def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table
     for (container, metric), table in collected.items():
         path = directory / container / f"{metric}.csv"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(tables.to_csv(table))
-    (directory / "events.csv").write_text(events.to_csv(happened))
+        path.write_text(tables.to_csv(table), encoding="utf-8", errors="backslashreplace")
+    (directory / "events.csv").write_text(events.to_csv(happened), encoding="utf-8", errors="backslashreplace")
     return directory
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from logzero import logger
 
 from chaosorca.controls.run import FaultKey, Run
+from chaosorca.model.counted import counted
 from chaosorca.model.record import FaultRecord
 from chaosorca.model.values import as_bool, as_int
 
@@ -37,7 +38,7 @@ def judge(run: Run, journal: dict[str, Any], min_injected: Any = 1) -> None:
 def fail(journal: dict[str, Any], *reasons: str) -> None:
     """Mark a journal as failed, with the reasons."""
     journal["status"] = "failed"
-    journal["chaosorca"] = {"failed": list(reasons)}
+    journal.setdefault("chaosorca", {}).setdefault("failed", []).extend(reasons)
 
 
 def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord], least: int) -> list[str]:
@@ -64,14 +65,16 @@ def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord],
         for target in output["containers"]:
             missing = len(target["not_attached"])
             if missing:
-                reasons.append(f"fault {name!r} was not attached to {missing} processes of container {target['name']!r}")
+                reasons.append(
+                    f"fault {name!r} was not attached to {counted(missing, 'process', 'processes')} of container {target['name']!r}"
+                )
             fault = faults.get((output["fault"], target["name"]))
             if fault is None and needed:
                 reasons.append(f"it is not known how often fault {name!r} fired on container {target['name']!r}: the agent is gone")
             elif fault is not None and fault.fired < needed:
                 why = "".join(f"; {warning}" for warning in fault.warnings)
-                fired = f"fired {fault.fired} times on container {target['name']!r} instead of at least {needed}"
-                reasons.append(f"fault {name!r} {fired}{why}")
+                expected = f"(at least {counted(needed, 'call')} expected)"
+                reasons.append(f"fault {name!r} {fault.state} on container {target['name']!r} {expected}{why}")
     return reasons
 
 

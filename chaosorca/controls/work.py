@@ -71,7 +71,7 @@ def finish(run: Run, journal: Any, *own: Task) -> None:
             run.done.append(task)
     for task in pending:
         if task.control == "export":
-            logging_errors("control export", partial(export, run, journal, task.arguments))
+            logging_errors("control export", partial(_export, run, journal, task.arguments))
             run.done.append(task)
 
 
@@ -83,6 +83,15 @@ def _judge(run: Run, journal: dict[str, Any], arguments: Mapping[str, Any]) -> N
         raise
     except Exception as error:
         fail(journal, f"the faults could not be judged: {error or type(error).__name__}")
+        raise
+
+
+def _export(run: Run, journal: dict[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Write the results of an experiment. Results that cannot be written are a failure."""
+    try:
+        export(run, journal, arguments)
+    except OSError as error:
+        fail(journal, f"the results could not be written: {error}")
         raise
 
 

@@ -45,7 +45,7 @@ def names_a_file(syscall: str) -> bool:
 
 @cache
 def _rows() -> dict[str, str]:
-    _header, *lines = resources.files("chaosorca.model").joinpath("arguments.tsv").read_text().splitlines()
+    _header, *lines = resources.files("chaosorca.model").joinpath("arguments.tsv").read_text(encoding="utf-8").splitlines()
     return dict(line.split("\t", 1) for line in lines)
 
 

@@ -21,9 +21,9 @@ def status_regex(status: object) -> str:
     parts = []
     for part in str(status).split(","):
         text = part.strip().lower()
-        if re.fullmatch(r"[1-9][0-9][0-9]|none", text):
+        if re.fullmatch(r"[1-5][0-9][0-9]|none", text):
             parts.append(text)
-        elif re.fullmatch(r"[1-9]xx", text):
+        elif re.fullmatch(r"[1-5]xx", text):
             parts.append(text[0] + "..")
         else:
             raise InvalidArgument(

@@ -74,7 +74,7 @@ def syscall_classes() -> dict[str, frozenset[str]]:
 
 @cache
 def _rows() -> tuple[dict[str, str], ...]:
-    header, *lines = resources.files("chaosorca.model").joinpath("syscalls.tsv").read_text().splitlines()
+    header, *lines = resources.files("chaosorca.model").joinpath("syscalls.tsv").read_text(encoding="utf-8").splitlines()
     names = header.split("\t")
     return tuple(dict(zip(names, line.split("\t"), strict=True)) for line in lines)
 

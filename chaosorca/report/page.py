@@ -82,7 +82,7 @@ def report(
         # The texts of an experiment are untrusted, so the policy forbids scripts and external resources.
         element("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
         element("title", title),
-        element("style", _STYLE.read_text()),
+        element("style", _STYLE.read_text(encoding="utf-8")),
     )
     return to_html(element("html", head, element("body", *parts), lang="en"))
 

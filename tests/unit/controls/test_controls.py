@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +180,7 @@ def test_the_report_shows_the_verdict_of_a_verify_listed_later(tmp_path: Path, c
     export.before_experiment_control(experiment, **given)
     export.after_experiment_control(experiment, **given, state=journal, directory=str(tmp_path / "out"))
     verify.after_experiment_control(experiment, **given, state=journal, min_injected=5)
-    reason = "fault 'breaks' fired 4 times on container 'web' instead of at least 5"
+    reason = "fault 'breaks' fired 4 times on container 'web' (at least 5 calls expected)"
     assert (journal["status"], journal["chaosorca"]) == ("failed", {"failed": [reason]})
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<span class="badge bad">failed</span>' in page
@@ -246,3 +249,16 @@ def test_results_go_into_a_directory_named_after_the_title(title: str, slug: str
     name, _, at = directory.name.rpartition("-")
     assert (name, len(at), at[8], at[-1]) == (slug, 16, "T", "Z")
     assert ":" not in str(directory)
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from chaosorca.controls.results import write_results; "
+        "from chaosorca.metrics.events import Event; from chaosorca.metrics.tables import Table; "
+        f"write_results(Path({str(tmp_path / 'out')!r}), {{('web', 'http'): Table([1.0], {{chr(252): [1.0]}})}}, "
+        "[Event(1.0, 'fault_begin', 'web', chr(252))])"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-X", "utf8=0", "-c", code], env=environment, check=True)
+    texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").rglob("*.csv")]
+    assert len(texts) == 2 and all("\u00fc" in text for text in texts)

@@ -33,7 +33,7 @@ from tests.support.records import fault_record
 
 WEB = Container(name="web", id="w" * 64, pid=7, host_network=False, shared_network=False)
 CONTROLS = ("export", "observe", "verify", "cleanup")
-REASON = "fault 'break' fired 0 times on container 'web' instead of at least 1"
+REASON = "fault 'break' never fired on container 'web' (at least 1 call expected)"
 
 
 class FakeEngine:
@@ -289,3 +289,12 @@ def test_the_container_of_a_fault_may_be_a_secret(engine: FakeEngine, monkeypatc
         one["provider"]["arguments"]["container"] = "${who}"
     journal = run(given)
     assert len(engine.records) == 1, journal
+
+
+def test_results_that_cannot_be_written_are_a_failure(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    given = experiment(*CONTROLS)
+    given["controls"][0]["provider"]["arguments"] = {"directory": str(tmp_path / "file" / "results")}
+    journal = run(given)
+    assert journal["status"] == "failed"
+    assert journal["chaosorca"]["failed"][-1].startswith("the results could not be written: ")

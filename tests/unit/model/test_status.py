@@ -22,7 +22,7 @@ from chaosorca.model.status import status_regex
         ("5xx,none", ["500", "599", "none"], ["200", "404"]),
         ("4xx,5xx,none", ["400", "500", "none"], ["200", "302"]),
         (" 200 , 201 ", ["200", "201"], ["202", "200,201"]),
-        ("999", ["999"], ["99"]),
+        ("599", ["599"], ["59"]),
         ("1xx", ["100", "101"], ["200"]),
     ],
 )
@@ -60,6 +60,9 @@ def test_a_list_matches_its_codes_and_no_other(status: object, matched: list[str
         "ok",
         "None!",
         "nonee",
+        "600",
+        "6xx",
+        "999",
         "-200",
         "2\u0660\u0660",
         0,
