@@ -39,7 +39,7 @@ def check_monitored(prometheus: Prometheus, container: str, monitor: str, window
     now = prometheus.number("time()") or 0.0
     if not samples:
         raise NoData(
-            f"{series} is empty at {prometheus.base_url}: the {monitor} monitor is not attached to container {container!r}, "
+            f"{series} is empty at {prometheus.address}: the {monitor} monitor is not attached to container {container!r}, "
             "so start it (start_monitoring, the observe control, or `chaosorca monit start`)"
         )
     age, interval = now - samples[-1][0], scrape_interval(samples)
@@ -113,7 +113,7 @@ def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes:
             return
         if time.monotonic() > end:
             raise PrometheusError(
-                f"Prometheus at {prometheus.base_url} has not scraped the agent {scrapes} times in {within:g} s for "
+                f"Prometheus at {prometheus.address} has not scraped the agent {scrapes} times in {within:g} s for "
                 f"{', '.join(waiting)}: let it scrape the agent as job 'chaosorca', at least every {within / 4:g} s"
             )
         time.sleep(0.1)

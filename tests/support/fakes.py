@@ -44,7 +44,7 @@ class FakeMap:
 class FakePrometheus:
     """Answers like `chaosorca.metrics.query.Prometheus`, with the series and numbers of a test."""
 
-    base_url = "http://prometheus.test"
+    address = "http://prometheus.test"
 
     def __init__(self, series: list[Series], numbers: Mapping[str, float] | None = None, now: float = START) -> None:
         self.series = series

@@ -97,3 +97,55 @@ def test_an_address_without_a_server_is_an_error() -> None:
 def test_an_address_without_a_scheme_is_an_error() -> None:
     with pytest.raises(PrometheusError, match="check prometheus_base_url"):
         Prometheus("prometheus.test").number("up")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://p:9090", "http://p:9090"),
+        ("https://me:secret@p:9090/prom", "https://me:***@p:9090/prom"),
+        ("https://me@p", "https://me@p"),
+        ("http://:secret@[::1]:9090", "http://:***@[::1]:9090"),
+    ],
+)
+def test_messages_do_not_show_a_password(url: str, shown: str) -> None:
+    source = Prometheus(url, Session(requests.ConnectionError(f"no route to {url}")))
+    with pytest.raises(PrometheusError) as caught:
+        source.number("up")
+    assert shown in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "says"),
+    [
+        (401, {}, "refuses access (401): check the user and the password in prometheus_base_url"),
+        (403, {}, "refuses access (403)"),
+        (302, {"location": "https://me:secret@q/"}, "redirects to https://me:***@q/: set prometheus_base_url to its new address"),
+    ],
+)
+def test_a_refusal_by_http_is_named(code: int, headers: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session("<html>")
+
+    def post(*_: Any, **__: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code = code
+        response.headers.update(headers)
+        return response
+
+    monkeypatch.setattr(session, "post", post)
+    with pytest.raises(PrometheusError) as caught:
+        Prometheus("http://p:9090", session).number("up")
+    assert says in str(caught.value)
+
+
+def test_an_untrusted_certificate_is_named() -> None:
+    with pytest.raises(PrometheusError, match="is not trusted: name its authority in REQUESTS_CA_BUNDLE"):
+        Prometheus("https://p:9090", Session(requests.exceptions.SSLError("self-signed"))).number("up")
+
+
+def test_a_bundle_of_certificates_applies_to_localhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/own.pem")
+    session = Session("")
+    Prometheus("https://localhost:9090", session)
+    assert (session.verify, session.trust_env) == ("/etc/own.pem", False)
