@@ -213,7 +213,7 @@ def _run(client: docker.DockerClient, image: str) -> DockerContainer:
 
 
 def agent_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for the agent (see `_VARIABLES`) that are set in an environment, with their values.
+    """Return the variables in `_VARIABLES` that are set in the given environment, with their values.
 
     Raises:
         InvalidArgument: a variable has an invalid value.

@@ -28,7 +28,7 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
     """Run a command in a container. Wait without a timeout until the command ends.
 
     docker-py's `exec_run` loses output that arrives together with the headers of the engine's answer (its issues 2042 and 3332).
-    The buffered reader of the headers has already consumed that output, but `exec_run` then reads from the socket itself. This
+    The buffered reader of the headers has already consumed that output, but `exec_run` then reads directly from the socket. This
     function reads everything through the buffered reader.
 
     Raises:
@@ -49,7 +49,7 @@ def run_command(container: DockerContainer, command: Sequence[str]) -> Ended:
         output, errors = demultiplexed(response.raw._fp.fp)
     except requests.HTTPError as error:
         raise docker.errors.create_api_error_from_http_exception(error) from error
-    except OSError as error:  # requests does not wrap socket errors here
+    except OSError as error:  # the library `requests` does not wrap socket errors here
         raise requests.ConnectionError(error) from error
     finally:
         response.close()

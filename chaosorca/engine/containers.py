@@ -17,7 +17,7 @@ from chaosorca.model.nearest import nearest
 
 
 def find_container(client: docker.DockerClient, reference: str) -> Container:
-    """Return the running container with a name, an id or an id prefix.
+    """Return the running container that has the given name, id or id prefix.
 
     Raises:
         InvalidArgument: the reference is not text, or is empty.
@@ -59,7 +59,7 @@ def name_and_id(client: docker.DockerClient, reference: str, removed: Iterable[t
 def selected_ids(
     client: docker.DockerClient, container: str | None, label: str | None, removed: Iterable[tuple[str, str]]
 ) -> list[str]:
-    """Return the ids of all containers with a name or with a label, in any state.
+    """Return the ids of all containers that have the given name or label, in any state.
 
     Rollbacks use this function, so a missing container is not an error.
 
@@ -67,7 +67,7 @@ def selected_ids(
         client: the engine.
         container: the name, id or id prefix of a container; None if a label is given.
         label: a label (`key=value`); None if a container is given.
-        removed: names and ids of further containers, for a selection by name. The engine may have removed these containers.
+        removed: names and ids of further containers that a name may select. The engine may have removed these containers.
 
     Raises:
         InvalidArgument: neither or both of container and label are given, or the label is not valid.
@@ -84,7 +84,7 @@ def selected_ids(
 
 
 def select_containers(client: docker.DockerClient, container: str | None, label: str | None) -> list[Container]:
-    """Return the running container with a name, or all running containers with a label (`key=value`).
+    """Return the running container that has the given name, or all running containers that have the given label (`key=value`).
 
     Raises:
         InvalidArgument: neither or both of container and label are given, or the label is not valid.

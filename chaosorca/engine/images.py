@@ -27,12 +27,12 @@ _SHOWN = ("Step ", "Get:", "Note:", "Successfully")
 
 
 def base_image(configuration: Mapping[str, Any] | None) -> str:
-    """Return the base image, which is `chaosorca_base_image`, or `DEFAULT_BASE` without this setting."""
+    """Return the base image: the setting `chaosorca_base_image`, or `DEFAULT_BASE` if it is not set."""
     return str((configuration or {}).get("chaosorca_base_image") or DEFAULT_BASE)
 
 
 def build_context(role: str) -> dict[str, bytes]:
-    """Return the build context of an image, as the content of each file by path.
+    """Return the build context of an image: a dictionary from the path of each file to its content.
 
     The agent's build context includes all sources that run in the agent's container.
     """
@@ -65,7 +65,7 @@ def has_image(client: docker.DockerClient, name: str) -> bool:
 
 
 def image_created(client: docker.DockerClient, name: str) -> str | None:
-    """Return when an image was created, in ISO 8601. Return None if the image does not exist or has no such time."""
+    """Return when an image was created, in ISO 8601. Return None if the image does not exist or records no time."""
     with engine_errors(f"looking for image {name}"):
         try:
             return client.images.get(name).attrs.get("Created") or None

@@ -65,7 +65,7 @@ def _control_groups(info: Mapping[str, Any]) -> Finding:
 
 
 def _security_options(info: Mapping[str, Any]) -> dict[str, str]:
-    """Return the engine's security options by name. One option is, for example, `name=seccomp,profile=default`."""
+    """Return the engine's security options by name. An example of an option is `name=seccomp,profile=default`."""
     found = {}
     for option in info.get("SecurityOptions") or []:
         parts = dict(part.partition("=")[::2] for part in str(option).split(","))

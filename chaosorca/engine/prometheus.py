@@ -67,7 +67,7 @@ def start_prometheus(
         labels: further labels of the container.
 
     Returns:
-        `url` is the address of Prometheus. `started` is whether this call started Prometheus.
+        `url` is the address of Prometheus. `started` says whether this call started Prometheus.
 
     Raises:
         PortTaken: another program listens on the port. The new container has been removed.
@@ -131,7 +131,7 @@ def stop_prometheus(client: docker.DockerClient, keep_data: bool) -> dict[str, A
     """Remove Prometheus's container. Remove its data as well, unless `keep_data` is set.
 
     Returns:
-        `stopped` is whether there was a container to remove.
+        `stopped` says whether there was a container to remove.
     """
     container = _container(client)
     if container is not None:

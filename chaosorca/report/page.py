@@ -1,4 +1,4 @@
-"""The HTML page with the faults, the measurements and the activities. It also compares the time before, during and after faults."""
+"""The HTML page with the faults, the measurements and the activities. It compares measurements before, during and after faults."""
 
 from __future__ import annotations
 

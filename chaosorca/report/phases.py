@@ -33,7 +33,7 @@ def rows_of_phases(times: Sequence[float], faults: Sequence[Span], window: float
     """Return the rows of each phase. A row whose interval contains the beginning or end of a fault belongs to no phase.
 
     Arguments:
-        times: the times of the rows. A row covers the interval since the row before, or two intervals if a series is new. (A
+        times: the times of the rows. A row covers the interval since the previous row, or two intervals if a series is new. (A
             fault's errors are usually new series.) The first row is left out, because the beginning of its interval is unknown.
         faults: when faults began and ended, in seconds since 1970. The time between two faults belongs to no phase.
         window: the seconds over which rows are smoothed. Each row then covers at least this time.

@@ -106,7 +106,7 @@ def to_svg(plot: Plot) -> Element:
 def thinned(values: Sequence[float | None], most: int = MOST_POINTS) -> list[int]:
     """Return the indices of the values to draw.
 
-    If there are more than `most` values, these are the minimum, the maximum and the first unknown value of each section.
+    If there are more than `most` values, only the minimum, the maximum and the first unknown value of each section are drawn.
     """
     if len(values) <= most:
         return list(range(len(values)))
