@@ -50,7 +50,7 @@ _name = click.option("--name", "-n", required=True, help="The container's name o
 )
 @click.pass_context
 def cli(context: click.Context, docker_host: str | None, base_image: str | None, prometheus_url: str | None) -> None:
-    """Make system calls of running, unmodified Docker containers fail, and see what the service does."""
+    """Inject faults into system calls of running, unmodified Docker containers, and monitor how the service responds."""
     given = {"chaosorca_docker_host": docker_host, "chaosorca_base_image": base_image, "prometheus_base_url": prometheus_url}
     context.obj = {key: value for key, value in given.items() if value}
 
@@ -148,7 +148,7 @@ def fault() -> None:
 @click.option("--dry-run", is_flag=True, help="Check the fault and report what it would be attached to, without attaching it.")
 @click.pass_obj
 def fault_start(configuration: dict[str, Any], /, name: str | None, **options: Any) -> None:
-    """Make system calls of all processes in a container fail, or delay them."""
+    """Inject errors, forged results, signals or delays into system calls of all processes in a container."""
     started = start_fault(container=name, configuration=configuration, **options)
     what = f"{', '.join(started['effects'])} on {', '.join(started['syscalls'])}"
     what = f"placebo of {what}" if options["placebo"] else what

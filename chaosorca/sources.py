@@ -15,7 +15,7 @@ from chaosorca.model.record import FaultRecord
 
 
 def open_prometheus(configuration: Mapping[str, Any] | None) -> Prometheus:
-    """Return a client of the configured Prometheus (`prometheus_base_url`). If none is configured, use our own Prometheus.
+    """Return a client of the configured Prometheus (`prometheus_base_url`), or of our own Prometheus if none is configured.
 
     Raises:
         PrometheusError: no Prometheus is configured, and our own does not run.

@@ -45,16 +45,16 @@ def start_fault(
     secrets: dict = None,
 ) -> dict:
     """
-    Make system calls of all processes in a running container fail, or delay them. The fault lasts until it is stopped or its
-    duration is over.
+    Inject errors, forged results, signals or delays into system calls of all processes in a running container. The fault lasts
+    until it is stopped or its duration is over.
 
     Arguments:
         syscall: system calls, families ("open*") and classes ("%file", "%network", as in strace), separated by commas.
         container: the container's name, id or id's prefix.
         label: instead of a container, a label (key=value) that selects several running containers.
-        error: the errno that calls fail with, by name, as in "EACCES"; the kernel does not execute these calls.
+        error: the name of the errno with which the calls fail, as in "EACCES"; the kernel does not execute these calls.
         retval: a forged result, 0 or greater; the kernel does not execute these calls.
-        signal: a signal that the thread receives as it enters the call, by name, as in "SIGUSR1".
+        signal: the name of a signal that the thread receives as it enters the call, as in "SIGUSR1".
         delay_enter: how long a call is delayed before the kernel executes it, with a unit, as in "100ms".
         delay_exit: how long a call is delayed after the kernel has executed it, with a unit.
         when: which calls of each thread are hit, counted as in strace: "3", "3+", "1+3", "2..9", "2..9+2".
@@ -62,11 +62,11 @@ def start_fault(
         max_faults: the fault ends after this number of injected calls of the whole container; 0: no limit.
         process: only processes whose command line contains this text. The command line is checked at each call.
         path: a path inside the container. Only calls on this file are hit, whichever path, link or descriptor they use.
-        duration: how long the fault lasts, with a unit. The agent keeps this clock: the fault ends even if this process has died.
+        duration: how long the fault lasts, with a unit. The agent measures the time, so the fault ends even if Chaos Toolkit dies.
         injector: "uprobe" (our own tracer, woken only for the calls to inject), "ptrace" (the same tracer, woken at every call),
             "strace" (only one fault at a time, and not every kind), or "auto" for the cheapest that can inject the fault here.
-        placebo: attach to the same processes for the same system calls, but inject nothing. Tracing alone slows a program down, so
-            a fair comparison needs a placebo.
+        placebo: trace the same processes and system calls, but inject nothing. Tracing alone slows a program down, so a fair
+            comparison needs a placebo.
         dry_run: check the fault, and report the containers and processes that it would be attached to. Nothing is attached.
         abort_when: end the fault when this condition holds, as in "error_ratio > 0.5 for 10s", "request_rate < 10 for 5s",
             "latency(0.99) > 500ms for 5s", "error_ratio(4xx,5xx,none) >= 0.9". The agent decides by its own counters.
@@ -80,7 +80,7 @@ def start_fault(
 
     Raises:
         ActivityFailed: an argument is invalid, the container is protected, the container has a fault on one of these system calls,
-            or no process could be attached. Then no part of the fault stays.
+            or the fault could not be attached to any process. No part of a failed fault stays active.
     """
     is_placebo, is_dry_run = as_bool(placebo, "placebo"), as_bool(dry_run, "dry_run")
     check_selection(container, label)
@@ -165,7 +165,7 @@ def stop_fault(
         {"stopped": [{"fault", "container", "text", "begins", "ended", "injected": {system call: calls hit}, …}]}.
 
     Raises:
-        ActivityFailed: a process of the container could not be detached.
+        ActivityFailed: a fault could not be detached from a process of the container.
     """
     check_selection(container, label)
     client = connect(configuration)

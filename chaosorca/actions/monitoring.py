@@ -25,7 +25,7 @@ def start_monitoring(
     secrets: dict = None,
 ) -> list:
     """
-    Start to monitor running containers from the outside. Monitors that already run are kept. A monitor that does not work for a
+    Start monitoring running containers from the outside. Monitors that already run are kept. A monitor that does not work for a
     container is left out with a warning. If no monitor works, the action fails.
 
     Arguments:

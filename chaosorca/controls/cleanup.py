@@ -1,4 +1,4 @@
-"""The `cleanup` control ends the faults of an experiment, however the experiment ended.
+"""The `cleanup` control ends the faults of an experiment, even if the experiment failed or was interrupted.
 
 Arguments: none.
 """
@@ -34,7 +34,7 @@ def after_experiment_control(
 
 
 def cleanup_control() -> None:
-    """End the faults if an interruption has prevented `after_experiment_control`."""
+    """If an interruption has prevented `after_experiment_control`, end the faults that this process has started."""
     run = current_run()
     if run is not None:
         end_faults(run)

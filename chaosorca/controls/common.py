@@ -1,6 +1,6 @@
 """Helpers of the controls: finding the containers of an experiment, checking arguments, and logging errors.
 
-Chaos Toolkit shows an error of a control in its debug log only, so each control logs its own.
+Chaos Toolkit shows the errors of controls only in its debug log, so our controls log their errors themselves.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from chaosorca.model.nearest import nearest
 
 
 def is_dry(experiment: Mapping[str, Any] | None) -> bool:
-    """Return whether Chaos Toolkit skips the actions of an experiment. It calls the controls all the same.
+    """Return whether Chaos Toolkit skips the actions of an experiment. It still calls the controls.
 
-    With `--dry=pause` and `--dry=probes` it runs the actions.
+    With `--dry=pause` and `--dry=probes`, Chaos Toolkit runs the actions.
     """
     dry = (experiment or {}).get("dry")
     return bool(dry) and getattr(dry, "value", dry) not in ("pause", "probes")
@@ -28,7 +28,7 @@ def is_dry(experiment: Mapping[str, Any] | None) -> bool:
 def named_containers(
     experiment: Mapping[str, Any], configuration: Mapping[str, Any] | None, secrets: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return the containers that are named in the experiment's activities of this extension, in order."""
+    """Return the containers that the experiment's activities name, in order. Only activities of this extension count."""
     hypothesis = experiment.get("steady-state-hypothesis") or {}
     activities = [*hypothesis.get("probes", []), *experiment.get("method", []), *experiment.get("rollbacks", [])]
     found: dict[str, None] = {}
@@ -42,7 +42,7 @@ def named_containers(
 
 
 def as_names(value: object, what: str) -> list[str] | None:
-    """Return the names in a list, or in text separated by commas. For None, return None.
+    """Return the names in a list or in comma-separated text. For None, return None.
 
     Raises:
         InvalidActivity: the value is neither a list nor text.
@@ -63,7 +63,7 @@ def check_arguments(control: Mapping[str, Any], checks: Mapping[str, Callable[[A
         checks: for each argument of the control, a function that raises on a bad value.
 
     Raises:
-        InvalidActivity: the control does not have an argument of that name, or the value makes no sense.
+        InvalidActivity: the control has no argument of that name, or a value is invalid.
     """
     for name, value in ((control.get("provider") or {}).get("arguments") or {}).items():
         if name not in checks:
@@ -98,7 +98,7 @@ def logging_errors(doing: str, function: Callable[[], object]) -> None:
 
 
 def interruption(control: str, error: Exception) -> InterruptExecution:
-    """Log an unforeseen error of a control, and return the interruption of the experiment for it."""
+    """Log an unforeseen error of a control. Return the exception that interrupts the experiment."""
     logger.error("%s: %s: %s", control, type(error).__name__, error)
     logger.debug("%s failed", control, exc_info=error)
     return InterruptExecution(f"the {control} control failed with {type(error).__name__}: {error}")

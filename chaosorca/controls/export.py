@@ -1,4 +1,4 @@
-"""The `export` control writes CSV files and a report after the experiment, however the experiment ended.
+"""The `export` control writes CSV files and a report after the experiment, even if the experiment failed or was interrupted.
 
 It also reads the metrics before the rollbacks, because a rollback may stop Prometheus.
 

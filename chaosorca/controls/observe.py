@@ -1,4 +1,4 @@
-"""The `observe` control starts Prometheus and monitoring before the first hypothesis. At the end it stops both again.
+"""The `observe` control starts Prometheus and monitoring before the experiment, and stops both after the experiment.
 
 Arguments:
     containers: the containers to monitor; default: the containers that the experiment's activities name.
@@ -82,14 +82,14 @@ def before_experiment_control(
 def after_experiment_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, state: Any = None, **arguments: Any
 ) -> None:
-    """Stop what this control has started. The results are read first, since Prometheus's data is removed."""
+    """Stop what this control has started. The results are read first, since stopping Prometheus removes its data."""
     run = run_of(experiment, configuration, secrets)
     finish(run, state)
     _stop(run)
 
 
 def cleanup_control() -> None:
-    """Stop what this control has started if an interruption has prevented `after_experiment_control`."""
+    """If an interruption has prevented `after_experiment_control`, stop what this control has started."""
     run = current_run()
     if run is not None:
         _stop(run)
@@ -100,7 +100,7 @@ def _start(run: Run, names: list[str], label: Any) -> None:
         raise InvalidArgument("the observe control does not know what to monitor: give it containers or label")
     configuration = run.configuration
     client = connect(configuration)
-    for name in names or [""]:  # before anything starts
+    for name in names or [""]:  # reports a wrong container before anything starts
         select_containers(client, name or None, None if name else label)
     if not (configuration or {}).get("prometheus_base_url") and not is_running(client):
         url = start_prometheus(port=0, configuration=configuration)["url"]
@@ -117,7 +117,7 @@ def _start(run: Run, names: list[str], label: Any) -> None:
 
 
 def _stop(run: Run) -> None:
-    # Each item is removed after it has stopped, so an interruption leaves the rest to `cleanup_control`.
+    # An item is forgotten only after it has stopped. After an interruption, `cleanup_control` stops the remaining items.
     while run.started_monitoring:
         logging_errors(
             "control observe", partial(stop_monitoring, container=run.started_monitoring[-1], configuration=run.configuration)

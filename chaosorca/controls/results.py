@@ -23,14 +23,14 @@ from chaosorca.sources import open_prometheus, series_name
 
 
 def collect(run: Run, arguments: Mapping[str, Any]) -> None:
-    """Read the metrics since the beginning of the run. A new table replaces an old one if it has at least as many rows.
+    """Read the metrics of the run until now. A new table replaces an earlier one unless the new table has fewer rows.
 
     Arguments:
         run: the run, which keeps the tables.
         arguments: the arguments of the `export` control.
 
     Raises:
-        OrcaError: an argument makes no sense, or Prometheus does not answer.
+        OrcaError: an argument is invalid, or Prometheus does not answer.
     """
     metrics = check_metrics(arguments.get("metrics")) or list(tables.METRICS)
     step = parse_seconds(arguments.get("step") or "1s", "step")
@@ -87,7 +87,7 @@ def write_results(directory: Path, collected: dict[tuple[str, str], tables.Table
 
 
 def new_directory(given: Any, title: str) -> Path:
-    """Return a directory that is new or empty. If none is given, the name contains the experiment's title and the time.
+    """Return a directory that is new or empty. Without a given path, its name contains the experiment's title and the time.
 
     Raises:
         InvalidArgument: the given value is not a path.
@@ -105,10 +105,10 @@ def new_directory(given: Any, title: str) -> Path:
 
 
 def check_directory(value: Any) -> Path:
-    """Return `directory` as a path.
+    """Return the argument `directory` as a path.
 
     Raises:
-        InvalidArgument: it is not a path.
+        InvalidArgument: the value is not a path.
     """
     if not isinstance(value, str) or not value.strip():
         raise InvalidArgument(f"directory {value!r} is not a path")
@@ -116,7 +116,7 @@ def check_directory(value: Any) -> Path:
 
 
 def check_metrics(value: Any) -> list[str] | None:
-    """Return the names in the argument `metrics`; None if it is empty.
+    """Return the names in the argument `metrics`; None if there are no names.
 
     Raises:
         InvalidArgument: a metric does not exist.

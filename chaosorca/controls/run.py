@@ -1,8 +1,8 @@
 """One run of an experiment. All controls of the run share it.
 
-Chaos Toolkit calls each function of each control separately. All of them run in one thread, and all receive the same `experiment`
-object, except `cleanup_control`, which receives nothing. The current run is therefore kept in a context variable. It cannot be kept
-in the experiment, because the experiment is written into the journal.
+Chaos Toolkit calls each function of each control separately, always in the same thread. Every function receives the same
+`experiment` object, except `cleanup_control`, which receives nothing. The current run is therefore kept in a context variable. The
+`experiment` object cannot hold the run, because Chaos Toolkit writes this object into the journal.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Run:
         return [*self.global_tasks(), *self._declared(self.experiment.get("controls") or [])]
 
     def global_tasks(self) -> list[Task]:
-        """Return our controls that the settings and control files declare for all experiments."""
+        """Return our controls that apply to all experiments. The settings and control files declare these controls."""
         return self._declared(get_global_controls())
 
     def ask_agent(self) -> None:
@@ -102,7 +102,7 @@ class Run:
             module = str(provider.get("module", ""))
             if module.startswith(_PACKAGE) and control.get("scope") != "before":
                 arguments = provider.get("arguments") or {}
-                if self.configuration or self.secrets:  # Chaos Toolkit substitutes under the same condition
+                if self.configuration or self.secrets:  # Chaos Toolkit, too, substitutes only then
                     arguments = substitute(arguments, self.configuration, self.secrets)
                 found.append(Task(module.removeprefix(_PACKAGE), arguments if isinstance(arguments, dict) else {}))
         return found
@@ -132,5 +132,5 @@ def current_run() -> Run | None:
 
 
 def forget_run() -> None:
-    """Forget the current run. Chaos Toolkit has called the last control."""
+    """Forget the current run after Chaos Toolkit has called the last control."""
     _CURRENT.set(None)

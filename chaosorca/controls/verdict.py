@@ -16,7 +16,7 @@ _MODULE, _START = "chaosorca.actions.faults", "start_fault"
 
 
 def judge(run: Run, journal: dict[str, Any], min_injected: Any = 1) -> None:
-    """Mark a journal as failed if a fault did not happen. A journal that is already marked is not changed.
+    """Mark a journal as failed if a fault did not happen. A journal that already has reasons for a failure is not changed.
 
     Arguments:
         run: the run of the experiment, with the records of its faults.
@@ -50,7 +50,7 @@ def failures(journal: Mapping[str, Any], faults: Mapping[FaultKey, FaultRecord],
         least: the number of calls that each fault must have hit. A placebo need not hit any.
 
     Returns:
-        a sentence for each fault that did not start, was not attached to a process, or hit fewer calls than `least`.
+        a sentence for each fault that did not start, was not attached to every process, or hit fewer calls than `least`.
     """
     reasons = []
     for run in [run for run in journal.get("run") or [] if isinstance(run, dict)]:

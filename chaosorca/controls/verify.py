@@ -1,10 +1,10 @@
 """The `verify` control marks an experiment as failed if a fault did not happen.
 
-Otherwise the service would seem to withstand the fault.
+Without this control, a service would seem to withstand a fault that never happened.
 
-Before the experiment, it tries every `start_fault` of the method as a dry run. If one cannot work, it interrupts the experiment
-before anything starts. After the experiment, it sets the journal's status to `failed` if a fault was not attached to every process
-or hit too few calls. The reasons are in the journal under `"chaosorca"`.
+Before the experiment, the control tries every `start_fault` of the method as a dry run. If a fault cannot work, the control
+interrupts the experiment before anything starts. After the experiment, the control sets the journal's status to `failed` if a fault
+was not attached to every process or hit too few calls. The reasons are in the journal under `"chaosorca"`.
 
 Arguments:
     min_injected: the number of calls that each fault must have hit; default: 1. A placebo need not hit any.
@@ -71,7 +71,7 @@ def after_method_control(
 def before_rollback_control(
     context: Any, configuration: Any = None, experiment: Any = None, secrets: Any = None, **arguments: Any
 ) -> None:
-    """Ask again, since a rollback may remove the agent."""
+    """Ask the agent again how often the faults have fired, since a rollback may remove the agent."""
     before_rollbacks(run_of(experiment, configuration, secrets))
 
 

@@ -4,11 +4,11 @@
 
 - `error_ratio` is the share of requests whose status is in OF, a list of codes and classes. OF is `5xx,none` by default. BOUND is a
   number from 0 to 1.
-- `request_rate` is the number of requests per second whose status is in OF. Without OF, all requests count. BOUND is a number of
-  requests per second.
-- `latency` is a quantile of the latency. OF says which quantile, by default 0.95. BOUND is a duration.
+- `request_rate` is the rate of requests whose status is in OF. Without OF, all requests count. BOUND is a number of requests per
+  second.
+- `latency` is a quantile of the latency. OF is the quantile, which is 0.95 by default. BOUND is a duration.
 
-Each measure covers the last second. The condition must hold throughout DURATION, which is 5s by default.
+Each measure covers the last second. The fault ends when the condition has held throughout DURATION, which is 5s by default.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AbortCondition:
         text: the condition in its canonical form.
         measure: one of `MEASURES`.
         status: a regular expression for the status codes that count. The measure `latency` ignores this expression.
-        quantile: the quantile of the latency. The other measures ignore this quantile.
+        quantile: the quantile for the measure `latency`. The other measures ignore this number.
         comparison: `>`, `<`, `>=` or `<=`.
         bound: a ratio, requests/s or seconds, depending on the measure.
         seconds: how long the condition must hold.

@@ -1,4 +1,4 @@
-"""Which arguments of each system call name a file, by path or by file descriptor.
+"""The arguments with which system calls refer to files, by path or by file descriptor.
 
 The table `arguments.tsv` comes from the prototypes in the kernel's include/linux/syscalls.h. The prototypes are the same on x86-64
 and arm64.
@@ -15,7 +15,7 @@ from chaosorca.model.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class FileArgument:
-    """An argument that names a file.
+    """An argument that refers to a file.
 
     Attributes:
         index: the position of the argument, counted from 0.

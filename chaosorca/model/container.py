@@ -1,4 +1,4 @@
-"""A container that faults and monitors may be attached to, built from the output of `docker inspect`."""
+"""A container to which faults and monitors may be attached. It is built from the output of `docker inspect`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROTECTED_LABEL = "chaosorca.protected"
 
 @dataclass(frozen=True)
 class Container:
-    """A running container. `pid` is its first process, in the pid namespace of the engine's host."""
+    """A running container. `pid` is the process id of its first process, in the pid namespace of the engine's host."""
 
     name: str
     id: str

@@ -18,7 +18,7 @@ SOCKET = "/run/chaosorca.sock"
 METRICS_PORT = 9309
 """The port of `/metrics`, on the private network."""
 ENGINE_SOCKET = "/host/docker.sock"
-"""Mount point of the engine's socket in the agent's container, if the engine's host has the socket."""
+"""Mount point of the Docker Engine's socket in the agent's container. The mount exists only if the engine's host has the socket."""
 HOST_CGROUPS = "/host/cgroup"
 """Mount point of the host's /sys/fs/cgroup in the agent's container."""
 PROGRAMS = Path("/usr/local/lib/chaosorca")

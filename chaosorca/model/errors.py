@@ -1,4 +1,4 @@
-"""The errors of chaosorca. This module is in the lowest layer, so every other layer can raise these errors, including the agent.
+"""The errors of chaosorca. This module is in the lowest layer, so every other layer, including the agent, can raise these errors.
 
 OrcaError
 ├── InvalidArgument     an argument is invalid; nothing was started

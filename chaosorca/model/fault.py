@@ -23,7 +23,7 @@ EFFECTS = ("delay_enter", "error", "retval", "signal", "delay_exit")
 """What a fault can do to a call, in the order in which the effects happen."""
 
 NEVER_RETURN = ("exit", "exit_group", "rt_sigreturn")
-"""System calls that never return to their caller, so no result can be forged or delayed."""
+"""System calls that never return to their caller. Their result can be neither forged nor delayed."""
 
 _RESULTS = ("error", "retval", "delay_exit")
 _DELAYS = ("delay_enter", "delay_exit")
@@ -169,8 +169,8 @@ def parse_fault(
     """Validate a fault as a user wrote it.
 
     Some faults are impossible on some system calls. A call that never returns has no result to forge. A call that names no file has
-    no path to match. If such a system call is given by its own name, the fault is refused. If the system call belongs to a given
-    family or class, it is left out.
+    no path to match. If such a system call is given by its own name, the fault is refused. If a given family or class
+    contains such a system call, the system call is left out.
 
     Arguments:
         arch: the Docker host's architecture, `x86_64` or `aarch64`.

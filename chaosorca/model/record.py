@@ -19,7 +19,7 @@ class NotAttached:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often the container made one faulted system call since the fault's start, and how many of these calls were probed."""
+    """Counts for one system call of a fault since the fault's start: the container's calls, and the calls that were probed."""
 
     made: int
     probed: int

@@ -42,11 +42,11 @@ _VDSO = {
     "x86_64": {"clock_gettime", "clock_getres", "gettimeofday", "time", "getcpu"},
     "aarch64": {"clock_gettime", "clock_getres", "gettimeofday"},
 }
-"""Functions that the vDSO provides without entering the kernel (vdso(7)). Each function has a system call of the same name."""
+"""Functions of the vDSO, which do not enter the kernel (vdso(7)). Each function has a system call of the same name."""
 
 
 def answered_by_vdso(syscalls: Iterable[str], arch: str) -> list[str]:
-    """Return which of the given system calls the vDSO answers. Programs rarely make these system calls."""
+    """Return the given system calls that the vDSO answers. Programs call the vDSO instead, so these system calls are rare."""
     return [name for name in syscalls if name in _VDSO[arch]]
 
 
@@ -156,7 +156,7 @@ def check_syscall(name: str, arch: str) -> str:
 def check_any_syscall(name: str) -> str:
     """Check that at least one architecture has a system call, and return its name.
 
-    Queries of measurements need no check for a specific architecture.
+    Queries of measurements use this check, because the measurements may come from any architecture.
 
     Raises:
         InvalidArgument: there is no such system call. The message suggests the nearest names.

@@ -10,7 +10,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 
 
 def as_bool(value: object, what: str) -> bool:
-    """Return a boolean that is given as a boolean or as text.
+    """Convert `value`, a boolean or text, to a boolean.
 
     Raises:
         InvalidArgument: the value is not a boolean.
@@ -23,7 +23,7 @@ def as_bool(value: object, what: str) -> bool:
 
 
 def as_number(value: object, what: str, least: float, most: float) -> float:
-    """Return a number from `least` to `most` that is given as a number or as text.
+    """Convert `value`, a number or text, to a number from `least` to `most`.
 
     Raises:
         InvalidArgument: the value is not a number, or is out of bounds.
@@ -39,13 +39,13 @@ def as_number(value: object, what: str, least: float, most: float) -> float:
 
 
 def as_int(value: object, what: str, least: int, most: int) -> int:
-    """Return a whole number from `least` to `most` that is given as a number or as text.
+    """Convert `value`, a number or text, to a whole number from `least` to `most`.
 
     Raises:
         InvalidArgument: the value is not a whole number, or is out of bounds.
     """
     if isinstance(value, bool) or not re.fullmatch(r"\s*[-+]?[0-9]{1,40}(\.0+)?\s*", str(value)):
-        as_number(value, what, least, most)  # raises a different error if the value is not a number at all
+        as_number(value, what, least, most)  # raises its own error if the value is not a number
         raise InvalidArgument(f"{what} {value!r} is not a whole number")
     number = int(str(value).split(".")[0])  # a float would round large numbers
     if not least <= number <= most:

@@ -1,4 +1,4 @@
-"""Measure faults. The agent is asked directly, so no Prometheus is needed."""
+"""Count the calls that faults have hit, and check for active faults. These probes ask the agent, so they need no Prometheus."""
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError
@@ -21,7 +21,7 @@ def faults_injected(
 
     Arguments:
         container: the container's name, id or id's prefix.
-        syscall: only calls of this system call.
+        syscall: the name of the only system call to count; default: all system calls of the fault.
         fault: the id of a fault, as returned by `start_fault`; default: the latest fault.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Measure the HTTP requests of a container, as its clients experience them."""
+"""Measure the HTTP requests that a container receives or makes."""
 
 from chaosorca.activity import activity
 from chaosorca.exceptions import AgentError, InvalidArgument
@@ -124,9 +124,10 @@ def time_to_recover(
     """
     Measure how long a container takes to recover from its latest fault. The probe waits until the container has recovered.
 
-    The probe compares the share of failed requests in three scrape intervals with the share in the 30 seconds before the fault.
-    The container has recovered when the first share is not larger. A binomial test at a level of 0.001 decides this. The
-    test needs enough requests to detect an increase by 0.2. With too few requests, the probe waits up to one minute longer.
+    The steady state is the share of failed requests in the 30 seconds before the fault. The container has recovered when the share
+    is not significantly larger in three consecutive scrape intervals with requests. A binomial test at a level of 0.001 decides
+    this. The test needs enough requests to detect an increase by 0.2. With too few requests, the probe waits up to one minute
+    longer.
 
     Faults that overlap or follow each other within 30 seconds count as one. A fault that never fired is ignored if another one
     fired. A request that is never answered counts as failed when its connection ends, or after a minute.

@@ -14,7 +14,8 @@ _MISSING = "the agent could not read it, or it is a network figure of a containe
 @activity
 def cpu_usage(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much processor time a container uses. The cost of tracing to its processes counts; the tracer's own time does not.
+    Measure how much processor time a container uses. The result includes the time that tracing costs the
+    container's processes, but not the tracer's own time.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -51,7 +52,7 @@ def memory_usage(container: str, configuration: dict = None, secrets: dict = Non
 @activity
 def network_receive_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much a container receives from the network, without its loopback interface.
+    Measure how much a container receives from the network, excluding its loopback interface.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -61,7 +62,7 @@ def network_receive_rate(container: str, window: str = "15s", configuration: dic
         bytes/s.
 
     Raises:
-        ActivityFailed: the container is not monitored, its last sample is older than three scrapes, or it is on the host's network.
+        ActivityFailed: the container is not monitored, its last sample is older than three scrapes, or it uses the host's network.
     """
     return _rate(container, window, configuration, "container_network_receive_bytes_total")
 
@@ -69,7 +70,7 @@ def network_receive_rate(container: str, window: str = "15s", configuration: dic
 @activity
 def network_transmit_rate(container: str, window: str = "15s", configuration: dict = None, secrets: dict = None) -> float:
     """
-    Measure how much a container transmits to the network, without its loopback interface.
+    Measure how much a container transmits to the network, excluding its loopback interface.
 
     Arguments:
         container: the container's name, id or id's prefix.
@@ -79,7 +80,7 @@ def network_transmit_rate(container: str, window: str = "15s", configuration: di
         bytes/s.
 
     Raises:
-        ActivityFailed: the container is not monitored, its last sample is older than three scrapes, or it is on the host's network.
+        ActivityFailed: the container is not monitored, its last sample is older than three scrapes, or it uses the host's network.
     """
     return _rate(container, window, configuration, "container_network_transmit_bytes_total")
 
@@ -94,7 +95,7 @@ def io_rate(container: str, window: str = "15s", configuration: dict = None, sec
         window: the time over which the rate is averaged, with a unit.
 
     Returns:
-        bytes/s, the sum of both.
+        bytes/s, the sum of reads and writes.
 
     Raises:
         ActivityFailed: the container is not monitored, or its last sample is older than three scrapes.
