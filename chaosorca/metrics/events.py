@@ -23,7 +23,7 @@ class Event:
 
 
 def fault_events(faults: Iterable[FaultRecord]) -> list[Event]:
-    """Return the events of faults. An active fault has begun, but has no event for its end yet."""
+    """Return the events of faults. An active fault has an event for its beginning, but none for its end."""
     events = []
     for fault in faults:
         events.append(Event(fault.begins, "fault_begin", fault.container, fault.text))
@@ -35,7 +35,7 @@ def fault_events(faults: Iterable[FaultRecord]) -> list[Event]:
 
 
 def journal_events(journal: Mapping[str, Any]) -> list[Event]:
-    """Return when an experiment, its phases and its activities began and ended. Parts that did not run have no events."""
+    """Return the beginnings and ends of an experiment, its phases and its activities. Parts that did not run are left out."""
     experiment = journal.get("experiment") or {}
     events = _span(journal, "experiment", str(experiment.get("title", "")))
     for phase, runs in phases(journal).items():

@@ -1,6 +1,6 @@
 """Single figures about a monitored container.
 
-While a container is monitored, a missing series means 0. A container that is not monitored is an error.
+While a container is monitored, a missing series means 0. Measuring a container that is not monitored raises an error.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from chaosorca.metrics.promql import selector, total_rate
 from chaosorca.metrics.query import Prometheus, Samples
 
 STALE_AFTER = 3
-"""The number of scrapes without a new sample after which a container counts as not monitored."""
+"""A container counts as not monitored after this many scrapes without a new sample."""
 LOOK_BACK = 300.0
-"""How many seconds back to search for the last sample of a container."""
+"""The search for a container's last sample covers this many past seconds."""
 
 
 def check_monitored(prometheus: Prometheus, container: str, monitor: str, window: float) -> None:
-    """Check that a container is monitored. If it is, a missing series means 0.
+    """Check that a container is monitored. While it is monitored, a missing series means 0.
 
     Arguments:
         prometheus: the server to query.
@@ -55,18 +55,18 @@ def check_monitored(prometheus: Prometheus, container: str, monitor: str, window
 
 
 def rate(prometheus: Prometheus, series: str, container: str, monitor: str, window: float) -> float:
-    """Return the total rate per second of the selected series of a monitored container. Return 0 if no series exists."""
+    """Return the total rate of a monitored container's selected series, per second. Return 0 if no series exists."""
     check_monitored(prometheus, container, monitor, window)
     return prometheus.number(total_rate(series, window)) or 0.0
 
 
 def figure(prometheus: Prometheus, expression: str, container: str, monitor: str, window: float, what: str) -> float:
-    """Return the value of an expression such as a quantile, which has no value if no event happened.
+    """Return the value of an expression that may have no value. For example, a quantile has no value if no event happened.
 
     Arguments:
         expression: PromQL with at most one value.
         prometheus, container, monitor, window: see `check_monitored`.
-        what: the probable reason for a missing value, for the error message.
+        what: the probable reason for a missing value. The error message includes it.
 
     Raises:
         NoData: the expression has no value, or the container is not monitored.
@@ -82,7 +82,7 @@ def ratio(prometheus: Prometheus, part: str, whole: str, container: str, monitor
     """Return the total rate of the series `part`, divided by the total rate of the series `whole`.
 
     Raises:
-        NoData: the ratio is undefined because the rate of `whole` is 0, or the container is not monitored.
+        NoData: the container is not monitored, or the ratio is undefined because the rate of `whole` is 0.
     """
     check_monitored(prometheus, container, monitor, window)
     # One expression, so that Prometheus evaluates both rates at the same time.
@@ -102,7 +102,7 @@ def wait_for_scrapes(prometheus: Prometheus, containers: Iterable[str], scrapes:
         within: the timeout in seconds.
 
     Raises:
-        PrometheusError: the timeout is over.
+        PrometheusError: the timeout has expired.
     """
     end = time.monotonic() + within
     began = prometheus.number("time()") or 0.0

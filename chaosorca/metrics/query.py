@@ -35,7 +35,7 @@ class Prometheus:
         self.address = masked(self._url)
         self._session = session or requests.Session()
         if (urlsplit(self._url).hostname or "") in ("127.0.0.1", "localhost", "::1"):
-            # There is no proxy for an address on this machine. A bundle of certificates applies all the same.
+            # An address on this machine needs no proxy. Ignore the environment, except for its bundle of certificates.
             self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
             self._session.trust_env = False
 
@@ -47,7 +47,7 @@ class Prometheus:
         return float(data["result"][0]["value"][1]) if data["result"] else None
 
     def samples(self, selector: str, seconds: float, end: float | None = None) -> list[Series]:
-        """Return the raw samples of the last `seconds` before `end`, with the times of the scrapes. `end` is now by default."""
+        """Return the raw samples of the last `seconds` before `end`, with the times of the scrapes. By default, `end` is now."""
         milliseconds = max(1, round(seconds * 1000))
         data = self._query(f"{selector}[{milliseconds}ms]", end)
         return [Series(one["metric"], [(float(at), float(value)) for at, value in one["values"]]) for one in data["result"]]
@@ -84,7 +84,7 @@ class Prometheus:
 
 
 def masked(url: str) -> str:
-    """Return a URL for messages: its password is replaced by `***`."""
+    """Return a URL for use in messages, with `***` instead of its password."""
     parts = urlsplit(url)
     if parts.password is None:
         return url

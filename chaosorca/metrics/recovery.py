@@ -20,15 +20,15 @@ from chaosorca.metrics.series import add, increases
 from chaosorca.model.times import iso
 
 BASELINE = 30.0
-"""The steady state is measured in this many seconds before a fault. Faults with a shorter gap count as one disturbance."""
+"""The steady state is measured in this many seconds before a fault. Faults separated by a shorter gap belong to one disturbance."""
 STEADY_INTERVALS = 3
 """How many consecutive intervals with requests must be in the steady state. One good interval among bad ones is not a recovery."""
 SIGNIFICANCE = 0.001
-"""The significance level of the binomial test. Requests are not steady if their number of failures is less probable than this."""
+"""The significance level of the binomial test. Requests are not steady if so many failures or more are less probable than this."""
 DETECTABLE = 0.2
 """The requests after a fault must be enough to reveal an increase of the failure ratio by this much."""
 EXTRA_WAIT = 60.0
-"""How many seconds to wait beyond the limit for further requests, if the requests are steady but too few to be conclusive."""
+"""If the requests are steady but too few to be conclusive, wait this many seconds longer than the permitted time to recover."""
 _POLL = 0.2
 """The shortest time in seconds between two queries."""
 
@@ -95,7 +95,7 @@ def is_steady(failed: float, requests: float, ratio: float) -> bool:
         return True
     if ratio <= 0:
         return False
-    # Add the probabilities of exactly this many failures and of each larger number. Each one is computed from the previous one.
+    # Sum the probabilities of this number of failures and of each larger number. Compute each one from the previous one.
     log = math.lgamma(requests + 1) - math.lgamma(failed + 1) - math.lgamma(requests - failed + 1)
     probability = term = math.exp(log + failed * math.log(ratio) + (requests - failed) * math.log1p(-ratio))
     while failed < requests and term > probability * 1e-9:
@@ -108,8 +108,8 @@ def is_steady(failed: float, requests: float, ratio: float) -> bool:
 def is_conclusive(requests: float, ratio: float) -> bool:
     """Return whether this many requests would reveal an increase of the failure ratio by `DETECTABLE`.
 
-    The increased ratio is at most 1. The power of the test is about 98 %. The test must detect even a number of failures that is
-    two standard deviations below the expected number.
+    The increased ratio is at most 1. The test must still detect the increased ratio if the failures are two standard deviations
+    fewer than expected. The power of the test is therefore about 98 %.
     """
     larger = min(1.0, ratio + DETECTABLE)
     least = requests * larger - 2 * math.sqrt(requests * larger * (1 - larger))

@@ -1,6 +1,6 @@
 """Arithmetic on scraped samples: increases of counters between scrapes, and quantiles of histograms.
 
-All columns share an axis, which is the times of the scrapes in which the container was monitored. A counter is 0 before its first
+All columns share an axis: the times of the scrapes in which the container was monitored. A counter is 0 before its first
 sample, because no event has happened yet.
 """
 
@@ -14,7 +14,7 @@ Column = list[float | None]
 
 
 def thin(axis: Sequence[float], step: float) -> list[float]:
-    """Select times of the axis that are about `step` seconds apart, or more."""
+    """Select times from the axis that are at least `0.75 * step` seconds apart."""
     result: list[float] = []
     for at in axis:
         if not result or at - result[-1] >= step * 0.75:

@@ -43,7 +43,7 @@ class _Metric:
 
     monitor: str
     kind: str  # counter, gauge or histogram
-    series: dict[str, str]  # metric name -> column name; an empty one is replaced by the result of `column`
+    series: dict[str, str]  # metric name -> column name; if the column name is empty, `column` returns the names
     label: str = "name"
     where: tuple[tuple[str, str], ...] = ()
     column: Callable[[dict[str, str]], list[str]] = lambda labels: []

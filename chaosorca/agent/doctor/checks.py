@@ -18,7 +18,7 @@ _UNCONFINED_TYPES = {"spc_t", "unconfined_t", "container_runtime_t"}
 
 @dataclass(frozen=True)
 class Security:
-    """The content of securityfs. A field is empty if the kernel has no such file, and None if it cannot be read.
+    """The content of securityfs. A field is empty if the kernel has no such file, and None if securityfs cannot be read.
 
     Attributes:
         modules: the enabled security modules.
@@ -93,7 +93,7 @@ def pid_namespace(second: str | None) -> Finding:
 
 
 def apparmor(enabled: str, profile: str) -> Finding:
-    """Check whether AppArmor confines the agent, from its module's parameter `enabled` and the agent's /proc/PID/attr/current."""
+    """Check whether AppArmor confines the agent, from AppArmor's parameter `enabled` and the agent's /proc/PID/attr/current."""
     if not enabled.strip().upper().startswith("Y"):
         return ok("AppArmor", "is not on")
     own = profile.strip("\0\n ")
@@ -103,7 +103,7 @@ def apparmor(enabled: str, profile: str) -> Finding:
 
 
 def selinux(modules: str | None, context: str) -> Finding:
-    """Check whether SELinux confines the agent, from the list of modules and the agent's /proc/PID/attr/current."""
+    """Check whether SELinux confines the agent, from the list of security modules and the agent's /proc/PID/attr/current."""
     own = context.strip("\0\n ")
     if "selinux" not in modules.split(",") if modules is not None else own.count(":") < 3:
         return ok("SELinux", "is not on")
@@ -113,7 +113,7 @@ def selinux(modules: str | None, context: str) -> Finding:
 
 
 def yama(scope: str | None) -> Finding:
-    """Check whether the agent may trace, from /proc/sys/kernel/yama/ptrace_scope; None if there is no such file."""
+    """Check whether the agent may trace, from /proc/sys/kernel/yama/ptrace_scope. `scope` is None if there is no such file."""
     name = "yama.ptrace_scope"
     if scope is None:
         return ok(name, "this kernel has no Yama")
@@ -148,7 +148,7 @@ def type_information(offsets: dict[str, int]) -> Finding:
 
 
 def control_groups(own: Cgroup | None) -> Finding:
-    """Check whether control groups distinguish the system calls of containers, and report the version of the control groups."""
+    """Check whether control groups show which container made a system call. Report the version of the control groups."""
     name = "control groups"
     if own is None:
         return no(

@@ -34,8 +34,8 @@ _ERROR, _SUCCESS = "EXDEV", "success"
 _ABOVE = "see capabilities and lockdown above"
 _FAULT = f"uname:error={_ERROR}"
 
-# For each line of input the program makes a system call and prints its result. It is not dumpable, so tracing it or reading its
-# memory needs the same capabilities as for a process of another user.
+# For each line of input, the program makes a system call and prints the result of the call. The program's process is not dumpable.
+# Tracing it or reading its memory therefore needs the same capabilities as for a process of another user.
 _TEST_PROGRAM = """
 import ctypes, errno, os, sys
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
@@ -88,7 +88,7 @@ class Doctor:
             return [*self._checks(own), *self._trials(own)]
 
     def _checks(self, own: Target | None) -> Iterator[Finding]:
-        """Yield the findings from files."""
+        """Yield the findings of the checks, which read files."""
         me = self._proc / "self"
         try:
             security = checks.read_security()
@@ -108,7 +108,7 @@ class Doctor:
         yield checks.control_groups(own.cgroup if own else None)
 
     def _trials(self, own: Target | None) -> Iterator[Finding]:
-        """Yield the findings from trials."""
+        """Yield the findings of the trials."""
         for name, todo, trial in (
             ("tracepoints", f"{_ABOVE}, else use a kernel with CONFIG_BPF_EVENTS", self._tracepoints),
             ("socket filters", f"{_ABOVE}, else use Linux 5.17 or newer, with CONFIG_PACKET", self._filter),
@@ -174,7 +174,7 @@ class Doctor:
         return self._inject("strace", own)
 
     def _inject(self, injector: str, own: Target) -> str:
-        """Make a call of a test process fail."""
+        """Make a system call of a test process fail."""
         with _test_process() as process:
             with self._choice.trial(injector, own, self._fault(), process.pid):
                 result = process.call()

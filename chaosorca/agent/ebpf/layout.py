@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Layout:
-    """Converts between bytes and values. One field gives a number or bytes; several fields give a tuple."""
+    """Converts between bytes and values. A value of one field is a number or bytes. A value of several fields is a tuple."""
 
     def __init__(self, format_: str) -> None:
         """
@@ -34,7 +34,7 @@ class Layout:
 
 
 class PerCpuLayout(Layout):
-    """A list with one value for each possible processor. Each value begins at a multiple of 8 bytes."""
+    """The layout of a list with one value for each possible processor. Each value begins at a multiple of 8 bytes."""
 
     def __init__(self, format_: str, processors: int) -> None:
         super().__init__(format_)

@@ -116,7 +116,7 @@ def libbpf() -> Any:
 
 @contextlib.contextmanager
 def messages() -> Iterator[Sequence[str]]:
-    """Collect the last warnings of libbpf while the context lasts. Only one caller collects at a time."""
+    """Collect the latest warnings of libbpf during the `with` block. Only one caller collects at a time."""
     with _loading:
         _messages.clear()
         yield _messages

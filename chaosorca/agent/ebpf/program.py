@@ -42,11 +42,11 @@ class Program:
         Arguments:
             name: the name of the object file, without its suffix.
             layouts: for each map, the formats of keys and values (see `Layout`). A per-CPU map has the format of one value.
-            constants: the values of the program's `const volatile` variables. Every other variable is 0.
-            attach_types: the expected attach type of each function whose section does not imply it, as the kernel's number.
-            maps_of: a loaded program. Its maps replace the maps of the same names.
+            constants: the values of the program's `const volatile` variables. A variable without a given value is 0.
+            attach_types: for each function whose section does not imply an attach type, the kernel's number of the expected type.
+            maps_of: another loaded program. This program uses the other program's maps of the same names.
             directory: the directory of `NAME.o`.
-            capacities: the maximum number of entries by map. All other maps keep the number in the source.
+            capacities: the maximum number of entries by map. Other maps keep the maximum that the source sets.
             later: functions in sections `raw_tp/...` that `attach` attaches later.
 
         Raises:
@@ -106,8 +106,8 @@ class Program:
             limit: the maximum number of entries of each map.
 
         Returns:
-            for each map, the number of its `entries`, and its `content` as a list of `[key, value]`. A tuple becomes a list. A
-            per-CPU value becomes a list with one value for each possible processor. Bytes become hexadecimal digits.
+            for each map, the number of its `entries`, and its `content` as a list of pairs `[key, value]`. A tuple becomes a list.
+            A per-CPU value becomes a list with one value for each possible processor. Bytes become hexadecimal digits.
         """
         return {
             name: {"entries": len(table), "content": [[_json(key), _json(value)] for key, value in table.entries(limit)]}
@@ -185,7 +185,7 @@ class Program:
             ctypes.memmove(begin + offset, value.to_bytes(size, "little", signed=value < 0), size)
 
     def _constants(self) -> dict[str, tuple[int, int]]:
-        """Return the offset and the size in bytes of each constant in the section of constants."""
+        """Return the offset and the size of each constant in its section, in bytes."""
         types = pointer(libbpf().bpf_object__btf(self._object))
         number = check(libbpf().btf__find_by_name_kind(types, _CONSTANTS.encode(), _DATA_SECTION))
         section = pointer(libbpf().btf__type_by_id(types, number))

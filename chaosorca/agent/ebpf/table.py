@@ -60,7 +60,7 @@ class Table:
         return library.exists(library.libbpf().bpf_map_delete_elem(self._fd, self._key.pack(key)))
 
     def entries(self, limit: int | None = None) -> list[tuple[Any, Any]]:
-        """Return all keys with their values, or the first `limit`. Entries that change meanwhile may be missing."""
+        """Return all keys with their values, or only the first `limit` of them. Entries that change meanwhile may be missing."""
         try:
             return list(itertools.islice(self._entries_in_batches(), limit))
         except OSError as error:
@@ -91,7 +91,7 @@ class Table:
             )
 
     def _batches(self) -> Iterator[tuple[int, Any, Any]]:
-        """Yield the number of entries of each batch, and the buffers of keys and values. The next batch overwrites them."""
+        """Yield the number of entries of each batch, and the buffers of keys and values. The next batch overwrites the buffers."""
         size, begun, ended = max(64, min(_BATCH, _BATCH_BYTES // self._value.size)), False, False
         place = ctypes.create_string_buffer(max(8, self._key.size))
         keys, values = self._buffers(size)
@@ -100,7 +100,7 @@ class Table:
             result = library.libbpf().bpf_map_lookup_batch(
                 self._fd, place if begun else None, place, keys, values, ctypes.byref(count), None
             )
-            if result == -errno.ENOSPC:  # the entries of one hash bucket do not fit
+            if result == -errno.ENOSPC:  # the buffers are too small for the entries of one hash bucket
                 size *= 2
                 keys, values = self._buffers(size)
                 continue

@@ -106,7 +106,7 @@ def _label(table: str) -> str:
 
 
 def _coverage(records: Iterable[FaultRecord]) -> dict[tuple[str, str, str], float]:
-    """Return the number of faulted calls that the kernel has counted, and the number that probes have seen."""
+    """For the system calls of active faults, return how many calls the kernel has counted and how many the probes have seen."""
     return {
         (record.container, syscall, seen_by): float(count)
         for record in records

@@ -13,14 +13,14 @@ from chaosorca.agent.linux.cgroups import Cgroup
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor time since the agent's start in seconds, and memory in use in bytes."""
+    """The processor time used since the agent's start, in seconds, and the memory in use, in bytes."""
 
     cpu_seconds: float
     resident_bytes: float
 
 
 def own_cost(own: Cgroup | None, pid: int, proc: Path = Path("/proc")) -> Cost:
-    """Return the cost of the agent, its tracers, and the commands that pass requests to the agent.
+    """Return the total cost of the agent, its tracers, and the commands that pass requests to the agent.
 
     Arguments:
         own: the agent's control group, None if it has none of its own.

@@ -17,14 +17,14 @@ from chaosorca.agent.export.snapshot import Snapshot
 
 
 def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.ThreadingHTTPServer:
-    """Serve `/metrics` on all addresses of the agent's container, in threads of its own.
+    """Serve `/metrics` on all addresses of the agent's container. The server runs in separate threads.
 
     Arguments:
-        port: the TCP port, 0 for any that is free.
+        port: the TCP port; 0 for any free port.
         take_snapshot: returns the current figures.
 
     Returns:
-        the server, which `shutdown` stops.
+        the server. Its method `shutdown` stops it.
     """
     first_seen = FirstSeenAsZero()
     # Guards `first_seen`, and keeps the snapshots in order: an older snapshot would hide the newest series again.
@@ -49,7 +49,7 @@ def serve(port: int, take_snapshot: Callable[[], Snapshot]) -> http.server.Threa
             """Log nothing, since every scrape would add a line."""
 
     class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 128  # with the default of 5, some of many simultaneous connections wait for seconds
+        request_queue_size = 128  # with the default of 5, some connections wait for seconds if many arrive at once
 
     server = Server(("", port), Handler)
     threading.Thread(target=server.serve_forever, name="exporter", daemon=True).start()

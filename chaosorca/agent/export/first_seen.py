@@ -1,8 +1,9 @@
-"""Shows each new series to each client of `/metrics` as 0 first.
+"""Shows each client of `/metrics` a new series as 0 once, and then its value.
 
 Prometheus's `rate()` does not know the value of a counter before its first sample. Without a first 0, `rate()` would miss the first
-calls of a new series. A client therefore first gets a new series as 0. The next scrape returns the value. A client that scrapes
-for the first time gets the values of all series that an earlier client has seen, because those series are not new.
+calls of a new series. A client's first scrape of a new series therefore returns 0. The client's next scrape returns the value.
+A client that scrapes for the first time gets the values of all series that an earlier client has seen, because those series are not
+new.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _Key = tuple[str, tuple[Any, ...]]
 
 
 class FirstSeenAsZero:
-    """Shows new series of `chaosorca_` counters and histograms as 0 first, to each client. The class is not thread-safe.
+    """Shows each client every new series of `chaosorca_` counters and histograms as 0 once. The class is not thread-safe.
 
     Resource figures are not changed, since they were not 0 when the monitoring of the container began.
     """
@@ -37,7 +38,7 @@ class FirstSeenAsZero:
         Arguments:
             client: the client's address.
             metrics: the families.
-            left_out: containers that are down. Their series end, and continue with their values when the container is up again.
+            left_out: containers that are down. Their series end, and continue with the kept values when the container is up again.
         """
         result = list(metrics)
         before = self._seen.pop(client, self._seen_by_any)

@@ -13,7 +13,7 @@ from chaosorca.agent.histogram import SLOT_BOUNDS, Histogram
 
 
 class Histograms:
-    """A family of histograms. Most lines of `/metrics` are histograms, and `prometheus_client` writes them ten times slower."""
+    """A family of histograms. Most lines of `/metrics` belong to histograms. `prometheus_client` writes them ten times slower."""
 
     type = "histogram"
     unit = ""

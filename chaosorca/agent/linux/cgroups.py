@@ -15,10 +15,10 @@ from pathlib import Path
 from chaosorca.agent.linux.proc import Io
 
 ROOT_ID = 1
-"""The id of the root of the unified hierarchy, which contains the processes of the whole host."""
+"""The id of the unified hierarchy's root. The hierarchy contains the processes of the whole host."""
 _CONTROLLERS = {"cpu", "cpuacct", "memory", "pids", "blkio", "freezer", "devices"}
 _DEVICES = Path("/sys/dev/block")
-_LINKS_OF_A_LEAF = 2  # its name and its own "."; file systems that do not count links of directories report 1
+_LINKS_OF_A_LEAF = 2  # the directory's name and its "."; a file system that does not count these links reports 1
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
     Arguments:
         proc: a proc file system that shows the host's processes.
         pid: the process.
-        host: the mount point of the host's /sys/fs/cgroup. A container's own mount shows only its own part.
+        host: the mount point of the host's /sys/fs/cgroup. A container's own mount shows only the container's part.
         owner: the container's id. A directory whose path lacks the id is left out, since it also contains other processes.
 
     Raises:
@@ -144,7 +144,7 @@ def cgroup_of(proc: Path, pid: int, host: Path, owner: str = "") -> Cgroup:
 
 
 def _mounts(mountinfo: str, below: Path) -> dict[str, Path]:
-    """Return the mount point of each controller of version 1, and of the unified hierarchy under the empty name."""
+    """Return the mount points of version 1 by controller. The mount point of the unified hierarchy has an empty name."""
     found: dict[str, Path] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")

@@ -1,4 +1,4 @@
-"""Identities of files, which stay the same across containers of one image."""
+"""Identities of files. A file's identity is the same in all containers of one image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Identities:
 
         Arguments:
             path: the file.
-            has_probes: returns whether the file with an identity has probes.
+            has_probes: returns whether the file with the given identity has probes.
 
         Raises:
             OSError: the file cannot be examined.

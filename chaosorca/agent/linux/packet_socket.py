@@ -51,11 +51,11 @@ class PacketSocket:
         try:
             self._index = self._device_index()
             if device == "lo":
-                # Loopback shows each packet twice, outgoing and incoming. Linux 4.20 and later can leave out the outgoing one.
+                # Loopback shows each packet twice, outgoing and incoming. Linux 4.20 and later can leave out the outgoing copy.
                 with contextlib.suppress(OSError):
                     self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, filter_fd)
-            # Python's bind() would look the name up in the agent's namespace: bind by index (packet(7), struct sockaddr_ll).
+            # Python's bind() would look up the name in the agent's namespace. Bind by index (packet(7), struct sockaddr_ll).
             address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(_ETH_P_ALL), self._index, 0, 0, 0, b"")
             if libc.bind(self._socket.fileno(), address, len(address)) != 0:
                 raise last_error("binding a packet socket")

@@ -81,7 +81,7 @@ def state_of(proc: Path, pid: int) -> str:
 
 
 def signals(proc: Path, pid: int, tid: int, field: str) -> set[int]:
-    """Return the signals in a mask of a thread, such as `SigBlk` (blocked) or `SigCgt` (caught); none if it has ended."""
+    """Return the signals in one of a thread's masks, such as `SigBlk` (blocked) or `SigCgt` (caught); none if it has ended."""
     mask = int(_status(proc, pid, tid).get(field, "0"), 16)
     return {number + 1 for number in range(mask.bit_length()) if mask >> number & 1}
 
@@ -156,7 +156,7 @@ def resident_bytes(proc: Path, pid: int) -> int:
 
 
 def virtual_pages(proc: Path, pid: int) -> int:
-    """Return the size of a process's address space in pages; 0 if it has ended. A process that loads a library grows."""
+    """Return the size of a process's address space in pages; 0 if it has ended. Loading a library increases the size."""
     try:
         return int((proc / str(pid) / "statm").read_text().split()[0])
     except _GONE:

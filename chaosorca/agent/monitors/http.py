@@ -1,7 +1,7 @@
 """Monitors the HTTP/1.x messages of each target.
 
 A socket filter in the target's network namespace parses packets in the kernel (bpf/http.c). Plaintext inside TLS comes from tls.py.
-The kernel counts HTTP inside TLS under a second number of the target, which is higher by `_TARGETS`.
+Each target has two numbers in the kernel: one for plain HTTP, and a number higher by `_TARGETS` for HTTP inside TLS.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ROLES = ["server", "client"]
 _REASONS = ["joined mid-message", "pipelined", "reordered", "malformed", "HTTP/2", "TLS"]
 _TARGETS = 512
 _NO_NAMESPACE = 0
-"""The namespace number of a target that does not run."""
+"""The namespace number of a target that is not running."""
 _LAYOUTS = {
     "connections": ("=4Q2HI", "=424s"),
     "counts": ("=IHBB", "=Q"),
@@ -67,8 +67,8 @@ class HttpFigures:
         durations: the latencies by container, role and TLS.
         unparsed: the number of messages and connections that could not be parsed, by container and reason.
         in_flight: the number of requests that are not answered yet, by container and role.
-        entries: the number of used entries of each map. The connections are counted only at each sweep.
-        dropped: the number of events that were lost because a map was full or their connection was in use.
+        entries: the number of used entries of each map. Connections are counted only by the sweep.
+        dropped: the number of events that were lost because a map was full or another processor had locked the connection.
     """
 
     counts: dict[tuple[str, str, str, str, str], int]
@@ -116,16 +116,15 @@ class HttpMonitor:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._tls = TlsProbes(proc)
-        self._preparing = threading.Lock()  # guards the loading of `_program`, and `_no_tls`
+        self._preparing = threading.Lock()  # guards `_no_tls` and the loading of `_program`
         self._program: Program | None = None
         self._no_tls = ""
-        self._changing = (
-            threading.Lock()
-        )  # held for every change of `_targets`, even while libraries are read; taken before `_lock`
+        # `_changing` is held for every change of `_targets`, even while libraries are read. It is taken before `_lock`.
+        self._changing = threading.Lock()
         self._lock = threading.Lock()  # guards all of the following; held only briefly, since scrapes wait for it
         self._targets: dict[str, _Monitored] = {}
         self._lost: Counter[tuple[int, int]] = Counter()  # unanswered requests of vanished connections, by target number and role
-        self._dropped_before = 0  # events of targets that are no longer monitored
+        self._dropped_before = 0  # lost events of targets that are no longer monitored
         self._connections = self._secured = 0  # numbers of connections at the last sweep
         self._last_sweep = 0.0
 
@@ -156,8 +155,8 @@ class HttpMonitor:
         """Start to monitor a target. If it is monitored already, attach to its current network namespace.
 
         Raises:
-            AgentError: the container uses the host's network, so its requests cannot be distinguished from others. Or the kernel
-                refuses the program or a socket.
+            AgentError: the kernel refuses the program or a socket. The error is also raised for a container on the host's network,
+                because its requests cannot be distinguished from others.
         """
         if target.host_network:
             raise AgentError(
@@ -178,7 +177,7 @@ class HttpMonitor:
             ) from error
 
     def _attach_by(self, program: Program, target: Target, pid: int) -> None:
-        """Attach to the network namespace of one of a target's processes."""
+        """Attach to the network namespace of the given process of a target."""
         namespace = procfs.namespace(self._proc, pid, "net")
         monitored = self._targets.get(target.name)
         if monitored and monitored.namespace == namespace:

@@ -76,7 +76,7 @@ def write_and_read_past_cache(size: int, directory: Path | None = None) -> None:
 
 
 def write_through_cache(size: int, directory: Path | None = None) -> None:
-    """Write `size` bytes to a file through the page cache, and make the kernel write the file system back."""
+    """Write `size` bytes to a file through the page cache, and make the kernel write back the file system."""
     with _own_file(directory) as file, file.open("r+b") as opened:
         opened.write(bytes(size))
         opened.flush()

@@ -38,7 +38,7 @@ class Monitoring:
         """
         Arguments:
             syscalls, http, resources: the monitors.
-            admit: raises while no further monitoring may start.
+            admit: a function that raises an error while no further monitoring may start.
         """
         self.syscalls, self.http, self.resources = syscalls, http, resources
         self._admit = admit
@@ -47,11 +47,12 @@ class Monitoring:
         self._targets: dict[str, Target] = {}
         self._monitors: dict[str, set[str]] = {}
         self._problems: dict[str, list[str]] = {}
-        self._timing_lock = threading.Lock()  # guards `_timing`; a fault's end must not wait for `changing`
+        # `_timing_lock` guards `_timing`. It is separate from `changing`, so that the end of a fault never waits for `changing`.
+        self._timing_lock = threading.Lock()
         self._timing: dict[str, tuple[tuple[str, ...], bool]] = {}
 
     def start(self, target: Target, monitors: list[str]) -> dict[str, Any]:
-        """Start to monitor a container, or add monitors to a monitored one.
+        """Start to monitor a container, or add monitors to a container that is already monitored.
 
         Arguments:
             target: the container.
@@ -119,7 +120,7 @@ class Monitoring:
                 self.http.give_up_on_old()
 
     def replace_target(self, target: Target) -> None:
-        """Replace the monitored target of the same name, if there is one. The series of the name continue."""
+        """Replace the monitored target of the same name, if there is one. The series of this container name continue."""
         with self.changing:
             if target.name in self._targets:
                 _warn_of_network(target, self._monitors[target.name])
@@ -144,11 +145,11 @@ class Monitoring:
         return container in self._targets
 
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Leave durations of a container's calls to the tracer. A later start of the monitoring keeps this setting.
+        """Let the tracer time some of a container's calls. The setting also applies if monitoring starts later.
 
         Arguments:
             container: its name.
-            by_call: system calls of which the tracer times every call.
+            by_call: the system calls that the tracer always times.
             by_thread: whether the tracer times calls of threads that it marks.
         """
         with self._timing_lock:
@@ -159,7 +160,7 @@ class Monitoring:
             self.syscalls.leave_timing_to_tracer(container, by_call, by_thread)
 
     def calls_of(self, container: str) -> dict[str, int] | None:
-        """Return how often a container made each system call; None where its calls are not monitored."""
+        """Return how often a container made each system call; None if its calls are not monitored."""
         if "syscalls" not in self._monitors.get(container, ()):
             return None
         calls: Counter[str] = Counter()
@@ -169,7 +170,7 @@ class Monitoring:
         return dict(calls)
 
     def requests_to(self, container: str) -> Requests | None:
-        """Return the HTTP requests to a container so far; None where its HTTP is not monitored."""
+        """Return the HTTP requests to a container so far; None if its HTTP is not monitored."""
         if "http" not in self._monitors.get(container, ()):
             return None
         http, by_code = self.http.figures(), Counter[str]()
@@ -200,9 +201,9 @@ class Monitoring:
         return unprepared
 
     def _attach(self, target: Target, wanted: set[str]) -> dict[str, str]:
-        """Attach monitors to a target. Return the reason for each monitor that cannot be attached."""
+        """Attach monitors to a target. For each monitor that cannot be attached, return the reason."""
         refused: dict[str, str] = {}
-        # The resource monitor needs the IO of ended threads, which the program for system calls counts.
+        # The program for system calls also counts the I/O of ended threads. The resource monitor needs this figure.
         if "syscalls" in wanted or ("resources" in wanted and self.syscalls.program() is not None):
             try:
                 self.syscalls.attach(target, counting="syscalls" in wanted)
@@ -219,7 +220,7 @@ class Monitoring:
         """Re-attach a container that was restarted, and suspend one that has ended.
 
         A restart gives the container new control groups and a new network namespace. A removed container stays in the tables:
-        its series continue when another container takes the name, however late.
+        its series continue when another container takes the name at any later time.
         """
         if not target.cgroup.exists():
             self.syscalls.suspend(target.name)

@@ -9,7 +9,7 @@ from chaosorca.agent.histogram import Histogram
 
 @dataclass(frozen=True)
 class Requests:
-    """The HTTP requests to a container that have ended: their number by status code, and their latencies."""
+    """The ended HTTP requests to a container: their number by status code, and their latencies."""
 
     by_code: dict[str, int]
     latency: Histogram

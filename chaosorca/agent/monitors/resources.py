@@ -40,7 +40,7 @@ class ResourceMonitor:
     """Reads the figures of containers, and keeps earlier figures so that no counter ever decreases.
 
     Storage figures come from the container's control group if that group counts accurately (io_source.py). Otherwise, they are the
-    sum over the container's living threads and its ended threads. The system call monitor counts ended threads (`ended_io`).
+    sum over the container's living and ended threads. The system call monitor provides the I/O of ended threads (`ended_io`).
 
     Without the system call monitor, the figures are the sum over the container's processes. The figure of a process includes its
     ended threads and the children that it has waited for. Ended processes of `docker exec` are missing.
@@ -66,14 +66,14 @@ class ResourceMonitor:
         self.io_source = functools.cache(choose)
 
     def read(self, targets: list[Target]) -> dict[str, Resources]:
-        """Return the figures by container. Containers that do not run are left out."""
-        # Ended threads are read first. A thread that ends meanwhile is then missing from both sums, but never counted twice.
+        """Return the figures by container. Containers that are not running are left out."""
+        # The I/O of ended threads is read first. A thread that ends meanwhile is missing from both sums, but never counted twice.
         ended = self._ended_io()
         figures = {target.name: self._read(target, ended.get(target.name)) for target in targets}
         return {target.name: figures[target.name] for target in targets if target.cgroup.exists()}
 
     def warnings(self, target: Target) -> list[str]:
-        """Return a warning for each figure of a running container that cannot be read."""
+        """Return a warning for each unreadable figure of a running container."""
         warnings = []
         for what, ask in (("processor time", target.cgroup.cpu_seconds), ("memory in use", target.cgroup.memory_bytes)):
             try:

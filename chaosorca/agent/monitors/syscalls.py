@@ -25,7 +25,7 @@ _OF_32_BIT, _OF_X32 = 1 << 31, 1 << 30
 _CODE_SEGMENT_AT = {"x86_64": 17 * 8}
 """The offset of the code segment in `struct pt_regs`, in bytes."""
 _GROUPS = 4096
-"""The size of a table that tells the kernel which control groups may be monitored. Its index is a group's id modulo this size."""
+"""The size of a table that tells the kernel which control groups may be monitored. The index is a group's id modulo this size."""
 _FIGURES = "=QQ" + SLOTS * "Q"
 _LAYOUTS = {
     "monitored_cgroups": ("=Q", "=II"),
@@ -39,25 +39,25 @@ _LAYOUTS = {
 }
 """The layouts of the maps in bpf/syscalls.c. The maps of calls in flight are left out, since only the kernel reads them."""
 _OWN_LAYOUTS = {"syscalls_plain": {"in_flight": ("=I", "=QQ6I")}}
-"""Further layouts by program. `in_flight` is listed only so that its entries can be counted, because this map can be full."""
+"""Further layouts by program. `in_flight` is listed only so that its entries can be counted: this map can become full."""
 
 _CALLS, _LEAST_CALLS, _MEMORY = 8192, 1024, 64 << 20
 """The largest and the smallest capacity of the map `calls`. Between these limits, the map takes up to `_MEMORY` bytes."""
 _PROGRAMS = ("syscalls", "syscalls_plain")
 """The second program is for kernels without type information (BTF)."""
 _COUNTING = ("on_sys_exit", "on_sys_enter")
-"""eBPF functions that run at every system call of the host. They are attached only while the calls of any target are counted."""
+"""eBPF functions that run at every system call of the host. They are attached only while a target's calls are counted."""
 _log = logging.getLogger("chaosorca.agent")
 
 
 class SyscallMonitor:
-    """Counts system calls. The first target loads the programs; each further target is an entry of a map."""
+    """Counts system calls. The programs are loaded for the first target. Each further target only adds entries to a map."""
 
     def __init__(self, arch: str, capacities: dict[str, int] | None = None) -> None:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
-            capacities: the capacity of each map in entries. The default depends on the number of processors.
+            capacities: the maximum number of entries of each map. The default depends on the number of processors.
         """
         self._capacities = capacities
         self._code_segment_at = _CODE_SEGMENT_AT.get(arch, 0)
@@ -70,7 +70,7 @@ class SyscallMonitor:
         self._targets: dict[str, int] = {}
         self._cgroups: dict[str, set[int]] = {}
         self._counted: set[str] = set()  # targets whose calls are counted; other targets have only the I/O of their ended threads
-        self._version = self._published = 0  # the version of the monitored control groups here and in the kernel
+        self._version = self._published = 0  # the version of the set of monitored control groups, here and in the kernel
         self._epoch = 0  # how often counting has started
         self._links: list[int] = []
         self._untimed: dict[str, set[int]] = {}
@@ -124,7 +124,7 @@ class SyscallMonitor:
                 if target.name in self._counted:
                     self._counted.remove(target.name)
                     self._version += 1
-                    with contextlib.suppress(AgentError):  # the first error is raised
+                    with contextlib.suppress(AgentError):  # the first error is raised instead
                         self._publish()
                 raise
 
@@ -133,7 +133,7 @@ class SyscallMonitor:
         with self._lock:
             if self._cgroups.get(name):
                 self._set_cgroups(name, set())
-                # An error here concerns only other targets. Their calls were not counted before, either.
+                # An error here means only that calls of other targets still cannot be counted.
                 with contextlib.suppress(AgentError):
                     self._publish()
 
@@ -146,7 +146,7 @@ class SyscallMonitor:
             self._cgroups.pop(name, None)
             self._counted.discard(name)
             self._version += 1
-            # An error here concerns only other targets. Their calls were not counted before, either.
+            # An error here means only that calls of other targets still cannot be counted.
             with contextlib.suppress(AgentError):
                 self._publish()
             number = self._targets.pop(name)
@@ -179,7 +179,7 @@ class SyscallMonitor:
                 return
             table = self._program["untimed"]
             before = self._untimed.get(name, set())
-            self._untimed[name] = before | numbers  # the entries that may exist if an update below finds the map full
+            self._untimed[name] = before | numbers  # all entries that may exist if an update below fails because the map is full
             for number in numbers:
                 table.put((self._targets[name], number), 1)
             for number in before - numbers:
@@ -216,7 +216,7 @@ class SyscallMonitor:
             return counts, durations
 
     def ended_io(self) -> dict[str, Io]:
-        """Return the I/O of threads that have ended since monitoring began, by container.
+        """Return, by container, the I/O of threads that have ended since monitoring began.
 
         The result is empty if the kernel has no type information (BTF).
         """
@@ -241,8 +241,8 @@ class SyscallMonitor:
     def _entries_of(self, table: str, names: dict[int, str]) -> Iterator[tuple[Any, Any]]:
         """Yield a map's entries of the given targets, and delete its entries of other targets.
 
-        Entries of other targets occur because calls are counted at their exit. A call may exit after the monitoring of its
-        container has stopped.
+        The map also has entries of other targets: a call that began before its container's monitoring stopped is counted at its
+        exit.
         """
         if self._program is None:
             return
@@ -271,9 +271,9 @@ class SyscallMonitor:
             self._version += 1
 
     def _publish(self) -> None:
-        """Tell the kernel which control groups are monitored. Threads then look their targets up again.
+        """Tell the kernel which control groups are monitored. At its next call, each thread then looks up its target again.
 
-        Attach the programs if the calls of any control group are counted. Otherwise, detach the programs.
+        Attach the programs if the calls of at least one control group are counted. Otherwise, detach the programs.
         """
         if self._program is None or self._version == self._published:
             return
@@ -320,6 +320,6 @@ def _load(constants: dict[str, int], capacities: dict[str, int]) -> Program:
 
 
 def _capacities(processors: int) -> dict[str, int]:
-    """Return the capacities of the per-CPU maps in entries."""
+    """Return the maximum number of entries of each per-CPU map."""
     calls = min(_CALLS, max(_LEAST_CALLS, _MEMORY // (struct.calcsize(_FIGURES) * processors)))
     return {"calls": calls, "errors": 2 * calls}

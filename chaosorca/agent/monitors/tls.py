@@ -28,8 +28,8 @@ from chaosorca.model.errors import AgentError
 SWEEP = struct.Struct("=QQQ")
 """`struct sweep` of bpf/http_exchange.h: two times in nanoseconds since boot, and the number of connections."""
 _FOLDERS = ("lib", "usr/lib", "usr/lib/*", "usr/lib64", "usr/local/lib", "usr/local/lib64", "opt/*/lib")
-"""The folders in which images install the library. The library is probed before it is used, since a process may use it only for a
-moment."""
+"""The folders in which images install the library. An installed library is probed before any process loads it, since a process may
+use it only for a moment."""
 _ON_CALL, _ON_RETURN = "on_call", "on_return"
 _OFFSETS = {
     "SOCK_FAMILY": "skc_family",
@@ -57,7 +57,7 @@ class _Monitored:
     target: Target
     cgroups: set[int] = field(default_factory=set)
     processes: dict[int, tuple[int, frozenset[FileId]]] = field(default_factory=dict)
-    """For each process, its size in virtual pages when its mapped files were last read, and its TLS libraries."""
+    """For each process, its size in virtual pages and its TLS libraries, as of the last time that its mapped files were read."""
     root_pid: int = 0
     """The process whose root directory was searched for libraries."""
     installed: frozenset[FileId] = frozenset()
@@ -80,16 +80,15 @@ class TlsProbes:
         self._poller: threading.Thread | None = None
         self._targets: dict[int, _Monitored] = {}
         self._identities = Identities()
-        self._attached: dict[
-            FileId, Callable[[], None] | None
-        ] = {}  # for each file, a function that detaches its probes; None if it has none
+        # For each file, a function that detaches the file's probes; None if the file has no probes.
+        self._attached: dict[FileId, Callable[[], None] | None] = {}
         self._problems: dict[FileId, str] = {}
 
     def prepare(self, http: Program) -> str:
         """Load the program.
 
         Arguments:
-            http: the program that parses packets. The program of this object uses the same maps.
+            http: the program that parses packets. The program for TLS shares its maps.
 
         Returns:
             the reason why HTTPS cannot be monitored; empty if it can.
@@ -208,8 +207,8 @@ class TlsProbes:
             found = self._installed(pids[0])
             self._attach_all(found)
             monitored.root_pid, monitored.installed = pids[0], frozenset(found)
-        # Reading the mapped files of a process is expensive. It is done only when the size of the process has changed, because a
-        # process that loads a library grows.
+        # Reading the mapped files of a process is expensive. It is done only when the size of the process has changed, because
+        # loading a library increases this size.
         sizes = {pid: procfs.virtual_pages(self._proc, pid) for pid in pids}
         for pid, size in sizes.items():
             if size != monitored.processes.get(pid, (0,))[0]:
@@ -294,7 +293,7 @@ class TlsProbes:
         closers = [close for close in map(self._attached.pop, unused) if close is not None]
         for file in unused:
             self._problems.pop(file, None)
-        if closers:  # the kernel detaches slowly, and callers hold locks
+        if closers:  # in a thread, since the kernel detaches slowly and callers hold locks
             threading.Thread(target=lambda: [close() for close in closers], name="closer", daemon=True).start()
 
 
