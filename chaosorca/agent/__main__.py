@@ -64,7 +64,7 @@ def make_parts(arch: str, arming: Arming) -> Parts:
 
 
 def main() -> None:
-    """Serve until asked to end. `CHAOSORCA_LOG_LEVEL` sets the log level."""
+    """Serve until a signal asks the agent to end. The variable `CHAOSORCA_LOG_LEVEL` sets the log level."""
     level = os.environ.get("CHAOSORCA_LOG_LEVEL", "info").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     parts = make_parts(machine(platform.machine()), Arming())
@@ -85,7 +85,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, end)
     logging.info("ready")
     server.serve_forever(poll_interval=0.1)
-    # When the process ends, the kernel detaches everything else.
+    # Only the faults are ended here. When the process ends, the kernel detaches everything else.
     parts.faults.stop("the agent was ended")
 
 

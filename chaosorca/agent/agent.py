@@ -1,4 +1,4 @@
-"""The agent: everything that it can be asked to do."""
+"""The agent, with all operations that clients can request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chaosorca.model.fault import Fault
 class Retirement:
     """The state of an agent that is about to be removed because it has nothing to do.
 
-    The state ends after a while, since the removal may fail.
+    This state ends after a while, since the removal may fail.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Agent:
         self._own = own
 
     def start_monitoring(self, container: dict[str, Any], monitors: list[str]) -> dict[str, Any]:
-        """Start to monitor a container, or add monitors to a monitored one.
+        """Start monitoring a container, or add monitors to a container that is already monitored.
 
         Arguments:
             container: its `name`, `id` and first process's `pid`.

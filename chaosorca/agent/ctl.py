@@ -10,7 +10,7 @@ from chaosorca.model.contract import SOCKET
 
 
 def main() -> int:
-    """Send the request that is the only argument; return 0 if there was an answer, even one that reports an error."""
+    """Send the request, which is the only argument. Return 0 if an answer arrives, even if the answer reports an error."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(SOCKET)

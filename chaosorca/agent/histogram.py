@@ -47,6 +47,6 @@ def histogram_of(nanoseconds: list[int]) -> Histogram:
     slots = [0] * SLOTS
     for bits, count in Counter(
         map(int.bit_length, nanoseconds)
-    ).items():  # a number of n bits is below 2 ** n, at least 2 ** (n - 1)
+    ).items():  # a number of n bits is at least 2 ** (n - 1) and below 2 ** n
         slots[min(max(bits - FIRST_SLOT, 0), SLOTS - 1)] += count
     return Histogram(slots, sum(nanoseconds) / 1e9)

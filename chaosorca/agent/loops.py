@@ -11,10 +11,10 @@ _log = logging.getLogger("chaosorca.agent")
 
 @contextlib.contextmanager
 def surviving(what: str) -> Iterator[None]:
-    """Log an error of one round of a loop instead of ending the loop.
+    """If one round of a loop raises an error, log the error and keep the loop running.
 
     Arguments:
-        what: the round, for the log.
+        what: the name of the round in the log.
     """
     try:
         yield

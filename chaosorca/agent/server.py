@@ -35,7 +35,7 @@ def answer(agent: Agent, line: bytes) -> dict[str, Any]:
 
 
 def make_server(agent: Agent, path: str) -> socketserver.ThreadingUnixStreamServer:
-    """Make a server that listens at a path. A socket that an earlier agent has left there is replaced."""
+    """Make a server that listens at a path. A socket that an earlier agent has left at the path is replaced."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:

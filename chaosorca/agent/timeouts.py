@@ -9,16 +9,16 @@ TRACER_HUNG_AFTER = 2.0
 """A tracer that leaves a command unanswered for this long is replaced."""
 
 TRACER_ENDS_WITHIN = 0.6
-"""A tracer that was asked to detach ends within this time, unless the agent still has records of it to read."""
+"""A tracer that was asked to detach ends within this time, unless the agent has not yet read all of its records."""
 
 TRACER_READ_WITHIN = 0.5
-"""The records and errors in a tracer's pipes are read within this time after its last sign of life."""
+"""After a tracer's last sign of life, the agent reads the records and errors in the tracer's pipes within this time."""
 
 PRIORITY_RESTORED_EVERY = 0.02
 """While the agent waits for a tracer, it restores the tracer's scheduling priority this often."""
 
 RESTART_LOOP_WITHIN = 10.0
-"""Tracers that are replaced several times within this time are given up."""
+"""If a container's tracers are replaced several times within this time, the container's faults are ended."""
 
 RULE_GRACE = 0.5
 """A tracer ends a fault by itself this long after the agent should have ended it."""
@@ -48,18 +48,18 @@ ALL_CODE_CHECKED_EVERY = 2.0
 """How often the agent checks the mapped code of all processes of a target, not only of new ones."""
 
 SIGNAL_HANDLER_WITHIN = 0.005
-"""A thread whose signals are still blocked after this time is not just in a signal handler."""
+"""A thread that still blocks the arming signals after this time is not merely running a signal handler."""
 
 # Faults
 
 ATTACH_WITHIN = 3.0
-"""A fault attaches to the processes that its container has at the start within this time."""
+"""When a fault starts, it attaches to all processes of its container within this time."""
 
 ATTACH_NEW_WITHIN = 0.5
-"""A fault attaches to processes that start later within this time."""
+"""When a new process starts during a fault, the fault attaches to the process within this time."""
 
 RETRY_ATTACH_AFTER = 1.0
-"""A failed attach is retried after this time. Each further pause is twice as long."""
+"""A failed attach is retried after this time. Each further pause is twice as long as the last."""
 
 RETRY_ATTACH_AFTER_MOST = 60.0
 """The longest pause between two retries of a failed attach."""
@@ -68,7 +68,7 @@ NEW_PROCESSES_POLLED_EVERY = 0.02
 """How often the agent polls for processes that have no traced parent."""
 
 RELEASED_WITHIN = 2.0
-"""The tracers detach from a container within this time after its last fault has ended."""
+"""After a container's last fault has ended, the tracers detach from the container within this time."""
 
 FAULTS_TICK_EVERY = 0.1
 """How often the agent checks whether a fault is over."""
@@ -82,7 +82,7 @@ TARGETS_POLLED_EVERY = 0.2
 """How often the agent checks whether a monitored container was restarted."""
 
 RETIRED_FOR = 15.0
-"""A retired agent refuses work for this time. Its removal may have failed."""
+"""A retired agent refuses work for this time. It then accepts work again, because its removal may have failed."""
 
 ENGINE_ANSWERS_WITHIN = 5.0
 """The Docker Engine answers within this time."""
@@ -91,7 +91,7 @@ ENGINE_RECONNECTED_AFTER = 0.5
 """The stream of the engine's events is opened again after this time."""
 
 ENGINE_FIRST_TRY_WITHIN = 2.0
-"""A question about the stream of events waits this long for the first connection."""
+"""A request for the state of the stream of events waits at most this long for the first connection."""
 
 # Monitors
 

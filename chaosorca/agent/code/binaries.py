@@ -32,7 +32,7 @@ class FileCode:
 
     Attributes:
         sites: the breakpoint sites of the code's system calls.
-        problem: the reason why uprobes on these sites miss some calls; empty if they miss none.
+        problem: the reason why uprobes on these sites miss some calls; empty if the uprobes miss none.
         by_syscall_function: the numbers that the code passes to the C library's `syscall()`; None if unknown.
         syscall_function: the offsets of `syscall()` in the file; empty if the file does not define that function.
     """
@@ -50,7 +50,7 @@ class Binaries:
         """
         Arguments:
             proc: the proc file system.
-            has_probes: returns whether a file has uprobes. The identity of a file must not change while it has uprobes.
+            has_probes: returns whether a file has uprobes. The identity of a file must not change while the file has uprobes.
         """
         self._proc = proc
         self._has_probes = has_probes
@@ -62,7 +62,7 @@ class Binaries:
     def files(self, pids: Collection[int]) -> list[tuple[Path, FileId]]:
         """Return the files that processes execute, each once.
 
-        If a file were listed twice, each of its sites would get two uprobes, and each call would count twice.
+        If a file were listed twice, each of its sites would get two uprobes, and each call would be counted twice.
         """
         mapped = {one.id: one for pid in reversed(list(pids)) for one in procfs.code_files(self._proc, pid)}
         found: dict[FileId, Path] = {}
@@ -74,16 +74,16 @@ class Binaries:
         return [(path, file) for file, path in found.items()]
 
     def code(self, path: Path, file: FileId) -> FileCode:
-        """Return the analysis of a file's code. If the file's process has ended, the analysis has no sites and no problem."""
+        """Return the analysis of a file's code. If the process that maps the file has ended, the analysis is empty."""
         with self._lock:
             try:
                 status = path.stat()
-                # The kernel reuses inode numbers. A uprobe at an offset from another file's analysis would destroy code.
+                # The kernel reuses inode numbers. A uprobe at an offset from another file's analysis would corrupt code.
                 version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 cached = self._cache.pop(file, None)
                 if cached is None or cached[0] != version:
                     cached = (version, _read_code(path, status.st_size))
-                self._cache[file] = cached  # the most recently used one is last
+                self._cache[file] = cached  # the most recently used file is last
                 while len(self._cache) > _MOST_CACHED:
                     del self._cache[next(iter(self._cache))]
             except GONE:
@@ -93,7 +93,7 @@ class Binaries:
             return cached[1]
 
     def cannot(self, pids: Collection[int]) -> str:
-        """Return why uprobes miss some system calls of these processes; empty if they miss none."""
+        """Return why uprobes miss some system calls of these processes; empty if the uprobes miss none."""
         for path, file in self.files(pids):
             problem = self.code(path, file).problem
             if problem:

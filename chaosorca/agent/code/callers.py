@@ -1,8 +1,9 @@
 """Finds the system calls that a program or library for x86-64 makes through the C library's function `syscall()`.
 
 A uprobe on that function fires at every call of the function, whatever the system call's number. Such a uprobe is expensive, since
-the kernel emulates none of the function's instructions. The uprobe is needed only if a program may make a faulted call in this way.
-Nearly all callers set the number just before the call. For example, nginx calls `gettid` in this way for each line of its log.
+the kernel emulates none of the function's instructions. The uprobe is needed only if a program may make a faulted call through
+this function. Nearly all callers set the number just before the call. For example, nginx calls `gettid` in this way for each line
+of its log.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from chaosorca.agent.code.instructions import Code
 
 _NAME = b"syscall"
 _WHOLE_NAME = b"\0syscall\0"
-_CALLS_ANYTHING = {b"ffi_call"}  # libffi calls any function for its users
+_CALLS_ANYTHING = {b"ffi_call"}  # libffi calls arbitrary functions for its users
 _FILLED_IN = {6, 7}  # R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT: the relocation types of table entries
 _BEFORE_A_JUMP = (b"", b"\xf2", b"\xf3\x0f\x1e\xfa", b"\xf3\x0f\x1e\xfa\xf2")  # bnd, endbr64
 # Each pattern begins with a fixed byte, since this makes the search many times faster. So no pattern contains the REX prefix.

@@ -71,7 +71,7 @@ def copied_from(instruction: Instruction) -> str | None:
 
 
 def loaded_from(instruction: Instruction) -> tuple[str | None, int]:
-    """Return the address register and the displacement of the number in memory that an instruction loads.
+    """Return the address register and the displacement of the memory operand from which an instruction loads a number.
 
     Return None and 0 if the instruction does not load a number from memory.
     """

@@ -33,7 +33,7 @@ _EXECUTABLE_SECTION = 4
 _PROGRAM_BITS = 1
 _SYMBOLS, _STRINGS, _RELOCATIONS, _DYNAMIC_SYMBOLS = 2, 3, 4, 11
 _SORTED_TABLE = (1, 0x1B, 0x03, 0x3B)  # version 1, relative pointers of 4 bytes; linkers write only this kind
-_LONG_FUNCTION = 4096  # bytes; the average function of every compiler is shorter
+_LONG_FUNCTION = 4096  # bytes; with every compiler, the average function is shorter
 _SETS_RAX = (b"\x48", b"\xb8")  # mov $number,%rax; mov $number,%eax
 _RELATIVE = 0x10  # the pointer is relative to its own address
 _POINTER_SIZES = {0x00: 8, 0x02: 2, 0x03: 4, 0x04: 8, 0x0A: 2, 0x0B: 4, 0x0C: 8}
@@ -132,7 +132,7 @@ class Elf:
             sections = [_SECTION.unpack_from(data, sections_at + index * section_size) for index in range(section_count)]
         except (struct.error, ValueError) as error:
             raise ValueError(f"the headers of the ELF file are damaged: {error}") from None
-        # Old linkers put tables into the segment of the code, and a uprobe there would change data. Sections tell code from tables.
+        # Old linkers put tables into the code segment. A uprobe on a table would change data. Sections separate code from tables.
         code = [
             Range(address, offset, min(size, len(data) - offset))
             for _, kind, flags, address, offset, size, *_ in sections
@@ -338,7 +338,7 @@ class Elf:
             return 0, 0
 
     def _encoding(self, at: int) -> tuple[int, bool]:
-        """Return the pointer encoding of a common information entry, and whether it is for returns from signal handlers."""
+        """Return the pointer encoding of a common information entry, and whether the entry is for returns from signal handlers."""
         end = self.data.index(b"\0", at + 9)
         augmentation = self.data[at + 9 : end]
         if not augmentation.startswith(b"z"):

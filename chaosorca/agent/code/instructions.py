@@ -21,7 +21,7 @@ _COMPUTED_JUMP = re.compile(rb"\xff[\x20-\x24\x26\x27\x60-\x67\xa0-\xa7\xe0-\xe7
 _NEAR_JUMP = re.compile(rb"(?s)[\xeb\x70-\x7f\xe0-\xe3](?=(.))")
 _NEAR = 130  # the reach of a short jump in bytes, including the jump itself
 _ENDS = {"jmp", "ljmp", "ret", "retf", "iret", "iretd", "iretq", "hlt", "ud2", "int3", "sysret", "sysexit", ".byte"}
-# After some of these instructions, the thread is elsewhere or signals are delayed. The kernel refuses uprobes on the others.
+# Some of these instructions transfer control or delay signals. The kernel refuses uprobes on the others.
 UNSUITABLE = {
     "call",
     "lcall",
@@ -39,11 +39,11 @@ UNSUITABLE = {
     "cli",
     "sti",
 }
-# These instructions may also lead elsewhere, or set the trap flag.
+# These instructions may also transfer control, or set the trap flag.
 _NOT_STRAIGHT = {"loop", "loope", "loopne", "xbegin", "xabort", "popf", "popfd", "popfq"}
 
 _CHUNK = 1024  # bytes; code outside functions is disassembled in chunks of this size
-_AROUND = 256  # bytes; decoding from this far before an instruction finds where the instruction begins
+_AROUND = 256  # bytes; to find where an instruction begins, decoding starts this far before it
 _TRIES = 16  # decodings that are compared
 _CONVERGING = 48  # bytes; the decodings must converge within this distance
 _AGREED = 0.75  # the share of the decodings that must converge
@@ -65,7 +65,7 @@ def _part_names() -> dict[str, str]:
 
 
 REGISTERS = _register_names()
-"""The name of the 64-bit register by the name of a 32-bit or 64-bit register."""
+"""Maps the name of each 32-bit or 64-bit register to the name of the 64-bit register."""
 
 _FAMILIES = REGISTERS | _part_names()
 _KEPT_BY_CALLS = {"rbx", "rbp", "rsp", "r12", "r13", "r14", "r15"}
@@ -196,8 +196,8 @@ class Code:
     def _converged(self, lowest: int, first: int) -> int:
         """Return an address at which an instruction begins.
 
-        The result is `first` if `lowest` is not above `first`. Otherwise, decodings from different offsets after `lowest` are
-        compared. The result is then the lowest address at which most of them converge.
+        The result is `first` if `lowest` is not above `first`. Otherwise, the code is decoded from different offsets after
+        `lowest`, and the result is the lowest address at which most decodings converge.
         """
         if lowest <= first:
             return first
@@ -252,7 +252,7 @@ class Code:
         return self._before.get(address)
 
     def _is_padding(self, instruction: Instruction) -> bool:
-        """Return whether an instruction is padding: a no-operation between two functions or blocks that is never executed."""
+        """Return whether an instruction is padding. Padding is no-operations between functions or blocks, and is never executed."""
         if instruction.name != "nop":
             return False
         last: Instruction | None = instruction
@@ -267,8 +267,8 @@ class Code:
     def may_be_data(self, address: int) -> bool:
         """Return whether an address may hold data. A uprobe on data could change a table of constants.
 
-        An address may hold data if the file describes functions, but none that contains the address. Functions in assembly
-        may lack descriptions, but described functions call them. Code that is called in this way is not data.
+        An address may hold data if the file describes functions, but none of them contains the address. Functions in assembly
+        may lack descriptions. Code that is called by a described function is not treated as data.
         """
         if not self.file.describes_functions or self.function(address) is not None:
             return False
@@ -277,7 +277,7 @@ class Code:
     def _called_before(self, address: int) -> set[int]:
         """Return the beginnings of undescribed functions, at most `_LONG` bytes before an address.
 
-        They are the targets of direct calls and jumps from described functions.
+        These beginnings are the targets of direct calls and jumps from described functions.
         """
         near = range(max(address - _LONG + 1, 0), address + 1)
         return {
@@ -326,9 +326,9 @@ class Code:
         return instruction.name == "nop" and last is not None and last.name == "call"
 
     def computes_jumps(self, address: int) -> bool:
-        """Return whether the function that contains an address has a computed jump, such as one by a jump table.
+        """Return whether the function that contains an address has a computed jump, such as a jump through a jump table.
 
-        All parts of the function are searched. A distant part (`.cold`) has its own description, and it jumps into the middle of
+        All parts of the function are searched. A distant part (`.cold`) has its own description, and jumps into the middle of
         the main part.
         """
         function = self.function(address)

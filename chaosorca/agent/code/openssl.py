@@ -66,7 +66,7 @@ def places(elf: Elf) -> list[Place]:
 def _common(elf: Elf, plain: int, extended: int) -> int | None:
     """Return the common function of a pair; None if the pair has none.
 
-    Both functions call the common function. The extended function makes this call first, with unchanged arguments.
+    Both functions call the common function. In the extended function, this call is the first one, and the arguments are unchanged.
     """
     called = _first_call(elf, extended)
     if called is None or called not in _calls(elf, plain):

@@ -1,16 +1,16 @@
 """Finds the breakpoint sites of a program or library for x86-64: instructions for uprobes, shortly before system calls.
 
 A uprobe on `syscall` itself is too late. The kernel delays signals while it single-steps a probed instruction, so the thread would
-stop after the call. A uprobe on the instruction just before stops the thread with its instruction pointer on `syscall`.
+stop after the call. A uprobe on the preceding instruction stops the thread while its instruction pointer is on `syscall`.
 
 The kernel emulates a few kinds of probed instructions: jumps, pushes and no-operations. It single-steps all other instructions,
-which takes 30 times as long. If control runs straight from an earlier, emulated instruction to the call, that instruction is the
-site.
+which takes 30 times as long. If control runs straight from an earlier, emulated instruction to the call, the emulated instruction
+is the site.
 
 glibc has two paths to most calls that may block. The first path is for processes that never had a second thread. The second path
 calls a function before its `syscall`, so control does not run straight to that `syscall`. A uprobe on the branch between the paths
-serves both. A call that is to fail is stopped at the branch and resumed just after the first path's `syscall`. The result is the
-same.
+serves both. A call that is to fail is stopped at the branch and resumed just after the first path's `syscall`. On both paths, the
+program sees the same result.
 
 Only the functions around the bytes `0f 05` are disassembled (instructions.py).
 """
@@ -29,16 +29,16 @@ from chaosorca.agent.code.instructions import UNSUITABLE, Code, Instruction
 _ENTRANCES = {b"\x0f\x05": "syscall", b"\xcd\x80": "int 0x80", b"\x0f\x34": "sysenter"}
 _ENTRANCE = re.compile(b"|".join(map(re.escape, _ENTRANCES)))
 _EMULATED = re.compile(
-    # jmp, jcc and push without a prefix. The kernel single-steps jumps with a prefix, and processors differ in their handling.
+    # jmp, jcc and push without a prefix. The kernel single-steps jumps with a prefix, and processors handle these differently.
     rb"(?s)\xeb.|\xe9....|[\x70-\x7f].|\x0f[\x80-\x8f]....|\x41?[\x50-\x57]|"
-    # nop, except the nop of 5 bytes, since it is unsuitable.
+    # nop, except the nop of 5 bytes, which is unsuitable.
     rb"\x66*\x90|\x0f\x1f\x00|\x0f\x1f\x40\x00|\x66\x0f\x1f\x44\x00\x00|\x0f\x1f[\x80\x84]\x00{4,5}"
 )
 _CONDITIONAL = re.compile(rb"[\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf2\xf3]*(?:[\x70-\x7f]|\x0f[\x80-\x8f])")
 _SIZE_OF_CALL = 5
 _FAR = 16  # the most instructions between an emulated instruction and the call
 _FAR_BYTES = 64  # the most bytes between an emulated instruction and the call
-_MOST_SITES = 8  # sites of one system call
+_MOST_SITES = 8  # the most sites of one system call
 _OF_A_LIBRARY = 8  # the fewest detours that call the same function; only C libraries have so many
 _DISTANCES = range(-0x8000, 0x8000)
 _MMAP = 9
@@ -53,7 +53,7 @@ _LOW_BYTE = re.compile(r"al, (0x[0-9a-f]+|\d+)")
 class Site:
     """An instruction for a uprobe.
 
-    A thread that is stopped here has its instruction pointer `to_next` bytes from the uprobe. From there, it runs straight to the
+    When a thread has stopped, its instruction pointer is `to_next` bytes from the uprobe. From there, control runs straight to the
     `syscall`. If `condition` does not hold, the probed instruction leads elsewhere, and the thread makes no system call. A `loop`
     or `jrcxz` may lead elsewhere although its site has no condition. The thread then stops elsewhere.
 
@@ -67,11 +67,11 @@ class Site:
     nr: int | None
     """The system call's number; None if unknown."""
     held_in: str | None = "rax"
-    """The register whose lower half holds the number when the instruction begins. None if this or a later instruction sets `nr`."""
+    """The register whose lower half holds the number when the instruction begins. None if this or a later instruction loads it."""
     held_at: int | None = None
-    """If not None, the register holds an address instead. The number is in the 4 bytes at this displacement from the address."""
+    """If not None, the register `held_in` holds an address. The number is in the 4 bytes at this displacement from the address."""
     to_next: int | None = None
-    """The distance in bytes from the uprobe to the instruction pointer of a stopped thread. None if it points to the `syscall`."""
+    """The distance in bytes from the uprobe to a stopped thread's instruction pointer. None if the pointer is on the `syscall`."""
     condition: int | None = None
     """Control reaches the call only if this condition holds when the instruction begins. None if control always reaches the call.
     Condition codes range from 0 to 15, as in the low four bits of the opcode of `jcc` (Intel SDM, appendix B.1.4.7)."""
@@ -90,15 +90,15 @@ DETOUR = 255
 
 @dataclass(frozen=True)
 class Sites:
-    """The instructions of a file that enter the kernel. All offsets are in the file."""
+    """The instructions by which a file's code enters the kernel. All offsets are file offsets."""
 
     sites: tuple[Site, ...]
     refused: tuple[tuple[int, str], ...]
-    """The offset of each `syscall` that can be reached without passing a site, and the reason."""
+    """Each `syscall` that can be reached without passing a site: its offset, and the reason."""
     other: tuple[tuple[int, str], ...]
     """The offset of each instruction that enters the kernel in another way, and its name: `int 0x80` or `sysenter`."""
     doubtful: tuple[tuple[int, str], ...] = ()
-    """The offset of each apparent `syscall` that may be data, and the reason."""
+    """Each apparent `syscall` that may be data: its offset, and the reason."""
 
 
 def find_sites(file: Elf) -> Sites:
@@ -126,7 +126,7 @@ def find_sites(file: Elf) -> Sites:
 
 
 def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
-    """Yield each place that looks like an instruction that enters the kernel: its address and the instruction's name."""
+    """Yield the address and the name of each apparent instruction that enters the kernel."""
     for part in file.code:
         for match in _ENTRANCE.finditer(file.data, part.offset, part.offset + part.size):
             address = part.address + match.start() - part.offset
@@ -135,7 +135,7 @@ def _candidates(file: Elf) -> Iterator[tuple[int, str]]:
 
 
 def _sites(code: Code, address: int) -> Iterator[Site | str]:
-    """Yield the sites on each path to a system call. For a path without a site, yield the reason."""
+    """Yield the sites on each path to a system call. For a path without a site, yield the reason why the path has none."""
     before = code.into(address)
     if code.begins_function(address):
         yield "a function begins with it, so no instruction before it is known"
@@ -150,7 +150,7 @@ def _sites(code: Code, address: int) -> Iterator[Site | str]:
 def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tuple[Site, ...]:
     """Return the earlier sites on the paths that lead through the instruction `last` to a system call.
 
-    The result is empty if `last` is emulated itself, or if other code may jump between the sites and the call.
+    The result is empty if `last` itself is emulated, or if other code may jump between the sites and the call.
     """
     if _is_emulated(code, last) or code.function(address) is None:  # outside functions, other code may jump anywhere
         return ()
@@ -177,9 +177,9 @@ def _early_sites(code: Code, last: Instruction, address: int, number: int) -> tu
 
 
 def _join_detours(code: Code, sites: dict[int, list[Site]]) -> None:
-    """Join the sites of two paths to the same call into one.
+    """If two paths lead to the same call, join their sites into one.
 
-    This is done only for C libraries, since they have two paths for many calls.
+    Sites are joined only in C libraries, which have two paths to many calls.
     """
     straight: dict[int, tuple[int, Site]] = {}
     for address, some in sites.items():
@@ -230,9 +230,9 @@ def _is_conditional(code: Code, jump: Instruction) -> bool:
 
 
 def _early_site(code: Code, one: Instruction, following: int, address: int, number: int) -> Site | None:
-    """Return the site at an emulated instruction. Control then runs straight from `following` to a system call.
+    """Return the site at an emulated instruction that leads to `following`; None if the instruction is unsuitable.
 
-    Return None if the instruction is unsuitable.
+    From `following`, control runs straight to a system call.
     """
     to_syscall, to_next = address - one.address, following - one.address
     too_far = to_syscall not in _DISTANCES or to_next not in _DISTANCES
@@ -248,7 +248,7 @@ def _is_emulated(code: Code, instruction: Instruction) -> bool:
 
 
 def _condition(code: Code, instruction: Instruction, following: int) -> int | None:
-    """Return the condition on which control gets from an instruction to `following`; None if it always does."""
+    """Return the condition under which an instruction leads to `following`; None if it always leads there."""
     opcode = _CONDITIONAL.match(code.bytes_of(instruction))
     if opcode is None or instruction.target == instruction.end:
         return None
@@ -278,13 +278,13 @@ def _site(code: Code, last: Instruction, address: int, number: int | None) -> Si
 
 
 def _unsuitable(code: Code, last: Instruction) -> str | None:
-    """Return why a uprobe on an instruction cannot stop a thread before the next instruction; None if it can."""
+    """Return why a uprobe on an instruction cannot stop a thread before the next instruction; None if the uprobe can."""
     if last.name in UNSUITABLE:
         return f"the instruction before it is {last.name}, after which a uprobe does not stop the thread"
     if last.mnemonic.startswith("rep"):
         return "the instruction before it has a repeat prefix, and each repetition would be a stop"
     if last.name == "nop" and last.size == _SIZE_OF_CALL:
-        # Linux 6.18 and later put a call here, and the thread would stop in the callee.
+        # Linux 6.18 and later replace this nop by a call, and the thread would stop in the callee.
         return "the instruction before it is a no-operation of 5 bytes, which the kernel may replace by a call"
     beginning = code.bytes_of(last)
     prefixes = beginning[: len(beginning) - len(beginning.lstrip(_PREFIXES))]
@@ -294,6 +294,6 @@ def _unsuitable(code: Code, last: Instruction) -> str | None:
 
 
 def _number(code: Code, last: Instruction) -> int | None:
-    """Return the number in the lower half of %rax after an instruction; None if it is unknown or differs between paths."""
+    """Return the number in the lower half of %rax after an instruction; None if the number is unknown or differs between paths."""
     numbers = numbers_in("rax", code, last)
     return numbers.pop() if numbers is not None and len(numbers) == 1 else None

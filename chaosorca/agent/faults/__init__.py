@@ -1,1 +1,1 @@
-"""The faults of this engine: how they start, reach new processes, and end."""
+"""The faults of this Docker Engine: how they start, reach new processes, and end."""

@@ -1,4 +1,4 @@
-"""Checks a fault's condition `abort_when` by the agent's own counters."""
+"""Checks a fault's condition `abort_when` against the agent's own counters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW = 1.0
 
 
 class AbortCheck:
-    """Checks one condition repeatedly. The condition does not hold while no request ends."""
+    """Checks one condition repeatedly. While no request ends, the condition does not hold."""
 
     def __init__(self, condition: AbortCondition) -> None:
         self.condition = condition
@@ -25,11 +25,11 @@ class AbortCheck:
         """Check the condition with new counters.
 
         Arguments:
-            now: the monotonic clock, in seconds.
+            now: the time of the monotonic clock, in seconds.
             requests: the counters.
 
         Returns:
-            a sentence once the condition has held for its whole duration, else None.
+            the reason to end the fault if the condition has held for its whole duration; None otherwise.
         """
         self._samples.append((now, requests))
         # The newest sample is compared with the latest sample that is at least a window old.
@@ -53,7 +53,7 @@ def measure(condition: AbortCondition, earlier: Requests, later: Requests, secon
     Arguments:
         condition: what is measured.
         earlier, later: the readings.
-        seconds: the time between them.
+        seconds: the time between the readings.
 
     Returns:
         requests/s, a share from 0 to 1, or seconds; None if no request ended between the readings.

@@ -1,4 +1,4 @@
-"""Chooses the injector of a fault, and opens a session with it."""
+"""Chooses the injector of a fault, and opens a session of this injector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chaosorca.model.injectors import uprobe_cannot
 from chaosorca.model.syscall_table import syscall_numbers
 
 Cgroups = Callable[[], list[int]]
-"""Returns the ids of a target's control groups now."""
+"""Returns the current ids of a target's control groups."""
 
 
 class Choice:
@@ -43,8 +43,8 @@ class Choice:
         self._marks = marks
         self._proc = proc
         self._keys = itertools.count(1)
-        self._reading = threading.Lock()  # one container's code is read at a time, since reading takes memory and processor time
-        # The kernel kills a tracer when the thread that started it ends. This thread lives as long as the agent.
+        self._reading = threading.Lock()  # reading code takes memory and time, so only one container's is read at a time
+        # The kernel kills a tracer when the thread that started the tracer ends. The spawner's thread lives as long as the agent.
         self._spawner: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
     def next_key(self) -> int:
@@ -52,12 +52,12 @@ class Choice:
         return next(self._keys)
 
     def prepare(self) -> None:
-        """Load the program of the uprobes before the first fault needs it. An error is reported by that fault."""
+        """Load the program of the uprobes before the first fault needs it. If loading fails, that fault reports the error."""
         with contextlib.suppress(AgentError):
             self._arming.prepare()
 
     def read_ahead(self, target: Target) -> None:
-        """Read the code of a target in the background, so that its first fault starts quickly."""
+        """Read the code of a target in the background, so that the target's first fault starts quickly."""
 
         def read() -> None:
             with self._reading, contextlib.suppress(AgentError, OSError):
@@ -76,7 +76,7 @@ class Choice:
             cgroups: returns the control groups of the processes.
 
         Returns:
-            the injector, and the reason why `auto` did not choose the cheapest one; empty if it did.
+            the injector, and the reason why `auto` did not choose the cheapest injector. The reason is empty in all other cases.
 
         Raises:
             AgentError: the injector `uprobe` cannot inject the fault here.
@@ -99,7 +99,7 @@ class Choice:
         return "ptrace", _instead(why)
 
     def open(self, injector: str, on_calls: OnCalls, cgroups: Cgroups) -> Session:
-        """Open a session by an injector that `choose` returned.
+        """Open a session of an injector that `choose` returned.
 
         Raises:
             AgentError: the tracer could not be started.
@@ -114,7 +114,7 @@ class Choice:
         """Choose an injector and open a session. `auto` falls back to ptrace if the uprobe session cannot be opened.
 
         Returns:
-            the session, and the reason why `auto` did not choose the cheapest injector; empty if it did.
+            the session, and the reason why `auto` did not choose the cheapest injector. The reason is empty in all other cases.
 
         Raises:
             AgentError: the injector cannot inject the fault here.

@@ -1,4 +1,4 @@
-"""The faults of this engine: they start, reach new processes, and end."""
+"""Starts and ends the faults of this Docker Engine, and attaches them to new processes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Monitored(Protocol):
     """The part of the monitoring that the faults use."""
 
     def requests_to(self, container: str) -> Requests | None:
-        """Return the HTTP requests to a container so far; None where its HTTP is not monitored."""
+        """Return the HTTP requests to a container so far; None if the container's HTTP is not monitored."""
 
     def calls_of(self, container: str) -> dict[str, int] | None:
-        """Return how often a container made each system call; None where its calls are not monitored."""
+        """Return how often a container made each system call; None if the container's calls are not monitored."""
 
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Let the tracer time all calls in `by_call` and, if `by_thread` is true, the calls of marked threads."""
+        """Let the tracer time all calls of the system calls `by_call`, and the calls of marked threads if `by_thread` is true."""
 
 
 class Faults:
@@ -56,10 +56,10 @@ class Faults:
     ) -> None:
         """
         Arguments:
-            ledger: where injected calls are written.
+            ledger: receives the counts of injected calls.
             monitored: the monitoring of the containers.
             choice: opens the sessions.
-            admit: raises while no further fault may start.
+            admit: raises an error while no further fault may start.
             proc: the proc file system.
         """
         self._ledger = ledger
@@ -69,7 +69,7 @@ class Faults:
         self._proc = proc
         self._tracees = Tracees(proc)
         self.changing = threading.RLock()
-        """Serialises starts, stops and ticks. The monitoring has its own lock, so no fault's end waits for a program to load."""
+        """Serialises starts, stops and ticks. The monitoring has its own lock, so a fault can end while eBPF programs load."""
         self._listing = threading.Lock()  # guards `_injections`, for readers that must not wait for `changing`
         self._injections: list[Injection] = []
         self._counting = threading.Lock()  # guards `Injection.fired`, which several threads update
@@ -91,7 +91,7 @@ class Faults:
             the fault's record, and the number of attached processes.
 
         Raises:
-            AgentError: the container has a fault on one of these system calls, the container is being traced, or no process
+            AgentError: the container already has a fault on one of these system calls, is being traced, or none of its processes
                 could be attached.
         """
         with self.changing:
@@ -119,7 +119,7 @@ class Faults:
         """End the active faults that match all criteria. A criterion that is None matches every fault.
 
         Arguments:
-            reason: the reason, for the records of the faults.
+            reason: why the faults end; their records contain it.
             container: a container's name or id.
             syscalls: system calls; a fault on one of them matches.
             run: the id of a run.
@@ -133,7 +133,7 @@ class Faults:
         """
         with self.changing:
             if fault_id is not None:
-                self._called_off.append(fault_id)  # the request to start this fault may arrive later
+                self._called_off.append(fault_id)  # if the request to start this fault arrives later, it is refused
             ended = [
                 injection
                 for injection in self._active()
@@ -150,7 +150,7 @@ class Faults:
             return [injection.record() for injection in ended]
 
     def run(self) -> None:
-        """Keep the faults up to date until the process ends."""
+        """Keep the faults up to date until the agent ends."""
         while True:
             with surviving("new processes"):
                 self.wait_for_new_processes(timeouts.FAULTS_TICK_EVERY)
@@ -158,9 +158,9 @@ class Faults:
                 self.tick()
 
     def wait_for_new_processes(self, seconds: float) -> bool:
-        """Wait for a new process of a target that `tick` has not seen.
+        """Wait until a target has a process that `tick` has not seen yet.
 
-        A child of a tracee has the same tracer from its first instruction, so it does not count as new.
+        A tracee's child has the same tracer from its first instruction, so the child does not count as new.
 
         Arguments:
             seconds: the longest time to wait.
@@ -177,7 +177,7 @@ class Faults:
         return False
 
     def tick(self) -> None:
-        """End the faults that are over, attach the others to new processes, and replace failed tracers."""
+        """End the faults that are over, attach the other faults to new processes, and replace failed tracers."""
         with self.changing:
             for injection in self._active():
                 over = "its duration was over" if time.monotonic() >= injection.deadline else None
@@ -198,7 +198,7 @@ class Faults:
             self._drop_oldest()
 
     def replace_target(self, target: Target) -> None:
-        """Move the active faults of the target's name to this target. The next tick attaches the faults to its processes."""
+        """Move the active faults of the target with the same name to this target. The next tick attaches them to its processes."""
         with self.changing:
             for injection in self.active_on(target.name):
                 injection.target = target
@@ -217,11 +217,11 @@ class Faults:
         return list({injection.target.name: injection.target for injection in self._active()}.values())
 
     def records(self) -> list[FaultRecord]:
-        """Return all faults, ended ones included, oldest first."""
+        """Return the records of all faults, including ended faults, oldest first."""
         return [injection.record() for injection in self._all()]
 
     def restarts(self) -> dict[tuple[str], float]:
-        """Return the number of replaced tracers by container."""
+        """Return the number of replaced tracers of each container."""
         sessions = {(injection.target.name, id(injection.session)): injection.session for injection in self._all()}
         total: Counter[tuple[str]] = Counter()
         for (name, _), session in sessions.items():
@@ -236,7 +236,7 @@ class Faults:
         return [injection for injection in self._all() if injection.active]
 
     def _prepare(self, target: Target, fault: Fault, fault_id: str, run: str, injector: str, seed: int) -> Injection:
-        """Check what can be checked before the start. Open a session, or take the one that the container has."""
+        """Check what can be checked before the start. Use the container's session, or open a session if it has none."""
         if fault_id in self._called_off:
             raise AgentError(f"the fault on container {target.name!r} was stopped before it began")
         running = self.active_on(target.name)
@@ -280,7 +280,7 @@ class Faults:
         return len(attached)
 
     def _cgroups_of(self, target: Target) -> Cgroups:
-        """Return a function that returns the current control groups of a container, also after a re-creation."""
+        """Return a function that returns the current control groups of a container, even after the container's re-creation."""
 
         def cgroups() -> list[int]:
             active = self.active_on(target.name)
@@ -305,7 +305,7 @@ class Faults:
             self._review(injection)
 
     def _attach_new(self, first: Injection, session: Session, pids: list[int]) -> dict[int, str]:
-        """Attach to new processes and retry failed attaches. Return the reason for each process that is not attached."""
+        """Attach to new processes and retry failed attaches. Return the processes that are not attached, each with the reason."""
         is_free = self._tracees.is_free
         left = {
             pid: why
@@ -319,13 +319,13 @@ class Faults:
 
     def _review(self, injection: Injection) -> None:
         container, probed = injection.target.name, injection.session.probed()
-        # The kernel's counts are read only where they are needed.
+        # The kernel's counts are read only if they are needed.
         needed = probed is not None and injection.calls_before is not None
         made = self._calls_made_by(container) if needed else None
         warnings.review(injection, probed, made, lambda: self._monitored.calls_of(container) or {})
 
     def _calls_made_by(self, container: str) -> Counter[str] | None:
-        """Return how often a container made each system call, injected calls included; None if its calls are not monitored."""
+        """Return how often a container made each system call, including injected calls; None if calls are not monitored."""
         counted = self._monitored.calls_of(container)
         return None if counted is None else Counter(counted) + self._ledger.calls_of(container)
 

@@ -17,7 +17,7 @@ from chaosorca.model.record import Coverage, FaultRecord, NotAttached
 
 @dataclass
 class Backoff:
-    """The schedule of the retries of a failed attach: exponential backoff from a second to a minute.
+    """Schedules retries after a failed attach. The exponential backoff begins at a second and ends at a minute.
 
     The pauses grow because each attempt may interrupt a blocking call of the process.
     """
@@ -26,7 +26,7 @@ class Backoff:
     pause: float = timeouts.RETRY_ATTACH_AFTER
 
     def is_due(self) -> bool:
-        """Tell whether a retry is due. If so, schedule the next one."""
+        """Return whether a retry is due. If so, schedule the next one."""
         now = time.monotonic()
         if now < self.next_try:
             return False
@@ -41,17 +41,17 @@ class Injection:
 
     Attributes:
         key: the fault's number in its session.
-        begins: seconds since 1970.
-        deadline: the end of its duration, on the monotonic clock.
-        not_attached: the reason for each process that the fault does not reach.
+        begins: the start of the fault, in seconds since 1970.
+        deadline: the end of the fault's duration, in seconds of the monotonic clock.
+        not_attached: the processes that the fault does not reach, each with the reason.
         traced_by_others: the processes in `not_attached` that a foreign tracer traces.
-        backoff: the schedule of retries. All faults of a container share the schedule of the first one.
-        fired: injected calls by system call.
-        ended: seconds since 1970; None while it is active.
+        backoff: the schedule of retries. All faults of a container share the schedule of the first fault.
+        fired: the number of injected calls, by system call.
+        ended: the end of the fault, in seconds since 1970; None while the fault is active.
         foreseen: the warnings at the start of the fault.
         warnings: the current warnings.
-        calls_before: the container's calls before the fault began; None where calls are not monitored.
-        coverage: for each faulted system call, the calls since the fault began, and the calls that a probe has seen.
+        calls_before: the container's calls before the fault began; None if calls are not monitored.
+        coverage: for each faulted system call, the number of calls since the fault began, and how many of them a probe has seen.
     """
 
     id: str
@@ -111,7 +111,7 @@ class Injection:
 
 
 def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:
-    """Return the system calls of which the tracer times every call."""
+    """Return the system calls for which the tracer times every call."""
     return tuple(
         name
         for injection in injections
@@ -121,10 +121,10 @@ def timed_by_call(injections: list[Injection]) -> tuple[str, ...]:
 
 
 def timed_by_thread(injections: list[Injection]) -> bool:
-    """Tell whether the tracer times the calls of marked threads."""
+    """Return whether the tracer times the calls of marked threads."""
     return any(injection.session.timing == "by thread" and delays(injection.fault) for injection in injections)
 
 
 def delays(fault: Fault) -> bool:
-    """Tell whether a fault delays calls. No tracepoint sees such a delay."""
+    """Return whether a fault delays calls. Tracepoints do not see this delay."""
     return bool(fault.delay_enter or fault.delay_exit) and not fault.placebo

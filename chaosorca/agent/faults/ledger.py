@@ -1,4 +1,4 @@
-"""The ledger of the calls that only the tracers report, because the kernel programs do not count or time them."""
+"""The ledger of the calls that only the tracers report, because the eBPF programs do not count or time these calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chaosorca.agent.histogram import Histogram
 
 
 class Ledger:
-    """The counts of all faults, by container. Threads that read the tracers' records write to it, and the exporter reads it."""
+    """The counts of all faults, by container. The threads that process the tracers' records add counts. The exporter reads them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the three tables

@@ -23,26 +23,26 @@ class Tracees:
         return {procfs.tracer_of(self._proc, pid, tid) for tid in procfs.threads(self._proc, pid)}
 
     def is_free(self, pid: int) -> bool:
-        """Tell whether a process has no tracer.
+        """Return whether a process has no tracer.
 
-        A tracer attaches to all threads of a process, so the first thread tells about the others while it is alive.
+        A tracer attaches to all threads of a process, so it is enough to check the first thread while that thread is alive.
         """
         first = procfs.tracer_of(self._proc, pid, pid)
         return 0 in self.tracers(pid) if first is None else first == 0
 
     def is_wholly_attached(self, session: Session, pid: int) -> bool:
-        """Tell whether all threads of a process have the same tracer, and the tracer belongs to the session."""
+        """Return whether one tracer of the session traces all threads of a process."""
         return session.is_attached(pid) and len(self.tracers(pid) - {None}) <= 1
 
     def why_traced(self, session: Session, pid: int) -> str:
-        """Return a sentence about the foreign tracer of a process; empty if there is none."""
+        """Return a sentence about the foreign tracer of a process; empty if the process has none."""
         tracer = procfs.tracer_of(self._proc, pid, pid)
         if not tracer or session.is_attached(pid):
             return ""
         return traced_by(self._proc, pid, tracer)
 
     def refuse_traced(self, target: Target, pids: list[int]) -> None:
-        """Refuse a target with a process that has a tracer.
+        """Refuse a target if one of its processes has a tracer.
 
         Raises:
             AgentError: a process of the target has a tracer.
@@ -58,7 +58,7 @@ class Tracees:
         """Wait until no process of a target is traced.
 
         Raises:
-            AgentError: a process is still traced when the time is over.
+            AgentError: a process is still traced after the timeout.
         """
         end = time.monotonic() + timeouts.RELEASED_WITHIN
         while held := [pid for pid in target.pids() if self.tracers(pid) - {0, None}]:

@@ -15,7 +15,7 @@ from chaosorca.model.record import Coverage
 from chaosorca.model.syscall_table import siblings
 
 _FEW, _SMALL_SHARE = 20, 0.01
-"""This number or share of calls may be unprobed without a warning: probes and kernel do not count a call at the same time."""
+"""Up to this number or this share, unprobed calls cause no warning. A probe and the kernel count a call at different times."""
 
 
 def foreseen(fault: Fault, pids: list[int], calls: Mapping[str, int], proc: Path) -> list[str]:
@@ -42,8 +42,8 @@ def review(
 
     Arguments:
         injection: the injection.
-        probed: the calls that the probes have seen, by system call; None where the injector sees every call.
-        made: all calls of the container so far; None where they are not needed or not monitored.
+        probed: the calls that the probes have seen, by system call; None if the injector uses no probes.
+        made: all calls of the container so far; None if the calls are not needed or not monitored.
         calls: returns the calls that the kernel has counted.
     """
     if probed is not None and made is not None and injection.calls_before is not None:
@@ -56,7 +56,7 @@ def review(
 
 
 def unmade(fault: Fault, calls: Mapping[str, int]) -> list[str]:
-    """Return a warning if a container makes siblings of the faulted calls, but not the faulted calls."""
+    """Return a warning if a container makes siblings of the faulted calls, but none of the faulted calls."""
     if any(calls.get(name) for name in fault.syscalls):
         return []
     instead = sorted({name for call in fault.syscalls for name in siblings(call) if calls.get(name)})

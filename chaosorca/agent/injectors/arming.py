@@ -81,7 +81,7 @@ class Arming:
         """
         self._proc = proc
         self._one_by_one = one_by_one
-        # Guards `_uprobes`, `_links` and `_users`. It is taken before the lock of `_binaries`.
+        # Guards `_uprobes`, `_links` and `_users`. This lock is taken before the lock of `_binaries`.
         self._lock = threading.RLock()
         self._uprobes: Uprobes | None = None
         self._links: dict[tuple[FileId, int], Callable[[], None] | None] = {}
@@ -89,7 +89,7 @@ class Arming:
         self._binaries = Binaries(proc, self._has_probes)
 
     def prepare(self) -> None:
-        """Load the program unless it is loaded.
+        """Load the program unless it is already loaded.
 
         Raises:
             AgentError: this machine or kernel does not support the program. The message says what is missing.
@@ -179,11 +179,14 @@ class Arming:
         return self._program["syscall_stops"].get(tid) is not None
 
     def blocked(self, number: int) -> dict[int, int]:
-        """Return how many calls of a target were not hit because their threads blocked the signals, by system call number."""
+        """Return how many calls of a target were not hit because their threads blocked the signals.
+
+        The keys are system call numbers.
+        """
         return self._counted("blocked", number)
 
     def untraced(self, number: int) -> dict[int, int]:
-        """Return how many calls of a target were not hit because no tracer of the agent traced their threads.
+        """Count the calls of a target's threads that the agent's tracers do not trace. These calls are not hit.
 
         The keys are system call numbers.
         """
@@ -206,7 +209,7 @@ class Arming:
             self._program[name].delete_those(lambda key: key[0] == number)
 
     def cannot(self, pids: Collection[int]) -> str:
-        """Return why probes miss some system calls of these processes; empty if they miss none."""
+        """Return why probes miss some system calls of these processes; empty if the probes miss none."""
         return self._binaries.cannot(pids)
 
     def try_out(self, pids: Collection[int], numbers: Collection[int]) -> None:
@@ -229,7 +232,7 @@ class Arming:
             numbers: the numbers of the system calls.
 
         Raises:
-            AgentError: the kernel refuses a probe. The probes that it has accepted stay until they are released.
+            AgentError: the kernel refuses a probe. The probes that the kernel has accepted stay until they are released.
         """
         files = self._binaries.files(pids)
         passed = [self._binaries.code(path, file).by_syscall_function for path, file in files]
@@ -240,8 +243,8 @@ class Arming:
     def release(self, user: int, numbers: Collection[int] | None = None) -> None:
         """Release a user's probes on some system calls, or on all of them.
 
-        A probe without users is detached a moment later. A fault that begins before that moment uses the probe again: detaching
-        takes the kernel some time, and a site must never have two probes.
+        A probe without users is detached a moment later, and a fault that begins before that moment reuses the probe. The reason
+        is that detaching takes the kernel some time, and a site must never have two probes.
         """
         with self._lock:
             for at, users in self._users.items():
@@ -274,6 +277,6 @@ class Arming:
             links = [link for link in map(self._links.pop, unused) if link is not None]
             for at in unused:
                 del self._users[at]
-            # For each detached probe, the kernel waits for a grace period. Probes that are detached in parallel share one.
+            # For each detached probe, the kernel waits for a grace period. Probes detached in parallel share one grace period.
             with ThreadPoolExecutor(_CLOSED_AT_ONCE) as threads:
                 list(threads.map(lambda close: close(), links))

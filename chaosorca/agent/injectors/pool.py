@@ -126,7 +126,7 @@ class TracerPool:
         self._tracer_of = {pid: tracer for pid, tracer in self._tracer_of.items() if procfs.threads(self._proc, pid)}
         sent: dict[int, Command] = {}
         for pid in pids:
-            before = self._tracer_of.get(pid)  # which may still be carrying out an earlier command
+            before = self._tracer_of.get(pid)  # this tracer may still be executing an earlier command
             tracer = self._tracer_of[pid] = before if before in self._tracers else self._least_busy()
             sent[pid] = tracer.send(f"attach {pid}")
         reasons: dict[int, str] = {}
@@ -146,7 +146,7 @@ class TracerPool:
 
         Arguments:
             pids: the container's processes.
-            attach: the session's method, which attaches the processes of a replaced tracer again.
+            attach: the session's method `attach`. It attaches the new tracer to the processes of the replaced tracer.
         """
         if self.is_stopped:
             return None
@@ -169,7 +169,7 @@ class TracerPool:
             tracer.send(command)
 
     def seen(self) -> dict[int, int]:
-        """Return at how many calls the tracers have stopped threads, by system call number."""
+        """Count the calls at which the tracers have stopped threads, by system call number."""
         counts = struct.unpack_from(f"={_NR_MAX}Q", self._state, _SEEN_AT)
         return {number: count for number, count in enumerate(counts) if count}
 
@@ -208,7 +208,7 @@ class TracerPool:
     def _least_busy(self) -> Tracer:
         """Return the tracer that traces the fewest processes.
 
-        If every tracer has processes and the pool may still grow, start a tracer and return it.
+        If every tracer has processes and the pool may still grow, start a tracer and return the new tracer.
         """
         load = Counter(tracer.pid for tracer in self._tracer_of.values())
         least = min(self._tracers, key=lambda tracer: load[tracer.pid])
@@ -239,7 +239,7 @@ class TracerPool:
     def _end_tracer(self, tracer: Tracer) -> None:
         tracer.kill()
         self._unreported += tracer.unreported
-        tracer.unreported = 0  # this method runs again for the tracer if no other one can be started
+        tracer.unreported = 0  # if no new tracer can be started, this method runs again for this one
         self._tracer_of = {pid: by for pid, by in self._tracer_of.items() if by is not tracer}
 
     def _send_rule(self, tracer: Tracer, key: int, rule: _Rule) -> None:

@@ -14,7 +14,7 @@ from chaosorca.model.fault import Fault
 
 
 class PtraceSession:
-    """All faults of a container. Its threads stop at each system call; see `session.Session`."""
+    """All faults of a container. The container's threads stop at each system call; see `session.Session`."""
 
     injector = "ptrace"
     timing = "by thread"

@@ -1,4 +1,4 @@
-"""The records that tracers write (native/report.h). They are turned into the calls, ended faults and warnings of a session."""
+"""Turns the records that tracers write (native/report.h) into the calls, ended faults and warnings of a session."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Records:
         Arguments:
             names: the names of system calls by number.
             on_calls: receives the calls that a fault was injected into.
-            on_event: receives the kind, rule and thread of each other record, after this object has processed the record.
+            on_event: receives the kind, rule and thread of each record that is no call. This object processes the record first.
         """
         self._names = names
         self._on_calls = on_calls
@@ -63,7 +63,7 @@ class Records:
         )
 
     def take_event(self, kind: int, key: int, thread: int, value: int) -> None:
-        """Process a record of another kind; see `on_event` of `Tracer`."""
+        """Process a record that is neither a call nor an answer; see `on_event` of `Tracer`."""
         if kind == ENDED:
             self.ended[key] = "its budget was spent" if value == _SPENT else "its duration was over"
         elif kind == FOREIGN:
@@ -74,10 +74,10 @@ class Records:
         self._on_event(kind, key, thread)
 
     def warnings(self, proc: Path) -> list[str]:
-        """Return a warning for each thread that cannot be injected, and one for missing records.
+        """Return one warning for each thread whose calls cannot be injected, and one warning if records are missing.
 
         Arguments:
-            proc: the proc file system. Threads that have ended are not listed there, and get no warning.
+            proc: the proc file system. Threads that have ended are not listed there, so they get no warning.
         """
         result = [
             f"thread {tid} ({procfs.command_name(proc, tid)}) makes 32-bit system calls, which are not injected"

@@ -45,7 +45,10 @@ def rule_words(key: int, slot: int, fault: Fault, numbers: dict[str, int], milli
 
 
 def threshold_of(fault: Fault) -> int | None:
-    """Return the threshold of a fault: a call is hit if its random 64-bit number is below it. None if the fault hits every call."""
+    """Return the threshold of a fault; None if the fault hits every call.
+
+    A call is hit if the random 64-bit number drawn for the call is below the threshold.
+    """
     return max(1, int(fault.probability * 2**64)) if fault.probability < 1 else None
 
 

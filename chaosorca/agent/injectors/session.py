@@ -23,8 +23,8 @@ class Calls:
         syscall: the name of the system call.
         error: the errno that the calls returned; empty if they returned no error.
         effects: what was injected; empty if nothing was.
-        replaced: whether the calls never entered the kernel. The kernel has then neither counted nor timed them.
-        timed: whether `durations` covers the whole calls, from entry to return. The kernel has then not timed them.
+        replaced: whether the calls never entered the kernel. If so, the kernel has neither counted nor timed the calls.
+        timed: whether `durations` covers the whole calls, from entry to return. If so, the kernel has not timed the calls.
         returned: whether the calls returned. A thread may also die in its call.
         count: the number of calls.
         durations: the histogram of the calls' durations.
@@ -54,7 +54,7 @@ class Restarts:
         self._latest: deque[float] = deque(maxlen=_RESTARTS)
 
     def note(self, now: float, error: str = "") -> str | None:
-        """Count one replacement. Return the reason to give up after too many recent replacements; None otherwise.
+        """Count one replacement. If there were too many replacements recently, return the reason to give up; otherwise return None.
 
         Arguments:
             now: the time of the monotonic clock, in seconds.
@@ -69,7 +69,7 @@ class Restarts:
 
 
 def traced_by(proc: Path, tid: int, tracer: int) -> str:
-    """Return the reason why a thread is not attached: another process traces it."""
+    """Describe which other process traces a thread. This is the reason why the session cannot attach to the thread."""
     return f"thread {tid} is being traced by process {tracer} ({procfs.command_name(proc, tracer)})"
 
 
@@ -78,8 +78,8 @@ class Session(Protocol):
 
     injector: str
     timing: str
-    """Which calls the tracer times in place of the kernel. With `by call`, it times every call of a delayed system call. With
-    `by thread`, it times the calls of threads that it marks."""
+    """Which calls the tracer times in place of the kernel. `by call`: the tracer times every call of a delayed system call.
+    `by thread`: the tracer times the calls of the threads that it marks."""
 
     restarts: Restarts
     """The count of replaced tracers."""
@@ -108,7 +108,7 @@ class Session(Protocol):
             within: the timeout in seconds.
 
         Returns:
-            the reason for each process that was not attached in time. Processes that have ended are left out.
+            the processes that were not attached in time, each with the reason. Processes that have ended are left out.
         """
 
     def is_attached(self, pid: int) -> bool:
@@ -124,20 +124,20 @@ class Session(Protocol):
             pids: the container's processes.
 
         Returns:
-            the reason to give up if tracers are replaced again and again; None otherwise.
+            the reason to give up if tracers are replaced too often; None otherwise.
         """
 
     def seen(self) -> dict[str, int]:
         """Return how often traced threads have made each system call; empty if the injector does not see all calls."""
 
     def probed(self) -> dict[str, int] | None:
-        """Return how many calls of each faulted system call have passed a uprobe; None without uprobes."""
+        """Return how many calls of each faulted system call have passed a uprobe; None if the injector uses no uprobes."""
 
     def warnings(self) -> list[str]:
-        """Return all warnings: calls that are not hit, and calls that are missing from the figures."""
+        """Return all warnings about calls that are not hit or that are missing from the figures."""
 
     def final_warnings(self) -> list[str]:
-        """Return the warnings of calls that are missing from the figures. They are complete once the session has stopped."""
+        """Return the warnings about calls that are missing from the figures. The list is complete once the session has stopped."""
 
     def stop(self) -> None:
         """Detach from all threads. Idempotent."""

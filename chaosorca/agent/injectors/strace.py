@@ -1,7 +1,7 @@
 """The injector `strace`: each fault runs its own strace(1).
 
 strace traces and prints only the calls of the faulted system calls. It marks injected calls with `(INJECTED)` or `(DELAYED)`. It
-prints arguments raw. It therefore reads no memory of the target, and no argument can look like a mark.
+prints arguments as raw numbers. Therefore, strace reads no memory of the target, and no argument can look like a mark.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GUARD = ["setpriv", "--pdeathsig", "KILL"]
 
 @dataclass(frozen=True)
 class Line:
-    """A finished call in strace's output, as the program experienced it. The duration leaves out a delay at the exit."""
+    """A finished call in strace's output, as the program experienced it. The duration does not include a delay at the exit."""
 
     syscall: str
     error: str
@@ -96,7 +96,7 @@ def strace_command(fault: Fault, pids: Sequence[int], output_fd: int) -> list[st
 
 
 class Strace:
-    """A running strace. It is killed when the agent dies, and at its own deadline even if the agent hangs."""
+    """A running strace. It is killed when the agent dies. It is also killed at its deadline, even if the agent hangs."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Strace:
         return self._process.poll() is None
 
     def pid(self) -> int | None:
-        """Return the process id of strace itself; None before it runs and after it has ended."""
+        """Return the process id of strace itself; None before strace runs and after strace has ended."""
         pid = self._process.pid
         for _guard in range(2):
             if procfs.command_name(self._proc, pid) == "strace":
@@ -191,7 +191,7 @@ class Strace:
             within: the timeout in seconds.
 
         Returns:
-            the reason for each process with an untraced thread. Processes that have ended are left out.
+            the processes with an untraced thread, each with the reason. Processes that have ended are left out.
         """
         end = time.monotonic() + within
         while True:
@@ -281,7 +281,10 @@ class StraceSession:
         return {}
 
     def supervise(self, pids: Collection[int]) -> str | None:
-        """See `Session.supervise`. When a strace has ended, the agent attaches to its processes again as if they were new."""
+        """See `Session.supervise`. Remove each strace that has ended or is stopped.
+
+        The agent then attaches a new strace to the processes of the removed one, as if these processes were new.
+        """
         looping = None
         for strace in list(self._running):
             pid = strace.pid()
@@ -296,7 +299,7 @@ class StraceSession:
         return looping
 
     def seen(self) -> dict[str, int]:
-        """See `Session.seen`: strace reports only the calls of the fault."""
+        """See `Session.seen`. The result is empty, because strace reports only the calls of the fault."""
         return {}
 
     def probed(self) -> dict[str, int] | None:

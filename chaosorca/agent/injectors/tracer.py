@@ -57,7 +57,7 @@ class Tracer:
         on_calls: Callable[[int, int, int, int, list[int]], None],
         on_event: Callable[[int, int, int, int], None],
     ) -> None:
-        """Start the tracer. The kernel kills it when the calling thread ends, so that thread must live as long as the agent.
+        """Start the tracer. The calling thread must live as long as the agent: the kernel kills the tracer when that thread ends.
 
         Threads of this object call `on_calls` and `on_event`.
 
@@ -143,7 +143,7 @@ class Tracer:
         return sent if self.wait_for(sent, within) else None
 
     def wait_for(self, command: Command, within: float) -> bool:
-        """Wait until a command is answered or the timeout in seconds is over. Return whether the command is answered."""
+        """Wait for the answer to a command, at most `within` seconds. Return whether the command has been answered."""
         end = time.monotonic() + within
         while not command.done.wait(timeouts.PRIORITY_RESTORED_EVERY):
             self._restore_priority()
@@ -157,7 +157,7 @@ class Tracer:
             return time.monotonic() - min((one.sent for one in self._unanswered.values()), default=time.monotonic())
 
     def kill(self) -> None:
-        """Kill the tracer, and process its last records. The kernel detaches its tracees. Idempotent."""
+        """Kill the tracer, and process its last records. The kernel detaches the tracer's tracees. Idempotent."""
         self._process.kill()
         self._wait(None)
         for reader in self._readers:
@@ -167,7 +167,7 @@ class Tracer:
             cast(IO[bytes], self._process.stdin).close()
 
     def stop(self) -> None:
-        """Wait until the tracer has ended after the command `detach`. Kill it if it does not end in time."""
+        """After the command `detach`, wait until the tracer has ended. Kill the tracer if it does not end in time."""
         # The tracer detaches soon, but the agent may need longer to read the tracer's many records.
         reads, within = -1, timeouts.TRACER_ENDS_WITHIN
         while self.alive() and reads != self._reads:
@@ -177,7 +177,7 @@ class Tracer:
         self.kill()
 
     def _wait(self, within: float | None) -> None:
-        """Wait until the tracer has ended or the timeout in seconds is over. None means no timeout."""
+        """Wait for the end of the tracer, at most `within` seconds. If `within` is None, wait without a timeout."""
         end = None if within is None else time.monotonic() + within
         while end is None or time.monotonic() < end:
             self._restore_priority()
@@ -191,8 +191,8 @@ class Tracer:
         The tracer lowers its own priority to let a thread run first (native/near.h). While other processes keep all processors
         busy, a tracer of low priority would not run for seconds, and could not even end.
         """
-        # This fails if the tracer has ended, or if the agent lacks CAP_SYS_NICE. Without that capability, the tracer does not lower
-        # its priority in the first place.
+        # Restoring fails if the tracer has ended, or if the agent lacks CAP_SYS_NICE. Without that capability, the tracer does not
+        # lower its priority in the first place.
         with contextlib.suppress(OSError):
             if self._process.returncode is None and os.sched_getscheduler(self.pid) == os.SCHED_IDLE:
                 os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""The injector `uprobe`: tracees run freely until a uprobe arms a call, and then stop for a native tracer.
+"""The injector `uprobe`: a tracee runs freely until a uprobe arms it. The armed thread then stops for a native tracer.
 
 See arming.py and native/tracer.c.
 """
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 class UprobeSession:
-    """All faults of a container. Its threads stop only at armed calls; see `session.Session`."""
+    """All faults of a container. The container's threads stop only after they have been armed; see `session.Session`."""
 
     injector = "uprobe"
     timing = "by thread"
@@ -53,7 +53,7 @@ class UprobeSession:
             numbers, on_calls, spawner, marks, proc, program: see `PtraceSession`.
 
         Raises:
-            AgentError: the program could not be loaded, or the tracer could not be started. All resources are released.
+            AgentError: the eBPF program could not be loaded, or the tracer could not be started. All resources are released.
         """
         arming.prepare()
         self._numbers = numbers
@@ -78,7 +78,7 @@ class UprobeSession:
         self._prober = threading.Thread(target=self._probe_new_code, name="prober", daemon=True)
         try:
             self._prober.start()
-        except RuntimeError:  # the kernel refuses another thread
+        except RuntimeError:  # the kernel does not start another thread
             self._pool.stop()
             raise
 
@@ -106,7 +106,7 @@ class UprobeSession:
         """See `Session.attach`."""
         self._follow_cgroups()
         reasons = self._pool.attach(pids, within)
-        if not self._traced:  # earlier calls were not missed, because none could be hit yet
+        if not self._traced:  # calls before the first attach do not count as missed
             self._arming.reset_untraced(self._number)
         self._traced = self._traced | set(pids)  # a new set, since the prober may still be iterating over the old set
         self._probe(pids)
@@ -139,7 +139,7 @@ class UprobeSession:
         return reason
 
     def seen(self) -> dict[str, int]:
-        """See `Session.seen`. The result is empty, because tracers see only armed calls."""
+        """See `Session.seen`. The result is empty, because tracers see only the calls of armed threads."""
         return {}
 
     def probed(self) -> dict[str, int] | None:
@@ -210,7 +210,7 @@ class UprobeSession:
             self._unprobed = f"no uprobe could be attached: {error}"
 
     def _check_coverage(self, pids: Collection[int]) -> None:
-        """Check whether code that was mapped during a fault makes calls that no probe sees, and keep the reason."""
+        """If code that was mapped during a fault makes calls that no probe sees, keep the reason for the warnings."""
         why = self._arming.cannot(pids)
         if why or pids is self._traced:
             self._uncovered = why

@@ -27,7 +27,7 @@ _log = logging.getLogger("chaosorca.agent")
 
 
 def name_in_event(line: bytes) -> str | None:
-    """Return the container's name in a line of the engine's events, None if the line does not contain a name."""
+    """Return the container's name in a line of the engine's events; None if the line does not contain a name."""
     try:
         name = json.loads(line)["Actor"]["Attributes"]["name"]
     except (ValueError, KeyError, TypeError):
@@ -51,7 +51,7 @@ class EngineEvents:
             followed: returns the ids of all targets by name.
             on_new: receives a container with a target's name and another id, as `Container.to_json` returns it.
             path: the engine's socket.
-            own_id: the id of a container that the engine must have; by default the agent's. It excludes another engine's socket.
+            own_id: the id of a container that the engine must have; by default the agent's id. Other engines are refused.
             pause: seconds between two connections.
         """
         self._followed = followed
@@ -63,7 +63,7 @@ class EngineEvents:
         self._problem = ""
 
     def run(self) -> None:
-        """Follow events until the process ends."""
+        """Follow events until the agent ends."""
         while True:
             try:
                 self._follow()
@@ -89,7 +89,7 @@ class EngineEvents:
         return {"follows": "ids only" if problem else "names", "follows_reason": problem}
 
     def warnings(self) -> list[str]:
-        """Return the warnings of an action that starts a fault or monitoring."""
+        """Return the warnings for an action that starts a fault or monitoring."""
         problem = self.problem()
         return [f"it will not be followed when it is re-created under its name: {problem}"] if problem else []
 
@@ -115,9 +115,9 @@ class EngineEvents:
                     self._check(started)
 
     def _check(self, name: str) -> None:
-        """Check which container has a name now. It can differ from the container in the event."""
+        """Check which container has a name now. This container can differ from the container in the event."""
         inspected = self._get(f"/containers/{quote(name)}/json")
-        # The engine also finds a container whose id begins with this text.
+        # The engine also returns a container whose id begins with `name`.
         if inspected is None or inspected["Name"] != f"/{name}" or self._followed().get(name) in (None, {inspected["Id"]}):
             return
         try:
@@ -128,7 +128,7 @@ class EngineEvents:
             _log.warning("container %s is not followed: %s", name, error)
 
     def _get(self, path: str) -> Any:
-        """Return the engine's answer, None for a 404."""
+        """Return the engine's answer; None for a 404."""
         with contextlib.closing(_Connection(self._path)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -18,7 +18,7 @@ class Follower(Protocol):
         """Return the targets of this part."""
 
     def replace_target(self, target: Target) -> None:
-        """Replace the target of the same name, if this part has one."""
+        """Replace this part's target of the same name, if there is one."""
 
 
 class Recreation:
@@ -27,7 +27,7 @@ class Recreation:
     def __init__(self, followers: Sequence[Follower]) -> None:
         """
         Arguments:
-            followers: the parts that keep targets, in the order in which they are moved.
+            followers: the parts that keep targets, in the order in which their targets are moved.
         """
         self._followers = followers
 

@@ -21,7 +21,7 @@ _EXITING = 0x4
 
 @dataclass
 class Target:
-    """A container, as the agent sees it. All of its processes are in its control group."""
+    """A container, as the agent sees it. The container's control group contains all of its processes."""
 
     name: str
     id: str
@@ -32,7 +32,7 @@ class Target:
     proc: Path = Path("/proc")
 
     def pids(self) -> list[int]:
-        """Return the container's current processes; an empty list while it is down.
+        """Return the container's current processes; an empty list while the container is down.
 
         A process of the container runtime that is about to become a `docker exec` process is left out.
         """
@@ -46,11 +46,11 @@ class Target:
         """Ask a question to which all processes of the container give the same answer.
 
         Arguments:
-            question: takes a process id. If the process ends meanwhile, the next one is asked.
+            question: takes a process id. If that process ends meanwhile, the next process is asked.
 
         Raises:
             ProcessLookupError: the container is down.
-            PermissionError: the kernel permits the question for no process.
+            PermissionError: the kernel denies the question for every process.
         """
         refused: PermissionError | None = None
         for pid in self._pids():
@@ -58,7 +58,7 @@ class Target:
                 return question(pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            except PermissionError as error:  # also raised for an exiting process without memory
+            except PermissionError as error:  # also raised for an exiting process that has released its memory
                 refused = error
         raise refused or ProcessLookupError(f"container {self.name!r} has no process")
 
@@ -79,14 +79,14 @@ def find_target(container: dict[str, Any], proc: Path = Path("/proc")) -> Target
         proc: the proc file system.
 
     Raises:
-        AgentError: there is no such process, or its control group is not the container's own.
+        AgentError: the process does not exist, or its control group is not the container's own.
     """
     name, pid = container["name"], int(container["pid"])
     cgroup: Cgroup | None = None
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
         cgroup = cgroup_of(proc, pid, Path(HOST_CGROUPS), container["id"])
     if cgroup is None:
-        # With version 1, an ending process appears in the host's control groups.
+        # With cgroup version 1, an ending process appears in the host's control groups.
         if _is_ending(proc, pid):
             raise AgentError(f"container {name!r} has ended: its process {pid} is gone; start it again")
         raise AgentError(f"container {name!r} shares a control group with the host: its processes cannot be told apart")
@@ -103,7 +103,7 @@ def _is_ending(proc: Path, pid: int) -> bool:
 
 
 def own_cgroup(proc: Path = Path("/proc")) -> Cgroup | None:
-    """Return the agent's control group, None if it has none of its own."""
+    """Return the agent's control group; None if the agent has none of its own."""
     try:
         return cgroup_of(proc, os.getpid(), Path(HOST_CGROUPS))
     except (OSError, ValueError):
