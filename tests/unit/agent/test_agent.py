@@ -15,28 +15,10 @@ from chaosorca.agent.server import OPERATIONS
 from chaosorca.model.errors import AgentError
 from chaosorca.model.fault import parse_fault
 from chaosorca.model.record import FaultRecord
+from tests.support.records import fault_record
 
-RECORD = FaultRecord(
-    id="f1",
-    run="r1",
-    container="web",
-    container_id="1" * 64,
-    text="read:error=EIO",
-    injector="uprobe",
-    seed=0,
-    syscalls=("read",),
-    effects=("error",),
-    placebo=False,
-    begins=1.0,
-    ends=2.0,
-    ended=None,
-    reason="",
-    abort_when=None,
-    injected={},
-    not_attached=(),
-    coverage={},
-    tracer_restarts=0,
-    warnings=("slow",),
+RECORD = fault_record(
+    id="f1", container_id="1" * 64, text="read:error=EIO", seed=0, syscalls=("read",), begins=1.0, ends=2.0, warnings=("slow",)
 )
 
 
