@@ -240,7 +240,7 @@ class Code:
                     add_jump(source, source + 2 + int.from_bytes(match[1], "little", signed=True))
 
     def into(self, address: int) -> list[Instruction]:
-        """Return the instructions from which control may directly reach an address."""
+        """Return the instructions that can pass control directly to an address."""
         before = self._previous(address)
         straight = [] if before is None or before.name in _ENDS or self._is_padding(before) else [before]
         return straight + [self._at[source] for source in sorted(self._jumps.get(address, ())) if self._at[source] not in straight]

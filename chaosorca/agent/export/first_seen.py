@@ -1,4 +1,4 @@
-"""Shows each client of `/metrics` a new series as 0 once, and then its value.
+"""A client of `/metrics` gets 0 in its first scrape of a new series, and the series' value after that.
 
 Prometheus's `rate()` does not know the value of a counter before its first sample. Without a first 0, `rate()` would miss the first
 calls of a new series. A client's first scrape of a new series therefore returns 0. The client's next scrape returns the value.
