@@ -53,7 +53,7 @@ def make_parts(arch: str, arming: Arming) -> Parts:
     syscalls, http = SyscallMonitor(arch), HttpMonitor()
     resources = ResourceMonitor(syscalls.ended_io)
     monitoring = Monitoring(syscalls, http, resources, retirement.admit)
-    choice = Choice(arch, arming, syscalls.marks)
+    choice = Choice(arch, arming, monitoring)
     faults = Faults(ledger, monitoring, choice, retirement.admit)
     recreation = Recreation([faults, monitoring])
     events = EngineEvents(recreation.ids_by_name, recreation.recreated)

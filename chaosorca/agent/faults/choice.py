@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chaosorca.agent import timeouts
 from chaosorca.agent.code.binaries import give_back_memory
+from chaosorca.agent.faults.monitored import Monitored
 from chaosorca.agent.injectors.arming import Arming
 from chaosorca.agent.injectors.ptrace import PtraceSession
 from chaosorca.agent.injectors.session import OnCalls, Session
@@ -29,18 +30,18 @@ Cgroups = Callable[[], list[int]]
 class Choice:
     """Chooses injectors and opens sessions, for all targets."""
 
-    def __init__(self, arch: str, arming: Arming, marks: Callable[[], int | None], proc: Path = Path("/proc")) -> None:
+    def __init__(self, arch: str, arming: Arming, monitored: Monitored, proc: Path = Path("/proc")) -> None:
         """
         Arguments:
             arch: the machine, `x86_64` or `aarch64`.
             arming: the uprobes that arm threads.
-            marks: returns the id of the map of threads whose calls the kernel does not time; None while there is no such map.
+            monitored: the monitoring, which leaves the timing of marked threads to the tracer.
             proc: the proc file system.
         """
         self._arch = arch
         self._numbers = syscall_numbers(arch)
         self._arming = arming
-        self._marks = marks
+        self._marks = monitored.marks
         self._proc = proc
         self._keys = itertools.count(1)
         self._reading = threading.Lock()  # reading code takes memory and time, so only one container's is read at a time

@@ -8,7 +8,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from chaosorca.agent import timeouts
 from chaosorca.agent.faults import warnings
@@ -16,10 +15,10 @@ from chaosorca.agent.faults.abort import AbortCheck
 from chaosorca.agent.faults.choice import Cgroups, Choice
 from chaosorca.agent.faults.injection import Injection, timed_by_call, timed_by_thread
 from chaosorca.agent.faults.ledger import Ledger
+from chaosorca.agent.faults.monitored import Monitored
 from chaosorca.agent.faults.traced import Tracees
 from chaosorca.agent.injectors.session import Calls, Session
 from chaosorca.agent.loops import surviving
-from chaosorca.agent.monitors.requests import Requests
 from chaosorca.agent.targets.target import Target
 from chaosorca.model.abort import parse_abort_when
 from chaosorca.model.errors import AgentError
@@ -28,19 +27,6 @@ from chaosorca.model.record import FaultRecord
 
 _HISTORY = 200
 """The number of ended faults that are kept."""
-
-
-class Monitored(Protocol):
-    """The part of the monitoring that the faults use."""
-
-    def requests_to(self, container: str) -> Requests | None:
-        """Return the HTTP requests to a container so far; None if the container's HTTP is not monitored."""
-
-    def calls_of(self, container: str) -> dict[str, int] | None:
-        """Return how often a container made each system call; None if the container's calls are not monitored."""
-
-    def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
-        """Let the tracer time all calls of the system calls `by_call`, and the calls of marked threads if `by_thread` is true."""
 
 
 class Faults:

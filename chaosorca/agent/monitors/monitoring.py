@@ -144,6 +144,10 @@ class Monitoring:
         """Tell whether a container of this name is monitored."""
         return container in self._targets
 
+    def marks(self) -> int | None:
+        """Return the id of the map in which a tracer marks the threads whose calls it times; None while there is no such map."""
+        return self.syscalls.marks()
+
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
         """Let the tracer time some of a container's calls. The setting also applies if monitoring starts later.
 

@@ -33,8 +33,15 @@ class Arming:
             raise AgentError(self._refused)
 
 
+class Unmonitored:
+    """A monitoring without any container."""
+
+    def marks(self) -> int | None:
+        return None
+
+
 def choice(**arming: str) -> Choice:
-    return Choice("x86_64", Arming(**arming), lambda: None)  # type: ignore[arg-type]
+    return Choice("x86_64", Arming(**arming), Unmonitored())  # type: ignore[arg-type]
 
 
 def read() -> Fault:

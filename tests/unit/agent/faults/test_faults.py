@@ -82,6 +82,9 @@ class Monitored:
     def calls_of(self, container: str) -> dict[str, int] | None:
         return None
 
+    def marks(self) -> int | None:
+        return None
+
     def leave_timing_to_tracer(self, container: str, by_call: tuple[str, ...], by_thread: bool) -> None:
         if self.refuses:
             refused, self.refuses = self.refuses, ""
