@@ -74,7 +74,11 @@ class Binaries:
         return [(path, file) for file, path in found.items()]
 
     def code(self, path: Path, file: FileId) -> FileCode:
-        """Return the analysis of a file's code. If the process that maps the file has ended, the analysis is empty."""
+        """Return the analysis of a file's code.
+
+        Raises:
+            FileNotFoundError, ProcessLookupError: the process that maps the file has ended.
+        """
         with self._lock:
             try:
                 status = path.stat()
@@ -87,7 +91,7 @@ class Binaries:
                 while len(self._cache) > _MOST_CACHED:
                     del self._cache[next(iter(self._cache))]
             except GONE:
-                return FileCode((), "")
+                raise
             except OSError as error:
                 return FileCode((), f"cannot be opened by the agent: {error.strerror}", None)
             return cached[1]
@@ -95,7 +99,10 @@ class Binaries:
     def cannot(self, pids: Collection[int]) -> str:
         """Return why uprobes miss some system calls of these processes; empty if the uprobes miss none."""
         for path, file in self.files(pids):
-            problem = self.code(path, file).problem
+            try:
+                problem = self.code(path, file).problem
+            except GONE:
+                continue
             if problem:
                 return f"{name_of(path)} {problem}"
         return ""

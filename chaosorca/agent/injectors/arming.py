@@ -6,6 +6,7 @@ Each target has a number, and a map of the program translates the target's contr
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import platform
 import threading
@@ -234,10 +235,13 @@ class Arming:
         Raises:
             AgentError: the kernel refuses a probe. The probes that the kernel has accepted stay until they are released.
         """
-        files = self._binaries.files(pids)
-        passed = [self._binaries.code(path, file).by_syscall_function for path, file in files]
-        by_function = any(one is None or not one.isdisjoint({*numbers, _MMAP}) for one in passed)
-        for path, file in files:
+        found: list[tuple[Path, FileId, frozenset[int] | None]] = []
+        for path, file in self._binaries.files(pids):
+            # A file whose process has ended stays unknown, so that the next process with this file is inspected again.
+            with contextlib.suppress(*GONE):
+                found.append((path, file, self._binaries.code(path, file).by_syscall_function))
+        by_function = any(passed is None or not passed.isdisjoint({*numbers, _MMAP}) for _, _, passed in found)
+        for path, file, _ in found:
             self._probe_file(user, path, file, [*numbers, _MMAP, UNKNOWN_NR, *([ANY_NR] if by_function else [])])
 
     def release(self, user: int, numbers: Collection[int] | None = None) -> None:
@@ -260,9 +264,9 @@ class Arming:
             for nr in numbers:
                 at = (file, nr)
                 if at not in self._links:
-                    code = self._binaries.code(path, file)
-                    sites = [site for site in code.sites if group_of(site, code) == nr]
                     try:
+                        code = self._binaries.code(path, file)
+                        sites = [site for site in code.sites if group_of(site, code) == nr]
                         places = [(site.offset, cookie_of(site)) for site in sites]
                         self._links[at] = self._prepared.attach(_FUNCTION, path, places) if places else None
                     except GONE:

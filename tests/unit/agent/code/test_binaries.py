@@ -91,3 +91,8 @@ def test_the_most_recently_used_files_stay_in_the_cache(monkeypatch: pytest.Monk
         one.code(tmp_path / name, (1, ord(name)))
         assert len(one._cache) <= 2
     assert read == ["a", "b", "c", "b"]
+
+
+def test_code_of_an_ended_process_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        mapped(tmp_path, None).code(tmp_path / "10" / "map_files" / "401000-479000", (1, 2))

@@ -142,3 +142,20 @@ def test_probes_of_a_trial_are_detached_if_one_is_refused(kernel: Kernel, monkey
     while kernel.program.probes and time.monotonic() < end:
         time.sleep(0.005)
     assert kernel.program.probes == {}
+
+
+def test_a_file_is_probed_after_a_process_that_ended_too_early(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = prepared()
+    ended, alive = Path("/10/program"), Path("/11/program")
+
+    def code(path: Path, file: Any) -> FileCode:
+        if path == ended:
+            raise FileNotFoundError(2, "No such file or directory")
+        return FileCode((SITES[0],), "")
+
+    monkeypatch.setattr(one._binaries, "files", lambda pids: [(ended if 10 in pids else alive, (1, 1))])
+    monkeypatch.setattr(one._binaries, "code", code)
+    one.probe(1, [10], [257])
+    assert kernel.program.probes == {}
+    one.probe(1, [11], [257])
+    assert list(kernel.program.probes) == [SITES[0].offset]
