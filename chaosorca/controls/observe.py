@@ -65,9 +65,6 @@ def before_experiment_control(
         logger.error("observe: %s", error)
         _stop(run)
         raise InterruptExecution(f"the observe control cannot do its work: {error}") from error
-    except InterruptExecution:
-        _stop(run)
-        raise
     except Exception as error:  # an experiment must not continue unobserved
         _stop(run)
         raise interruption("observe", error) from error

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-TOOLS = ("qemu-system-x86_64", "cpio", "bpftool", "busybox", "apt-get", "dpkg-deb")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 BOOT_WITHIN = 580.0
 """The longest time for a boot in seconds. It is enough on a loaded machine."""
@@ -57,11 +56,6 @@ done
 echo "LAB end"
 $b poweroff -f
 """
-
-
-def missing_tools() -> list[str]:
-    """Return the tools that this machine lacks."""
-    return [tool for tool in TOOLS if shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
 
 
 def newest(packages: Iterable[str], series: Series) -> str:
