@@ -168,6 +168,11 @@ class TracerPool:
         for tracer in self._tracers:
             tracer.send(command)
 
+    def ended(self) -> dict[int, str]:
+        """Return the faults that have ended by themselves, with the reason; see `Session.ended`."""
+        active = self.faults()
+        return {key: why for key, why in self._records.ended.items() if key in active}
+
     def seen(self) -> dict[int, int]:
         """Count the calls at which the tracers have stopped threads, by system call number."""
         counts = struct.unpack_from(f"={_NR_MAX}Q", self._state, _SEEN_AT)

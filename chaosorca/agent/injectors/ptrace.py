@@ -65,8 +65,7 @@ class PtraceSession:
 
     def ended(self) -> dict[int, str]:
         """See `Session.ended`."""
-        active = self._pool.faults()
-        return {key: why for key, why in self._records.ended.items() if key in active}
+        return self._pool.ended()
 
     def supervise(self, pids: Collection[int]) -> str | None:
         """See `Session.supervise`."""
